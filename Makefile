@@ -1,0 +1,55 @@
+# Everything from a fresh clone: each target makes the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+DATA ?= ../shared/data
+CONSTRAINTS := -c requirements/constraints.txt
+
+.PHONY: help demo test test-full test-soak bench compare train lint clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.device: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e . $(CONSTRAINTS)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.device
+	$(PIP) -e '.[test,replay,twix]' $(CONSTRAINTS)
+	@touch $@
+
+$(VENV)/.export: $(VENV)/.test
+	$(PIP) -e '.[export,bench]' $(CONSTRAINTS)
+	@touch $@
+
+demo: $(VENV)/.device  ## a simulated scan through a real socket: demo-out/
+	$(BIN)/edge-runtime demo --out demo-out
+
+lint: $(VENV)/.test  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy edge_runtime
+
+test: lint  ## the suite without torch (minutes)
+	$(BIN)/python -m pytest
+
+test-full: $(VENV)/.export  ## also export, torch and real programs; a skip that is not expected fails
+	$(BIN)/mypy export benchmarks
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak'
+
+test-soak: $(VENV)/.export  ## hours; by hand
+	$(BIN)/python -m pytest -m soak
+
+bench: $(VENV)/.export  ## every benchmark beside its peer: build/bench.json
+	$(BIN)/python -m benchmarks.run --out build/bench.json
+
+compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/quality.json and pictures
+	$(BIN)/python -m benchmarks.quality --data $(DATA) --out build/quality.json --pictures build/pictures
+
+train: $(VENV)/.export  ## the shipped bundle from its committed configuration (about an hour)
+	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d
+	$(BIN)/edge-export bundle export/configs/brain2d.toml --work build/brain2d --out edge_runtime/bundles/brain2d.edgebundle
+
+clean:  ## forget environments and results
+	rm -rf $(VENV) build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Edge inference runtime for portable scanners: raw readouts stream in, trustworthy images come out."""

@@ -1,0 +1,330 @@
+"""The command line: ``edge-runtime demo | serve | replay``.
+
+Exit codes: 0 done; 1 the work failed (refused scan, no image, damaged bundle); 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_runtime.errors import EdgeRuntimeError
+
+if TYPE_CHECKING:
+    from edge_runtime.hil.player import Event, PlayResult
+    from edge_runtime.profile import Profile
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_FAILED
+    except (EdgeRuntimeError, OSError, ValueError) as error:
+        print(f"edge-runtime: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-runtime",
+        description="Reconstructs scans while they are measured: MRD readouts in, images and DICOM out.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  edge-runtime demo                                   a simulated scan through a real socket, in under a minute\n"
+        "  edge-runtime serve --out images                     the server for scanners, on 127.0.0.1:9002\n"
+        "  edge-runtime replay scan.h5 --tr 10 --out images    a recorded scan, 10 ms a readout, into a server of its own\n",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_serve(commands)
+    _add_replay(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="the main job end to end on a shipped simulated scan",
+        description="Plays a simulated Colin27 scan (8 coils, R = 4) into a server over a loopback socket, and writes the DICOM "
+        "series, comparison.png and report.json.",
+    )
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo-out"), metavar="DIR", help="folder for the results (%(default)s)"
+    )
+    demo.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
+    _add_model_options(demo)
+    demo.set_defaults(run=_demo)
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="the MRD server for scanners",
+        description="Serves the ISMRMRD v1 protocol. Every connection is one scan; several run at once.",
+        epilog="example: edge-runtime serve --port 9002 --out images --previews 0.5",
+    )
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network (%(default)s)"
+    )
+    serve.add_argument("--port", type=int, default=9002, help="TCP port, 0 for a free one (%(default)s)")
+    serve.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for DICOM series and reports; without it nothing is kept"
+    )
+    serve.add_argument("--json", action="store_true", help="announce the address as one line of JSON")
+    _add_model_options(serve)
+    serve.set_defaults(run=_serve)
+
+
+def _add_replay(commands: Any) -> None:
+    replay = commands.add_parser(
+        "replay",
+        help="plays a recorded scan as the scanner would",
+        description="Plays ISMRMRD .h5/.mrd, Siemens twix .dat or 0.055 T .mat files over the socket. Without --host and --port "
+        "it starts a server of its own and reports what came back.",
+        epilog="example: edge-runtime replay meas.dat --tr 8 --accelerate 4 --out images",
+    )
+    replay.add_argument("file", type=Path)
+    replay.add_argument("--host", help="an MRD server (default with --port: 127.0.0.1)")
+    replay.add_argument("--port", type=int, help="its port (default with --host: 9002)")
+    replay.add_argument("--config", default="edge", help="configuration name to ask for (%(default)s)")
+    replay.add_argument(
+        "--tr",
+        type=float,
+        metavar="MS",
+        help="milliseconds between readouts; default: as fast as the server takes them",
+    )
+    replay.add_argument(
+        "--accelerate", type=float, metavar="R", help="play a variable-density share of the phase encodes"
+    )
+    replay.add_argument(
+        "--acs",
+        type=float,
+        metavar="SHARE",
+        help="share of the phase encodes kept in the centre (by R: 0.12, 0.08, 0.04)",
+    )
+    replay.add_argument("--seed", type=int, default=0, help="seed of the undersampling (%(default)s)")
+    replay.add_argument(
+        "--order", choices=("as recorded", "linear", "centre-out"), default="as recorded", help="order of the lines"
+    )
+    replay.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for DICOM series and reports of the server of its own"
+    )
+    replay.add_argument("--json", action="store_true", help="print a JSON summary and nothing else")
+    _add_model_options(replay)
+    replay.set_defaults(run=_replay)
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", default="x86-cpu", help="hardware profile, by name or path (%(default)s)")
+    command.add_argument("--bundle", type=Path, metavar="FILE", help="model bundle (default: the one that ships)")
+    command.add_argument("--classical-only", action="store_true", help="no learned image")
+    command.add_argument("--precision", help="insist on one precision of the bundle (default: the profile's order)")
+    command.add_argument(
+        "--previews", type=_shares, default=(0.25, 0.5, 0.75), metavar="A,B,…",
+        help="shares of a slice at which previews are made, 'none' for none (0.25,0.5,0.75)",
+    )  # fmt: skip
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    if text == "none":
+        return ()
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers between 0 and 1, such as 0.25,0.5") from None
+    if not all(0 < share < 1 for share in shares):
+        raise argparse.ArgumentTypeError(f"{text!r}: every share must lie between 0 and 1")
+    return shares
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from edge_runtime.demo.run import run_demo
+
+    show = None if options.json else _ProgressLine()
+    with _open_runtime(options, options.out) as runtime:
+        report = run_demo(runtime, options.out, show)
+    if show is not None:
+        show.end()
+    if options.json:
+        print(json.dumps(report))
+        return 0
+    print(f"{'slice':>5}  {'method':<12} {'NRMSE':>7} {'PSNR dB':>8} {'SSIM':>6}")
+    for row in report["quality"]:
+        print(f"{row['slice']:>5}  {row['method']:<12} {row['nrmse']:>7.4f} {row['psnr_db']:>8.2f} {row['ssim']:>6.3f}")
+    for image in report["session"]["images"]:
+        if image["completeness"] == "final" and image["method"] == "learned":
+            print(f"slice {image['slice']}: learned image {image['latency_s'] * 1e3:.0f} ms after its last readout")
+    series = sorted({str(Path(i["dicom"]).parent) for i in report["session"]["images"] if i["dicom"]})
+    print(
+        f"written: {options.out / 'comparison.png'}, {options.out / 'report.json'}, DICOM series:", *series, sep="\n  "
+    )
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from edge_runtime.links.mrd import MrdServer
+
+    logging.getLogger("edge_runtime").setLevel(logging.INFO)
+    with _open_runtime(options, options.out) as runtime:
+        server = MrdServer(runtime, options.host, options.port)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: server.stop())
+        if options.json:
+            print(json.dumps({"host": server.host, "port": server.port}), flush=True)
+        else:
+            what = runtime.model.bundle.name + " " + runtime.model.precision if runtime.model else "classical only"
+            print(
+                f"listening on {server.host}:{server.port} ({what}, profile {runtime.profile.name}); Ctrl-C ends",
+                flush=True,
+            )
+        server.serve_forever()
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    if options.host is None and options.port is None:
+        from edge_runtime.links.mrd import MrdServer
+
+        with _open_runtime(options, options.out) as runtime:
+            server = MrdServer(runtime, port=0)
+            thread = threading.Thread(target=server.serve_forever, name="replay-server")
+            thread.start()
+            try:
+                result = _play(options, server.host, server.port)
+            finally:
+                server.stop()
+                thread.join()
+    else:
+        result = _play(options, options.host or "127.0.0.1", options.port or 9002)
+    return _summarise(result, as_json=options.json)
+
+
+def _play(options: argparse.Namespace, host: str, port: int) -> PlayResult:
+    import numpy as np
+
+    from edge_runtime.hil.player import play
+    from edge_runtime.links.files import open_recording
+    from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
+
+    recording = open_recording(options.file)
+    keep = None
+    if options.accelerate is not None:
+        if not 1 <= options.accelerate <= 16:
+            raise ValueError(f"--accelerate {options.accelerate}: a factor from 1 to 16")
+        default = ACS_FRACTION_BY_ACCELERATION.get(round(options.accelerate), 0.08)
+        lines = recording.header.encoding.encoded.matrix[1]
+        share = default if options.acs is None else options.acs
+        keep = variable_density(lines, options.accelerate, share, np.random.default_rng(options.seed))
+    show = None if options.json else _ProgressLine()
+    result = play(
+        recording,
+        host,
+        port,
+        config=options.config,
+        repetition_time_ms=options.tr,
+        keep=keep,
+        order=options.order,
+        on_event=show,
+    )
+    if show is not None:
+        show.end()
+    return result
+
+
+def _summarise(result: PlayResult, *, as_json: bool) -> int:
+    from edge_runtime.links.mrd_messages import parse_meta_attributes
+
+    images = [
+        {
+            "slice": int(image.message.header["slice"]),
+            "repetition": int(image.message.header["repetition"]),
+            "shape": list(image.message.pixels.shape),
+            "since_last_readout_s": round(image.since_last_readout_s, 4),
+            "attributes": {
+                k: v[0] if len(v) == 1 else v for k, v in parse_meta_attributes(image.message.attributes).items()
+            },
+        }
+        for image in result.images
+    ]
+    refused = [text.text for text in result.texts if text.text.startswith("error:")]
+    if as_json:
+        texts = [text.text for text in result.texts]
+        print(json.dumps({"readouts_sent": result.readouts_sent, "images": images, "texts": texts}))
+    else:
+        print(f"{result.readouts_sent} readouts sent, {len(images)} images received")
+    finals = [image for image in result.images if image.since_last_readout_s >= 0]
+    return 0 if finals and not refused else EXIT_FAILED
+
+
+def _open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
+    from edge_runtime.bundle import DEFAULT_BUNDLE
+    from edge_runtime.profile import load_profile
+    from edge_runtime.runtime import open_runtime
+
+    profile: Profile = load_profile(options.profile)
+    bundle = None if options.classical_only else (options.bundle or DEFAULT_BUNDLE)
+    return open_runtime(profile, bundle=bundle, output=output, precision=options.precision, previews=options.previews)
+
+
+class _ProgressLine:
+    """Progress on a terminal line that is overwritten; texts and images get lines of their own."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._drawn = 0.0
+
+    def __call__(self, event: Event) -> None:
+        from edge_runtime.hil.player import PlayedText, ReadoutsSent
+        from edge_runtime.links.mrd_messages import parse_meta_attributes
+
+        now = time.monotonic() - self._began
+        if isinstance(event, ReadoutsSent):
+            if sys.stderr.isatty() and (now - self._drawn > 0.1 or event.sent == event.of):
+                self._drawn = now
+                print(f"\r{now:6.2f} s  readout {event.sent} of {event.of} ", end="", file=sys.stderr, flush=True)
+        elif isinstance(event, PlayedText):
+            self._line(f"{now:6.2f} s  {event.text}")
+        else:
+            said = {name: values[0] for name, values in parse_meta_attributes(event.attributes).items() if values}
+            method, part = said.get("EdgeMethod", "image"), said.get("EdgeCompleteness", "")
+            measured = f"{float(said['EdgeMeasuredShare']):.0%} measured" if "EdgeMeasuredShare" in said else ""
+            self._line(f"{now:6.2f} s  image: slice {int(event.header['slice'])} {method} {part} {measured}")
+
+    def _line(self, text: str) -> None:
+        print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leaves the line."""
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+def _version() -> str:
+    from edge_runtime.runtime import runtime_version
+
+    return f"edge-runtime {runtime_version()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,4 @@
+"""The last room of the street: an image with its evidence leaves the scanner, now or when the network is back.
+
+`dicom` writes images as DICOM files that say what they are, how they were made and how far they can be trusted.
+"""

@@ -1,0 +1,84 @@
+"""Every error this package raises on purpose.
+
+    EdgeRuntimeError
+    ├── ScanRefused            something that came from outside is not acceptable; says field, value and mend
+    │   ├── ProtocolError      bytes that do not follow the MRD protocol
+    │   ├── HeaderError        an XML header that is invalid, hostile or contradicts itself
+    │   ├── ReadoutError       a readout that contradicts the header
+    │   ├── UnsupportedScan    a valid scan of a kind that this version does not reconstruct
+    │   └── BudgetExceeded     what was declared needs more memory than the profile grants
+    ├── NoImage                a scan ended before an image was possible; says what was missing
+    ├── BundleError            a model bundle that is missing, altered or does not reproduce its golden outputs
+    ├── EngineError            no admissible engine, or an engine that failed
+    ├── ProfileError           a hardware profile that is missing or invalid
+    ├── DeliveryError          an image that could not be written or sent
+    ├── RecordingError         a recorded scan that can't be read
+    └── PlaybackError          a recorded scan that can't be played; in hil/player.py
+
+`ScanRefused` ends one session and nothing else; its text is sent to the scanner.
+"""
+
+from __future__ import annotations
+
+
+class EdgeRuntimeError(Exception):
+    """Base of all errors above."""
+
+
+class ScanRefused(EdgeRuntimeError):
+    """Input from outside that is refused.
+
+    Args:
+        field: the name of the offending field, as the protocol calls it.
+        value: what came.
+        expected: what is acceptable, or how to mend it.
+    """
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        self.field, self.value, self.expected = field, value, expected
+        text = str(value)
+        super().__init__(f"{field} = {text if len(text) <= 200 else text[:200] + '…'}: {expected}")
+
+
+class ProtocolError(ScanRefused):
+    """Bytes that do not follow the MRD protocol."""
+
+
+class HeaderError(ScanRefused):
+    """An XML header that is invalid, hostile or contradicts itself."""
+
+
+class ReadoutError(ScanRefused):
+    """A readout that contradicts the header."""
+
+
+class UnsupportedScan(ScanRefused):
+    """A valid scan of a kind that this version does not reconstruct."""
+
+
+class BudgetExceeded(ScanRefused):
+    """What was declared needs more memory than the profile grants."""
+
+
+class NoImage(EdgeRuntimeError):
+    """A scan that ended before an image was possible."""
+
+
+class BundleError(EdgeRuntimeError):
+    """A model bundle that is missing, altered or does not reproduce its golden outputs."""
+
+
+class EngineError(EdgeRuntimeError):
+    """No admissible engine, or an engine that failed."""
+
+
+class ProfileError(EdgeRuntimeError):
+    """A hardware profile that is missing or invalid."""
+
+
+class DeliveryError(EdgeRuntimeError):
+    """An image that could not be written or sent."""
+
+
+class RecordingError(EdgeRuntimeError):
+    """A recorded scan that can't be read."""

@@ -1,0 +1,1 @@
+"""How scanners reach the runtime, one module a link: bytes become `edge_runtime.scan` values here and nowhere else."""

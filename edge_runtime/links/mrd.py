@@ -1,0 +1,367 @@
+"""The ISMRMRD v1 socket server: one thread a connection, one session a connection, and no connection can hold up another."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from edge_runtime.errors import EdgeRuntimeError, ProtocolError, ScanRefused
+from edge_runtime.links.mrd_header import parse_header
+from edge_runtime.links.mrd_messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    HeaderText,
+    ImageMessage,
+    Message,
+    MessageReader,
+    Text,
+    Waveform,
+    WireLimits,
+    pack_close,
+    pack_magnitude_image,
+    pack_text,
+)
+from edge_runtime.runtime import Runtime
+from edge_runtime.scan import Completeness, Image, Method, ReadoutBatch
+from edge_runtime.session import ScanReport, Session
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 9002
+RECEIVE_BUFFER_BYTES = 4 << 20
+POLL_S = 0.25
+"""How often a waiting connection looks whether the server stops."""
+
+SERIES_NAMES = {
+    Method.LEARNED: "AI recon (learned)",
+    Method.CLASSICAL: "Classical recon",
+    Method.ZERO_FILLED: "Zero-filled",
+}
+
+
+class MrdServer:
+    """Listens, and runs a `Session` for every connection.
+
+    Args:
+        runtime: what sessions share.
+        host: address to bind; the default is this machine alone.
+        port: 0 takes a free one; `port` then says which.
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+
+    def __init__(self, runtime: Runtime, host: str = "127.0.0.1", port: int = DEFAULT_PORT) -> None:
+        self._runtime = runtime
+        self._stop = threading.Event()
+        self._slots = threading.BoundedSemaphore(runtime.profile.sessions)
+        self._connections: set[threading.Thread] = set()
+        self._numbers = itertools.count(1)
+        self._listener = socket.create_server((host, port), backlog=32)
+        self._listener.settimeout(POLL_S)
+        self.host, self.port = self._listener.getsockname()[:2]
+        self.reports: deque[ScanReport] = deque(maxlen=KEPT_REPORTS)
+        """Reports of the latest sessions, newest last."""
+
+    def serve_forever(self) -> None:
+        """Accepts connections until `stop`; returns when every session has ended."""
+        try:
+            while not self._stop.is_set():
+                try:
+                    peer, address = self._listener.accept()
+                except TimeoutError:
+                    continue
+                except OSError as error:  # out of descriptors, or the listener was closed
+                    if self._stop.is_set():
+                        break
+                    log.error("accept failed: %s", error)
+                    time.sleep(POLL_S)
+                    continue
+                self._admit(peer, f"{address[0]}:{address[1]}")
+        finally:
+            self._listener.close()
+            for thread in list(self._connections):
+                thread.join()
+
+    def stop(self) -> None:
+        """Ends the server; sessions save what they have measured."""
+        self._stop.set()
+
+    def _admit(self, peer: socket.socket, address: str) -> None:
+        if not self._slots.acquire(blocking=False):
+            log.warning("%s refused: %d sessions are open", address, self._runtime.profile.sessions)
+            with peer:
+                peer.settimeout(POLL_S)
+                try:
+                    peer.sendall(
+                        pack_text(f"error: busy: all {self._runtime.profile.sessions} sessions are taken")
+                        + pack_close()
+                    )
+                    _linger(peer, POLL_S)
+                except OSError:
+                    log.debug("%s left before it was refused", address)
+            return
+        number = next(self._numbers)
+
+        def run() -> None:
+            try:
+                self.reports.append(_Connection(self._runtime, peer, address, self._stop).run(number))
+            except Exception:  # a defect of ours must not take the server down; it is logged whole
+                log.exception("%s: session failed", address)
+            finally:
+                peer.close()
+                self._slots.release()
+                self._connections.discard(threading.current_thread())
+
+        thread = threading.Thread(target=run, name=f"session-{number}", daemon=True)
+        self._connections.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # out of threads
+            log.error("%s refused: %s", address, error)
+            self._connections.discard(thread)
+            self._slots.release()
+            peer.close()
+
+
+KEPT_REPORTS = 64
+
+
+class _Connection:
+    """Moves messages between a socket and a session."""
+
+    def __init__(self, runtime: Runtime, peer: socket.socket, address: str, stop: threading.Event) -> None:
+        self._runtime = runtime
+        self._peer = peer
+        self._address = address
+        self._stop = stop
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        peer.settimeout(POLL_S)
+        self._sender = _Sender(peer, address, runtime.profile.send_timeout_s, runtime.profile.session_bytes // 4)
+
+    def run(self, number: int) -> ScanReport:
+        """Serves one scan and returns its report."""
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        session = Session(self._runtime, self, f"{stamp}-{number:04d}")
+        usual = WireLimits()
+        largest = min(usual.max_message_bytes, self._runtime.profile.session_bytes // 4)
+        reader = MessageReader(self._receive, replace(usual, max_message_bytes=largest))
+        try:
+            for message in reader:
+                self._handle(session, message)
+            if reader.closed_cleanly:
+                session.close()
+            else:
+                session.abort("the connection ended without CLOSE")
+        except ScanRefused as error:
+            session.abort(str(error))
+        except EdgeRuntimeError as error:
+            session.abort(f"{type(error).__name__}: {error}")
+        except _Stalled as error:
+            session.abort(str(error))
+        except OSError as error:
+            self._sender.give_up()
+            session.abort(f"the connection was lost: {error}")
+        except Exception as error:  # a defect of ours: the scanner is told, and what was measured is saved
+            log.exception("%s: session failed", self._address)
+            session.abort(f"internal error: {type(error).__name__}: {error}")
+        finally:
+            self._finish()
+        return session.report
+
+    def text(self, message: str) -> None:
+        """Sends a text; a scanner that has gone is no error."""
+        self._sender.put(pack_text(message))
+
+    def image(self, image: Image, series: int, index: int) -> None:
+        """Sends an image with its meta attributes."""
+        self._sender.put(pack_magnitude_image(image, series, index, attributes_of(image)))
+
+    def _handle(self, session: Session, message: Message) -> None:
+        if isinstance(message, ReadoutBatch):
+            session.readouts(message)
+        elif isinstance(message, ConfigFile):
+            session.configure(_configuration_name(message.name))
+        elif isinstance(message, ConfigText):
+            session.configure(message.text.strip())
+        elif isinstance(message, HeaderText):
+            header = parse_header(message.xml)
+            session.begin(header)
+        elif isinstance(message, Text):
+            log.info("%s says: %s", self._address, message.text[:500])
+        elif isinstance(message, Waveform):
+            session.report.left_out["waveform"] = session.report.left_out.get("waveform", 0) + 1
+        elif isinstance(message, ImageMessage):
+            raise ProtocolError("message", "IMAGE", "this server reconstructs readouts; images are not accepted")
+        elif not isinstance(message, Close):
+            raise ProtocolError("message", type(message).__name__, "not expected from a scanner")
+
+    def _receive(self, buffer: memoryview) -> int:
+        """`recv_into` that gives up when the scanner is silent for too long or the server stops."""
+        waited = 0.0
+        while True:
+            if self._stop.is_set():
+                raise _Stalled("the server is stopping")
+            try:
+                return self._peer.recv_into(buffer)
+            except TimeoutError:
+                waited += POLL_S
+                if waited >= self._runtime.profile.idle_timeout_s:
+                    raise _Stalled(f"nothing was received for {self._runtime.profile.idle_timeout_s:g} s") from None
+
+    def _finish(self) -> None:
+        """Says CLOSE, and waits until the scanner has taken what was sent to it."""
+        self._sender.put(pack_close())
+        self._sender.finish()
+        try:
+            _linger(self._peer, LINGER_S, self._stop)
+        except OSError:
+            log.debug("%s closed first", self._address)
+
+
+class _Sender:
+    """Sends messages in the order they were given, from a thread of its own: a scanner that is slow to take its images holds up
+    neither the reconstruction threads, which others share, nor its own readouts.
+
+    Args:
+        patience_s: a scanner that takes nothing for longer has gone, and nothing more is sent.
+        most_bytes: that may wait; whoever adds more waits for room.
+    """
+
+    def __init__(self, peer: socket.socket, address: str, patience_s: float, most_bytes: int) -> None:
+        self._peer = peer
+        self._address = address
+        self._patience_s = patience_s
+        self._most_bytes = most_bytes
+        self._changed = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._gone = False
+        self._complete = False
+        self._thread = threading.Thread(target=self._work, name=f"{threading.current_thread().name}-send", daemon=True)
+        self._thread.start()
+
+    def put(self, data: bytes) -> None:
+        """Adds a whole message; a scanner that has gone is no error."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._gone or not self._held_bytes or self._held_bytes + len(data) <= self._most_bytes
+            )
+            if not self._gone:
+                self._waiting.append(data)
+                self._held_bytes += len(data)
+                self._changed.notify_all()
+
+    def give_up(self) -> None:
+        """Sends nothing more."""
+        with self._changed:
+            self._gone = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Returns when all is sent, or the scanner has gone."""
+        with self._changed:
+            self._complete = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._complete or self._gone)
+                if self._gone or not self._waiting:
+                    return
+                data = self._waiting.popleft()
+            try:
+                self._send(data)
+            except OSError as error:
+                log.warning("%s no longer takes what is sent to it: %s", self._address, error)
+                self.give_up()
+                return
+            with self._changed:
+                self._held_bytes -= len(data)
+                self._changed.notify_all()
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        deadline = time.monotonic() + self._patience_s
+        while view:
+            try:
+                view = view[self._peer.send(view) :]
+                deadline = time.monotonic() + self._patience_s
+            except TimeoutError:
+                if self._gone or time.monotonic() > deadline:
+                    raise
+
+
+def _linger(peer: socket.socket, seconds: float, stop: threading.Event | None = None) -> None:
+    """Reads what the scanner still sends, so that the kernel does not reset the connection and with it what we have sent.
+
+    Raises:
+        OSError: the connection is gone.
+    """
+    peer.shutdown(socket.SHUT_WR)
+    scratch = bytearray(1 << 16)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not (stop and stop.is_set()):
+        try:
+            if not peer.recv_into(scratch):
+                return
+        except TimeoutError:
+            continue
+
+
+LINGER_S = 2.0
+"""How long a refused scanner's remaining bytes are thrown away before its connection is closed."""
+
+
+class _Stalled(Exception):
+    """The scanner was silent for longer than the profile allows, or the server stops."""
+
+
+def attributes_of(image: Image) -> dict[str, str | list[str]]:
+    """The meta attributes of an image: ISMRMRD's usual names, and ``Edge…`` for what only this runtime says."""
+    comments = [SERIES_NAMES[image.method]]
+    if image.completeness is not Completeness.FINAL:
+        comments.append(f"{image.completeness.value}: {image.measured_share:.0%} of phase encodes measured")
+    attributes: dict[str, str | list[str]] = {
+        "DataRole": ["Image"],
+        "SeriesDescription": SERIES_NAMES[image.method],
+        "ImageComments": "; ".join([*comments, *image.notes]),
+        "ImageProcessingHistory": ["edge-runtime", image.method.value],
+        "Keep_image_geometry": "1",
+        "EdgeMethod": image.method.value,
+        "EdgeCompleteness": image.completeness.value,
+        "EdgeMeasuredShare": f"{image.measured_share:.4f}",
+        "EdgeAcceleration": f"{image.acceleration:.3f}",
+        "EdgeRuntime": image.provenance.runtime_version,
+    }
+    if image.notes:
+        attributes["EdgeNotes"] = list(image.notes)
+    if image.provenance.bundle_digest:
+        attributes["EdgeBundle"] = f"{image.provenance.bundle_name} {image.provenance.bundle_version}"
+        attributes["EdgeBundleDigest"] = image.provenance.bundle_digest
+        attributes["EdgePrecision"] = image.provenance.precision
+    if image.evidence is not None:
+        evidence = image.evidence
+        attributes["EdgeFittedResidual"] = f"{evidence.fitted_residual:.6g}"
+        if evidence.noise_floor is not None:
+            attributes["EdgeNoiseFloor"] = f"{evidence.noise_floor:.6g}"
+        if evidence.held_out_residual is not None:
+            attributes["EdgeHeldOutResidual"] = f"{evidence.held_out_residual:.6g}"
+    return attributes
+
+
+def _configuration_name(name: str) -> str:
+    """A configuration file's name without the ``.xml`` that some clients append."""
+    return re.sub(r"\.xml$", "", name.strip())

@@ -1,0 +1,1 @@
+"""From readouts to images, one package a modality."""

@@ -1,0 +1,1 @@
+"""Magnetic resonance imaging: 2D Cartesian scans."""

@@ -1,0 +1,531 @@
+"""Readouts become slices while they arrive: whitening, readout transform, crop, and a place in hybrid space.
+
+One `Assembler` serves one scan and is used by its ingest thread alone; what it hands out (`SliceSamples`) is a copy or will not be
+written again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
+from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image
+from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
+from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
+from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibration_lines
+from edge_runtime.scan import COUNTERS, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
+
+NOT_IMAGE_LINES = (
+    ReadoutFlag.IS_NAVIGATION_DATA,
+    ReadoutFlag.IS_PHASECORR_DATA,
+    ReadoutFlag.IS_HPFEEDBACK_DATA,
+    ReadoutFlag.IS_RTFEEDBACK_DATA,
+    ReadoutFlag.IS_DUMMYSCAN_DATA,
+    ReadoutFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
+    ReadoutFlag.IS_PHASE_STABILIZATION_REFERENCE,
+    ReadoutFlag.IS_PHASE_STABILIZATION,
+    ReadoutFlag.IS_REVERSE,
+)
+"""Recognised, counted and left out of the image; the image says how many of which."""
+
+COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
+ENDS_A_SLICE = ReadoutFlag.LAST_IN_SLICE
+ENDS_THE_SCAN = ReadoutFlag.LAST_IN_MEASUREMENT
+TRANSFORM_SAMPLES = 1 << 18
+"""Complex samples (2 MB) transformed at once: a batch of short readouts would otherwise grow by its padding."""
+
+MOST_NOTES = 32
+
+
+@dataclass
+class SliceBuffer:
+    """One slice being filled.
+
+    Attributes:
+        samples: sums over averages, ``(phase_encodes, coils, columns)``: a readout is contiguous.
+        counts: averages summed, ``(phase_encodes,)``.
+        seen: which lines each average has brought.
+        last_arrival: scanner's time stamp of the latest readout.
+    """
+
+    samples: Complex
+    counts: npt.NDArray[np.int32]
+    geometry: Geometry
+    calibration_samples: Complex | None = None
+    calibration_counts: npt.NDArray[np.int32] | None = None
+    seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> npt.NDArray[np.bool_]:
+        return self.counts > 0
+
+    @property
+    def lines_measured(self) -> int:
+        return int(np.count_nonzero(self.counts))
+
+
+class Assembler:
+    """Sorts the readouts of one scan into slices.
+
+    Args:
+        header: the scan.
+        layout: its arrays.
+        budget_bytes: memory that all its slices together may take, reconstruction included.
+    """
+
+    def __init__(self, header: ScanHeader, layout: Layout, budget_bytes: int) -> None:
+        self.layout = layout
+        self.left_out: Counter[str] = Counter()
+        self.notes: list[str] = list(layout.notes)
+        self._header = header
+        self._budget_bytes = budget_bytes
+        self._open: dict[SliceKey, SliceBuffer] = {}
+        self._ended: set[SliceKey] = set()
+        self._noise_samples: list[Complex] = []
+        self._noise_time_us = 0.0
+        self._noise: NoiseModel | None = None
+        self._coils: int | None = None
+        self._counters = _Counters(layout)
+        self._signs = (1 - 2 * (np.arange(layout.samples) % 2)).astype(np.float32)
+        self._scratch = np.empty(0, np.complex64)
+        self._spare: Complex | None = None
+
+    def add(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
+        """Takes readouts in; yields every slice that grew, and whether it is now complete.
+
+        Raises:
+            ScanRefused: a readout contradicts the header, or memory would not suffice; readouts before it are kept.
+        """
+        self._check_coils(batch)
+        compressed = _has(batch.header["flags"], COMPRESSED)
+        if compressed.any():
+            first = int(np.argmax(compressed))
+            if first:
+                yield from self._sort(batch[:first])
+            raise UnsupportedScan(
+                "flags",
+                f"COMPRESSION (scan_counter {int(batch.header['scan_counter'][first])})",
+                "send uncompressed complex samples",
+            )
+        yield from self._sort(batch)
+
+    def _sort(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
+        """Tells noise, calibration and image readouts apart."""
+        flags = batch.header["flags"]
+        noise = _has(flags, ReadoutFlag.IS_NOISE_MEASUREMENT)
+        if noise.any():
+            self._add_noise(batch[noise])
+        image = ~noise & ~self._leave_out(batch.header, ~noise)
+        calibration_only = (
+            image
+            & _has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION)
+            & ~_has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
+        )
+        if calibration_only.any():
+            self._place(batch[calibration_only], calibration=True)
+        image &= ~calibration_only
+        if image.any():
+            for counted in self._counters.repair(batch if image.all() else batch[image]):
+                if self._counters.missing:
+                    self._note("the readouts carry no counters; phase encodes were numbered in the order they arrived")
+                yield from self._add_image(counted)
+
+    def finish(self) -> Iterator[tuple[SliceKey, bool]]:
+        """No more readouts come: settles what was still undecided; yields as `add` does."""
+        for counted in self._counters.flush():
+            yield from self._add_image(counted)
+
+    def open_slices(self) -> list[SliceKey]:
+        """Slices that hold samples and have not been released, in order."""
+        return sorted(self._open)
+
+    def lines_measured(self, key: SliceKey) -> int:
+        return self._open[key].lines_measured
+
+    def measured(self, key: SliceKey) -> npt.NDArray[np.bool_]:
+        """Measured phase encodes ``(phase_encodes,)``, calibration lines not counted."""
+        return self._open[key].measured
+
+    def geometry(self, key: SliceKey) -> Geometry:
+        return self._open[key].geometry
+
+    def snapshot(self, key: SliceKey) -> SliceSamples:
+        """What is measured of a slice, as an image needs it."""
+        buffer = self._open[key]
+        counts = np.maximum(buffer.counts, 1).astype(np.float32)
+        hybrid = buffer.samples.transpose(1, 0, 2).copy()
+        measured = buffer.measured
+        if (counts > 1).any():
+            hybrid /= counts[None, :, None]
+        noise = None
+        if self._noise is not None:
+            share = float(np.mean(1 / counts[measured])) if measured.any() else 1.0
+            noise = NoiseLevel(float(np.sqrt(share)), "noise scan")
+        seed = (key.slice, key.contrast, key.phase, key.repetition, key.set)
+        return SliceSamples(hybrid, measured, noise, seed)
+
+    def calibration_snapshot(self, key: SliceKey) -> tuple[Complex, npt.NDArray[np.bool_]]:
+        """What `calibrate` takes: ``(coils, phase_encodes, columns)``, zero outside the ACS, and which lines are measured;
+        image and calibration lines count."""
+        buffer = self._open[key]
+        counts, only = buffer.counts, np.zeros(self.layout.lines, np.bool_)
+        if buffer.calibration_counts is not None:
+            only = (counts == 0) & (buffer.calibration_counts > 0)
+            counts = np.where(only, buffer.calibration_counts, counts)
+        measured = counts > 0
+        acs = calibration_lines(measured)
+        lines = buffer.samples[acs]
+        if buffer.calibration_samples is not None:
+            lines = np.where(only[acs, None, None], buffer.calibration_samples[acs], lines)
+        hybrid = np.zeros((lines.shape[1], self.layout.lines, self.layout.columns), np.complex64)
+        hybrid[:, acs] = lines.transpose(1, 0, 2)
+        if (counts[acs] > 1).any():
+            hybrid[:, acs] /= np.maximum(counts[acs], 1).astype(np.float32)[:, None]
+        return hybrid, measured
+
+    def release(self, key: SliceKey) -> None:
+        """Forgets a slice whose image is on its way; later readouts for it are refused."""
+        self._spare = self._open.pop(key).samples
+        self._ended.add(key)
+
+    def _check_coils(self, batch: ReadoutBatch) -> None:
+        if self._coils is None:
+            self._coils = batch.coils
+            self.layout.check_budget(batch.coils, self._budget_bytes)
+        elif batch.coils != self._coils:
+            raise ReadoutError(
+                "active_channels", batch.coils, f"this scan's readouts had {self._coils} coils until scan_counter "
+                f"{int(batch.header['scan_counter'][0])}; the number can't change within a scan"
+            )  # fmt: skip
+
+    def _leave_out(self, header: npt.NDArray[np.void], candidates: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Marks readouts that are not image lines, and counts them by the name of their flag."""
+        flags = header["flags"]
+        out: npt.NDArray[np.bool_] = candidates & (header["encoding_space"] != 0)
+        if out.any():
+            self.left_out["encoding_space_ref other than 0"] += int(out.sum())
+        for flag in NOT_IMAGE_LINES:
+            found = candidates & _has(flags, flag) & ~out
+            if found.any():
+                self.left_out[str(flag.name)] += int(found.sum())
+                out |= found
+        return out
+
+    def _add_noise(self, batch: ReadoutBatch) -> None:
+        if self._open or self._ended:
+            raise ReadoutError(
+                "flags", "IS_NOISE_MEASUREMENT", "noise readouts must come before the first image readout"
+            )
+        flat = batch.samples.transpose(1, 0, 2).reshape(batch.coils, -1)
+        held = sum(part.shape[1] for part in self._noise_samples)
+        if (held + flat.shape[1]) * batch.coils * 8 > self._budget_bytes // 4:
+            raise BudgetExceeded(
+                "noise samples", held + flat.shape[1], f"more than a quarter of {self._budget_bytes >> 20} MB"
+            )
+        self._noise_samples.append(flat.copy())
+        self._noise_time_us = float(batch.header["sample_time_us"][0])
+
+    def _settle_noise(self) -> None:
+        if self._noise_samples and self._noise is None:
+            try:
+                self._noise = noise_model(np.concatenate(self._noise_samples, axis=1), self._noise_time_us)
+            except ValueError as error:
+                raise ReadoutError("noise readouts", len(self._noise_samples), str(error)) from error
+            self._noise_samples.clear()
+
+    def _add_image(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
+        self._settle_noise()
+        for key, part in _by_key(batch):
+            ends = _has(part.header["flags"], ENDS_A_SLICE | ENDS_THE_SCAN)
+            ends &= part.header["average"] + np.uint32(1) >= self.layout.averages
+            complete = bool(ends.any())
+            last = int(np.argmax(ends)) + 1 if complete else len(part)
+            self._place(part[:last], calibration=False)
+            yield key, complete
+            if last < len(part):
+                self._place(part[last:], calibration=False)  # refused: the slice has been released
+
+    def _place(self, batch: ReadoutBatch, *, calibration: bool) -> None:
+        """Transforms readouts and adds them to their slices."""
+        self._settle_noise()
+        for key, part in _by_key(batch, max(1, TRANSFORM_SAMPLES // (batch.coils * self.layout.samples))):
+            buffer = self._buffer(key, part)
+            lines, fault = self._lines(part)
+            if not calibration:
+                lines, fault = self._unseen(buffer, part[: len(lines)], lines, fault)
+            if len(lines):
+                self._add_lines(buffer, part[: len(lines)], lines, calibration=calibration)
+            if fault is not None:
+                raise fault
+
+    def _add_lines(
+        self, buffer: SliceBuffer, part: ReadoutBatch, lines: npt.NDArray[np.intp], *, calibration: bool
+    ) -> None:
+        transformed = self._transform(part)
+        if calibration:
+            if buffer.calibration_samples is None or buffer.calibration_counts is None:
+                self._check_room(1)
+                buffer.calibration_samples = np.zeros_like(buffer.samples)
+                buffer.calibration_counts = np.zeros_like(buffer.counts)
+            np.add.at(buffer.calibration_samples, lines, transformed)
+            np.add.at(buffer.calibration_counts, lines, 1)
+        elif len(np.unique(lines)) == len(lines):
+            if buffer.counts[lines].any():
+                buffer.samples[lines] += transformed
+            else:
+                buffer.samples[lines] = transformed
+            buffer.counts[lines] += 1
+        else:  # several averages in one batch
+            np.add.at(buffer.samples, lines, transformed)
+            np.add.at(buffer.counts, lines, 1)
+
+    def _buffer(self, key: SliceKey, part: ReadoutBatch) -> SliceBuffer:
+        buffer = self._open.get(key)
+        if buffer is not None:
+            return buffer
+        if key in self._ended:
+            raise ReadoutError(
+                "idx",
+                key,
+                f"readout {int(part.header['scan_counter'][0])} belongs to a slice that LAST_IN_SLICE had ended",
+            )
+        self._check_room(1)
+        layout = self.layout
+        if self._spare is None:
+            samples = np.zeros((layout.lines, part.coils, layout.columns), np.complex64)
+        else:  # memory that is new to the process costs as much as the transform
+            samples, self._spare = self._spare, None
+            samples.fill(0)
+        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), _geometry(part.header[0], layout))
+        self._open[key] = buffer
+        return buffer
+
+    def _check_room(self, more: int) -> None:
+        slice_bytes = self.layout.slice_bytes(self._coils or 1)
+        with_calibration = sum(buffer.calibration_samples is not None for buffer in self._open.values())
+        needed = slice_bytes * (len(self._open) + with_calibration + more + WORKING_COPIES)
+        if needed > self._budget_bytes:
+            raise BudgetExceeded(
+                "slices in progress", len(self._open) + more,
+                f"needs {needed >> 20} MB with reconstruction, the profile grants {self._budget_bytes >> 20} MB; "
+                "end slices with LAST_IN_SLICE, or raise memory.session_mb",
+            )  # fmt: skip
+
+    def _lines(self, part: ReadoutBatch) -> tuple[npt.NDArray[np.intp], ReadoutError | None]:
+        """Array indices of the leading readouts that lie in the matrix, and what is wrong with the next one."""
+        header, layout = part.header, self.layout
+        lines = header["phase_encode"].astype(np.intp) - layout.centre_step + layout.lines // 2
+        outside = (lines < 0) | (lines >= layout.lines) | (header["partition"] != 0)
+        if not outside.any():
+            return lines, None
+        first = int(np.argmax(outside))
+        culprit = header[first]
+        where = f"(scan_counter {int(culprit['scan_counter'])})"
+        if culprit["partition"]:
+            expected = f"lies outside the one partition of a 2D scan {where}"
+            fault = ReadoutError("kspace_encode_step_2", int(culprit["partition"]), expected)
+        else:
+            expected = f"lies outside the {layout.lines} phase encodes around centre {layout.centre_step} {where}"
+            fault = ReadoutError("kspace_encode_step_1", int(culprit["phase_encode"]), expected)
+        return lines[:first], fault
+
+    def _unseen(
+        self, buffer: SliceBuffer, part: ReadoutBatch, lines: npt.NDArray[np.intp], fault: ReadoutError | None
+    ) -> tuple[npt.NDArray[np.intp], ReadoutError | None]:
+        """The leading lines that their average has not brought before, marked as seen, and what is wrong with the next one."""
+        averages = part.header["average"]
+        again = np.zeros(len(lines), np.bool_)
+        for average in np.unique(averages):
+            seen = buffer.seen.setdefault(int(average), np.zeros(self.layout.lines, np.bool_))
+            here = np.flatnonzero(averages == average)
+            _, first = np.unique(lines[here], return_index=True)
+            again[here] = True
+            again[here[first]] = seen[lines[here[first]]]
+        if again.any():
+            stop = int(np.argmax(again))
+            culprit = part.header[stop]
+            fault = ReadoutError(
+                "kspace_encode_step_1",
+                int(culprit["phase_encode"]),
+                f"was measured before in the same slice and average {int(culprit['average'])} "
+                f"(scan_counter {int(culprit['scan_counter'])}); give repeats their own average or repetition",
+            )
+            lines, averages = lines[:stop], averages[:stop]
+        for average in np.unique(averages):
+            buffer.seen[int(average)][lines[averages == average]] = True
+        return lines, fault
+
+    def _transform(self, part: ReadoutBatch) -> Complex:
+        """Whitened hybrid-space lines ``(readouts, coils, columns)``, valid until the next call; readouts of one centre and discard
+        share a pass."""
+        header = part.header
+        kinds = np.stack([header["centre_sample"], header["discard_pre"], header["discard_post"]], axis=1)
+        if (kinds == kinds[0]).all():
+            return self._transform_alike(part)
+        out = np.empty((len(part), part.coils, self.layout.columns), np.complex64)
+        for kind in np.unique(kinds, axis=0):
+            chosen = (kinds == kind).all(axis=1)
+            out[chosen] = self._transform_alike(part[chosen])
+        return out
+
+    def _transform_alike(self, part: ReadoutBatch) -> Complex:
+        first = part.header[0]
+        count = part.samples.shape[2]
+        start, stop = int(first["discard_pre"]), count - int(first["discard_post"])
+        kept = part.samples[:, :, start:stop]
+        length = self.layout.samples
+        if kept.shape[2] > length:
+            raise ReadoutError(
+                "number_of_samples", kept.shape[2], f"is more than encodedSpace.matrixSize.x = {length} declares"
+            )
+        if self._noise is not None:
+            kept = np.asarray(np.matmul(self._noise.whitening_for(float(first["sample_time_us"])), kept), np.complex64)
+        if kept.shape[2] != length:
+            kept = self._embed(kept, int(first["centre_sample"]) - start)
+        columns = centre_slice(length, self.layout.columns)
+        if length % 2:
+            return to_image(kept, axis=2)[:, :, columns]
+        # As `to_image`; alternating signs centre an even length for a tenth of the time that moving its halves takes.
+        if self._scratch.size < kept.size:
+            self._scratch = np.empty(kept.size, np.complex64)
+        image = self._scratch[: kept.size].reshape(kept.shape)
+        np.multiply(kept, self._signs, out=image)
+        np.fft.ifft(image, axis=2, norm="ortho", out=image)  # type: ignore[arg-type]  # the stubs know complex128 only
+        image = image[:, :, columns]
+        image *= self._signs[columns] if length % 4 == 0 else -self._signs[columns]
+        return image
+
+    def _embed(self, kept: Complex, centre: int) -> Complex:
+        """Zero-pads an asymmetric echo so that its centre comes to the centre of the readout."""
+        length, count = self.layout.samples, kept.shape[2]
+        offset = length // 2 - centre
+        if not 0 <= centre < count or not 0 <= offset <= length - count:
+            self._note(
+                f"centre_sample {centre} does not fit {count} samples in a matrix of {length}; the middle is assumed"
+            )
+            offset = length // 2 - count // 2
+        padded = np.zeros((*kept.shape[:2], length), np.complex64)
+        padded[:, :, offset : offset + count] = kept
+        return padded
+
+    def _note(self, note: str) -> None:
+        """Notes come with every image; what they say is up to the scanner, so their number is bounded."""
+        if note not in self.notes and len(self.notes) < MOST_NOTES:
+            self.notes.append(note)
+
+
+class _Counters:
+    """Numbers the readouts of consoles that send none.
+
+    A scan whose first two image readouts both have every counter at zero has no counters; its lines are then numbered in the order
+    they arrive, slice after slice. The first readout waits for the second, nothing else does.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.missing: bool | None = False if layout.lines == 1 else None
+        self._layout = layout
+        self._first: ReadoutBatch | None = None
+        self._count = 0
+
+    def repair(self, batch: ReadoutBatch) -> Iterator[ReadoutBatch]:
+        if self.missing is None:
+            batch = self._decide(batch)
+        if self.missing is None:
+            return
+        if not self.missing:
+            yield batch
+            return
+        yield from self._number(batch)
+
+    def flush(self) -> Iterator[ReadoutBatch]:
+        if self._first is not None:
+            yield self._first
+            self._first = None
+
+    def _decide(self, batch: ReadoutBatch) -> ReadoutBatch:
+        if self._first is not None:
+            if batch.samples.shape[1:] != self._first.samples.shape[1:]:
+                raise ReadoutError(
+                    "number_of_samples",
+                    batch.samples.shape[2],
+                    f"the readout before had {self._first.samples.shape[2]}",
+                )
+            header = np.concatenate([self._first.header, batch.header])
+            batch = ReadoutBatch(header, np.concatenate([self._first.samples, batch.samples]))
+            self._first = None
+        zero = _all_zero(batch.header)
+        if not zero[0] or (len(batch) > 1 and not zero[1]):
+            self.missing = False
+        elif len(batch) > 1:
+            if self._layout.expected_lines < self._layout.steps:
+                raise ReadoutError(
+                    "idx", "0 in all readouts", "an accelerated scan must say which phase encodes it measures"
+                )
+            self.missing = True
+        else:
+            self._first = ReadoutBatch(batch.header.copy(), batch.samples.copy())
+        return batch
+
+    def _number(self, batch: ReadoutBatch) -> Iterator[ReadoutBatch]:
+        layout = self._layout
+        zero = _all_zero(batch.header)
+        if not zero.all():
+            culprit = batch.header[int(np.argmin(zero))]
+            raise ReadoutError(
+                "idx", [int(culprit[name]) for name in COUNTERS],
+                "counters appear in a scan that began without any: number all readouts or none",
+            )  # fmt: skip
+        index = self._count + np.arange(len(batch))
+        self._count += len(batch)
+        line, rest = index % layout.steps, index // layout.steps
+        header = batch.header.copy()
+        header["phase_encode"] = layout.first_step + line
+        header["slice"] = rest % layout.slices
+        header["average"] = rest // layout.slices % layout.averages
+        header["repetition"] = rest // (layout.slices * layout.averages)
+        header["flags"][line == layout.steps - 1] |= np.uint64(ENDS_A_SLICE)
+        yield ReadoutBatch(header, batch.samples)
+
+
+def _all_zero(header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    nonzero = np.zeros(len(header), np.bool_)
+    for name in COUNTERS:
+        nonzero |= header[name] != 0
+    return ~nonzero
+
+
+def _has(flags: npt.NDArray[np.uint64], wanted: ReadoutFlag) -> npt.NDArray[np.bool_]:
+    return np.asarray((flags & np.uint64(wanted)) != 0)
+
+
+def _by_key(batch: ReadoutBatch, most: int | None = None) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
+    """Parts of a batch, of at most so many readouts, that belong to one image, in their order; mostly the whole batch."""
+    header = batch.header
+    keys = np.stack([header[name] for name in ("slice", "contrast", "phase", "repetition", "set")], axis=1)
+    start = 0
+    changes = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
+    for stop in [*changes.tolist(), len(header)]:
+        key = SliceKey(*(int(value) for value in keys[start]))
+        for first in range(start, stop, most or len(header)):
+            yield key, batch[first : min(stop, first + most) if most else stop]
+        start = stop
+
+
+def _geometry(header: np.void, layout: Layout) -> Geometry:
+    def direction(name: str) -> tuple[float, float, float] | None:
+        x, y, z = (float(value) for value in header[name])
+        return (x, y, z) if x or y or z else None
+
+    x, y, z = (float(value) for value in header["position"])
+    return Geometry(
+        centre_mm=(x, y, z),
+        read_direction=direction("read_direction"),
+        phase_direction=direction("phase_direction"),
+        slice_direction=direction("slice_direction"),
+        field_of_view_mm=layout.field_of_view_mm,
+    )

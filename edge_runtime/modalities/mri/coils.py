@@ -1,0 +1,121 @@
+"""What is learned from the autocalibration region (ACS): coil compression and coil sensitivities.
+
+Sensitivities follow ESPIRiT (Uecker et al., Magn Reson Med 71:990, 2014): kernels that span the signal subspace of the calibration
+matrix become one small Hermitian matrix a pixel, whose dominant eigenvector holds the coil sensitivities there. The kernels are
+short, so the maps are band-limited and are computed on a coarse grid. Unlike ESPIRiT's usual form nothing is cropped where
+the eigenvalue is small: a map that is cut off removes signal at the rim of the head, one that is kept costs a little noise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_runtime.modalities.mri.fourier import Complex, centre_slice
+
+MAP_GRID = 48
+"""Points along each axis on which maps are computed before interpolation; kernels of 6 need at least 11."""
+
+KERNEL = 6
+"""Longest calibration kernel along either axis."""
+
+CALIBRATION_COLUMNS = 24
+"""Low spatial frequencies along the readout that take part in calibration."""
+
+SUBSPACE_THRESHOLD = 0.02
+"""Singular values below this share of the largest are taken for noise."""
+
+EIGENVECTOR_ITERATIONS = 12
+
+
+def compression_matrix(acs: Complex, max_virtual_coils: int) -> Complex:
+    """Rows that map physical to virtual coils, strongest first (Buehrer et al., Magn Reson Med 57:1131, 2007).
+
+    Args:
+        acs: calibration samples ``(coils, phase_encodes, samples)``, whitened; k-space or hybrid space.
+        max_virtual_coils: the most virtual coils to keep.
+
+    Returns:
+        ``(virtual_coils, coils)`` with orthonormal rows, so white noise stays white.
+    """
+    flat = acs.reshape(acs.shape[0], -1)
+    _, vectors = np.linalg.eigh(flat @ flat.conj().T)
+    strongest_first = vectors[:, ::-1][:, : min(max_virtual_coils, acs.shape[0])]
+    return np.ascontiguousarray(strongest_first.conj().T, dtype=np.complex64)
+
+
+def estimate_sensitivities(acs_kspace: Complex, phase_encodes: int, columns: int) -> Complex:
+    """Coil sensitivities from the ACS, with unit root-sum-of-squares at every pixel.
+
+    The phase of the first coil is the reference, so the first coil should be the strongest (see `compression_matrix`).
+
+    Args:
+        acs_kspace: ``(coils, acs_lines, samples)``, contiguous lines around the centre of k-space, both axes in k-space.
+        phase_encodes: image size along the phase-encode axis.
+        columns: image size along the readout; the field of view of ``acs_kspace`` along the readout is the image's.
+
+    Returns:
+        ``(coils, phase_encodes, columns)``.
+    """
+    coils, lines, samples = acs_kspace.shape
+    if coils == 1:
+        return np.ones((1, phase_encodes, columns), np.complex64)
+    block = acs_kspace[:, :, centre_slice(samples, min(samples, CALIBRATION_COLUMNS))]
+    kernel_y = min(KERNEL, max(1, (lines + 1) // 2))
+    kernel_x = min(KERNEL, block.shape[2])
+    windows = np.lib.stride_tricks.sliding_window_view(block, (kernel_y, kernel_x), axis=(1, 2))
+    calibration = windows.transpose(1, 2, 0, 3, 4).reshape(-1, coils * kernel_y * kernel_x)
+    eigenvalues, vectors = np.linalg.eigh(calibration.conj().T @ calibration)
+    signal = vectors[:, eigenvalues > SUBSPACE_THRESHOLD**2 * eigenvalues[-1]]
+    kernels = signal.T.conj().reshape(-1, coils, kernel_y, kernel_x)
+
+    grid_y, grid_x = min(MAP_GRID, phase_encodes), min(MAP_GRID, columns)
+    wave_y = _waves(kernel_y, grid_y)
+    wave_x = _waves(kernel_x, grid_x)
+    responses = np.matmul(np.matmul(wave_y, kernels), wave_x.T)  # (kernels, coils, grid_y, grid_x)
+    pixels = responses.transpose(2, 3, 0, 1).reshape(grid_y * grid_x, -1, coils)
+    gram = np.matmul(pixels.conj().transpose(0, 2, 1), pixels)
+    dominant = _dominant_eigenvectors(gram).conj()
+    reference = np.exp(-1j * np.angle(dominant[:, :1]))
+    maps = (dominant * reference).T.reshape(coils, grid_y, grid_x).astype(np.complex64)
+
+    full = _interpolate(_interpolate(maps, phase_encodes, axis=1), columns, axis=2)
+    norm = np.sqrt(np.sum(full.real**2 + full.imag**2, axis=0))
+    return np.asarray(full / np.maximum(norm, 1e-6), dtype=np.complex64)
+
+
+def _waves(kernel: int, grid: int) -> Complex:
+    """Inverse-transform rows ``(grid, kernel)`` that evaluate a kernel centred on zero frequency on a centred grid."""
+    frequency = np.arange(kernel) - kernel // 2
+    position = (np.arange(grid) - grid // 2) / grid
+    return np.asarray(np.exp(2j * np.pi * position[:, None] * frequency), dtype=np.complex64)
+
+
+def _dominant_eigenvectors(gram: Complex) -> Complex:
+    """Unit eigenvectors ``(pixels, n)`` of the largest eigenvalues of Hermitian ``(pixels, n, n)``, by squaring.
+
+    Repeated squaring of the normalised matrix separates the largest eigenvalue doubly exponentially; the column with the largest
+    diagonal entry is then proportional to its eigenvector.
+    """
+    power = gram
+    for _ in range(EIGENVECTOR_ITERATIONS // 2):
+        trace = np.einsum("pii->p", power).real
+        power = power / np.maximum(trace, np.finfo(np.float32).tiny)[:, None, None]
+        power = np.matmul(power, power)
+    diagonal = np.einsum("pii->pi", power).real
+    column = np.take_along_axis(power, np.argmax(diagonal, axis=1)[:, None, None], axis=2)[:, :, 0]
+    norm = np.linalg.norm(column, axis=1, keepdims=True)
+    return np.asarray(column / np.maximum(norm, np.finfo(np.float32).tiny), dtype=np.complex64)
+
+
+def _interpolate(maps: Complex, size: int, axis: int) -> Complex:
+    """Linear interpolation of a centred grid to ``size`` points over the same field of view."""
+    grid = maps.shape[axis]
+    if grid == size:
+        return maps
+    position = np.clip((np.arange(size) - size // 2) * (grid / size) + grid // 2, 0, grid - 1)
+    left = np.minimum(position.astype(np.intp), grid - 2)
+    weight = (position - left).astype(np.float32)
+    weight = weight.reshape([-1 if a == axis else 1 for a in range(maps.ndim)])
+    return np.asarray(
+        maps.take(left, axis=axis) * (1 - weight) + maps.take(left + 1, axis=axis) * weight, dtype=np.complex64
+    )

@@ -1,0 +1,179 @@
+"""How a header's geometry lays out the arrays: which counter is which line, what is cropped, and what it costs in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.errors import BudgetExceeded, HeaderError, UnsupportedScan
+from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image, to_kspace
+from edge_runtime.scan import Limit, ScanHeader
+
+COMPLEX_BYTES = 8
+WORKING_COPIES = 10
+"""Arrays of a slice's size that exist at once while it is reconstructed: coil data, sensitivities, their conjugate, copies."""
+
+RESAMPLING_COPIES = 5
+"""Arrays of the reconstructed matrix's size that exist at once while an image is interpolated to it."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrays of one 2D Cartesian scan.
+
+    Attributes:
+        samples: length of the readout transform (the encoded matrix along the readout).
+        columns: image columns kept after it, so that readout oversampling is gone.
+        lines: phase encodes of the encoded matrix.
+        first_step: the lowest phase-encode counter declared.
+        steps: how many phase-encode counters are declared.
+        centre_step: the phase-encode counter of the centre of k-space.
+        rows: image rows kept of ``lines``, where the encoded field of view is wider than the image's.
+        recon_matrix: columns and rows that the scanner asks for.
+        field_of_view_mm: of the image, along readout, phase encode and slice.
+        slices: slices declared.
+        averages: averages declared.
+        expected_lines: phase encodes that a complete slice is expected to have measured.
+        notes: what had to be assumed.
+    """
+
+    samples: int
+    columns: int
+    lines: int
+    first_step: int
+    steps: int
+    centre_step: int
+    rows: int
+    recon_matrix: tuple[int, int]
+    field_of_view_mm: tuple[float, float, float]
+    slices: int
+    averages: int
+    expected_lines: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, header: ScanHeader) -> Layout:
+        """Derives the layout.
+
+        Raises:
+            UnsupportedScan: not Cartesian, or 3D.
+            HeaderError: the encoding contradicts itself.
+        """
+        encoding = header.encoding
+        encoded, recon, limits = encoding.encoded, encoding.recon, encoding.limits
+        if encoding.trajectory != "cartesian":
+            raise UnsupportedScan("trajectory", encoding.trajectory, "this version reconstructs cartesian scans only")
+        partitions = limits.get("kspace_encoding_step_2", Limit())
+        if encoded.matrix[2] > 1 or partitions.maximum > 0:
+            raise UnsupportedScan(
+                "encodedSpace.matrixSize.z",
+                encoded.matrix[2],
+                "3D encoding is not supported; send 2D slices with z = 1",
+            )
+        notes: list[str] = []
+        samples, lines = encoded.matrix[0], encoded.matrix[1]
+        columns = _kept(samples, encoded.field_of_view_mm[0], recon.field_of_view_mm[0], recon.matrix[0], "x", notes)
+        rows = _kept(lines, encoded.field_of_view_mm[1], recon.field_of_view_mm[1], recon.matrix[1], "y", notes)
+        steps = limits.get("kspace_encoding_step_1", Limit(0, lines - 1, lines // 2))
+        if not 0 <= steps.minimum <= steps.centre <= steps.maximum and steps.centre != 0:
+            raise HeaderError(
+                "kspace_encoding_step_1.center", steps.centre, f"must lie within {steps.minimum} to {steps.maximum}"
+            )
+        centre = steps.centre
+        if centre == 0 and steps.maximum > 0:
+            centre = (steps.maximum + 1) // 2 if steps.maximum + 1 == lines else lines // 2
+            notes.append(f"the header names phase encode 0 as the centre of k-space; {centre} is assumed")
+        full = max(1, steps.maximum - steps.minimum + 1)
+        expected = max(1, round(full / max(1, encoding.acceleration[0])))
+        return cls(
+            samples=samples,
+            columns=columns,
+            lines=lines,
+            first_step=steps.minimum,
+            steps=full,
+            centre_step=centre,
+            rows=rows,
+            recon_matrix=(recon.matrix[0], recon.matrix[1]),
+            field_of_view_mm=recon.field_of_view_mm,
+            slices=limits.get("slice", Limit()).maximum + 1,
+            averages=limits.get("average", Limit()).maximum + 1,
+            expected_lines=_expected_lines(header, expected, lines),
+            notes=tuple(notes),
+        )
+
+    def line_of(self, step: int) -> int:
+        """The array index of a phase-encode counter; the centre of k-space comes to ``lines // 2``."""
+        return step - self.centre_step + self.lines // 2
+
+    def slice_bytes(self, coils: int) -> int:
+        """Memory of one slice's samples."""
+        return coils * self.lines * self.columns * COMPLEX_BYTES
+
+    def check_budget(self, coils: int, budget_bytes: int) -> None:
+        """Refuses a scan of which not even one slice can be reconstructed.
+
+        Raises:
+            BudgetExceeded: names the geometry and both sizes.
+        """
+        needed = self.slice_bytes(coils) * (1 + WORKING_COPIES)
+        if needed > budget_bytes:
+            raise BudgetExceeded(
+                "coils x phase encodes x columns",
+                f"{coils} x {self.lines} x {self.columns}",
+                f"one slice needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB",
+            )
+        rows, columns = max(self.recon_matrix[1], self.rows), max(self.recon_matrix[0], self.columns)
+        needed = rows * columns * COMPLEX_BYTES * RESAMPLING_COPIES
+        if needed > budget_bytes:
+            raise BudgetExceeded(
+                "reconSpace.matrixSize",
+                f"{self.recon_matrix[0]} x {self.recon_matrix[1]}",
+                f"one image needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB",
+            )
+
+    def to_recon_matrix(self, image: Complex) -> Complex:
+        """Crops the field of view and interpolates an image ``(lines, columns)`` to ``(recon rows, recon columns)``.
+
+        Interpolation is by zero-padding in k-space, which invents nothing.
+        """
+        image = image[centre_slice(self.lines, self.rows)]
+        return _resample(_resample(image, self.recon_matrix[1], axis=0), self.recon_matrix[0], axis=1)
+
+
+def _expected_lines(header: ScanHeader, declared: int, lines: int) -> int:
+    """What the scan's own parameter says, where the declared acceleration does not tell it exactly."""
+    text = header.parameters.get("edge_expected_lines", str(declared))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise HeaderError("userParameters.edge_expected_lines", text, f"a whole number from 1 to {lines}")
+    return int(text)
+
+
+def _kept(size: int, encoded_mm: float, recon_mm: float, recon_size: int, axis: str, notes: list[str]) -> int:
+    """Image points kept of ``size`` transformed ones: the share of the field of view that the image shows."""
+    if encoded_mm > 0 and recon_mm > 0 and recon_mm < encoded_mm * (1 - 1e-3):
+        return min(size, max(1, round(size * recon_mm / encoded_mm)))
+    if axis == "x" and recon_size * 2 == size:
+        notes.append(
+            "the readout is twice the image's matrix at the same field of view; taken for oversampling and cropped"
+        )
+        return recon_size
+    return size
+
+
+def _resample(image: Complex, size: int, axis: int) -> Complex:
+    length = image.shape[axis]
+    if size == length:
+        return image
+    kspace = to_kspace(image, axis)
+    if size < length:
+        kspace = kspace.take(range(*centre_slice(length, size).indices(length)), axis=axis)
+    else:
+        shape = list(image.shape)
+        shape[axis] = size
+        padded = np.zeros(shape, np.complex64)
+        index: list[slice] = [slice(None)] * image.ndim
+        index[axis] = slice(size // 2 - length // 2, size // 2 - length // 2 + length)
+        padded[tuple(index)] = kspace
+        kspace = padded
+    return np.asarray(to_image(kspace, axis) * np.float32(np.sqrt(size / length)), dtype=np.complex64)

@@ -1,0 +1,156 @@
+"""From one slice's samples to its images and their evidence. Pure functions: no sockets, no state, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import NoImage
+from edge_runtime.modalities.mri.classical import regularised_sense, zero_filled
+from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
+from edge_runtime.modalities.mri.fourier import Complex, to_kspace
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.noise import NoiseLevel, estimate_noise
+from edge_runtime.modalities.mri.normalise import image_scale
+from edge_runtime.modalities.mri.sampling import contiguous_centre
+from edge_runtime.modalities.mri.sense import SenseProblem
+from edge_runtime.scan import Evidence, Method
+from edge_runtime.trust.heldout import choose_held_out
+
+MAX_VIRTUAL_COILS = 8
+MOST_ACS_LINES = 32
+FEW_ACS_LINES = 4
+"""With fewer contiguous central lines the sensitivities can't vary along the phase encodes; the image says so."""
+
+
+@dataclass(frozen=True)
+class SliceSamples:
+    """What is measured of one slice.
+
+    Attributes:
+        hybrid: averaged samples after whitening, readout transform and crop, ``(coils, phase_encodes, columns)``, zero where
+            nothing was measured.
+        measured: ``(phase_encodes,)``.
+        noise: of one averaged sample; ``None`` to estimate it from the samples.
+        seed: identity of the slice, from which the held-out samples are drawn.
+    """
+
+    hybrid: Complex
+    measured: npt.NDArray[np.bool_]
+    noise: NoiseLevel | None
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the ACS tells; it can be had before the scan ends.
+
+    Attributes:
+        acs: the lines it was made from.
+        compression: ``(virtual_coils, coils)``.
+        sensitivities: ``(virtual_coils, phase_encodes, columns)``.
+        scale: brightness of the ACS image.
+    """
+
+    acs: slice
+    compression: Complex
+    sensitivities: Complex
+    scale: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One image: complex or magnitude ``(phase_encodes, columns)``, and its evidence."""
+
+    image: Complex
+    evidence: Evidence | None
+
+
+def calibration_lines(measured: npt.NDArray[np.bool_]) -> slice:
+    """The contiguous central lines that calibration uses; empty where the centre is not measured."""
+    run = contiguous_centre(measured)
+    half = MOST_ACS_LINES // 2
+    centre = measured.size // 2
+    return slice(max(run.start, centre - half), min(run.stop, centre + half))
+
+
+def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
+    """Coil compression and sensitivities from the ACS.
+
+    Args:
+        hybrid: ``(coils, phase_encodes, columns)``: the slice's own lines, or separate calibration lines.
+        measured: ``(phase_encodes,)``.
+
+    Raises:
+        NoImage: the centre of k-space is not measured yet, or holds no signal.
+    """
+    acs = calibration_lines(measured)
+    if acs.stop <= acs.start:
+        raise NoImage(
+            f"the centre of k-space (phase encode {measured.size // 2} of {measured.size}) is not measured; "
+            f"{int(measured.sum())} other phase encodes are"
+        )
+    compression = compression_matrix(hybrid[:, acs], MAX_VIRTUAL_COILS)
+    virtual = np.tensordot(compression, hybrid[:, acs], axes=1)
+    sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), hybrid.shape[1], hybrid.shape[2])
+    try:
+        scale = image_scale(hybrid, acs)
+    except ValueError as error:
+        raise NoImage(str(error)) from error
+    return Calibration(acs, compression, sensitivities, scale)
+
+
+def reconstruct(
+    samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, executor: Executor | None
+) -> Iterator[tuple[Method, Reconstruction]]:
+    """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled."""
+    measured = samples.measured
+    hybrid = np.tensordot(calibration.compression, samples.hybrid, axes=1)
+    noise = samples.noise or estimate_noise(hybrid, measured)
+    everything = np.broadcast_to(measured[:, None], hybrid.shape[1:])
+    problem = SenseProblem(hybrid, calibration.sensitivities, everything, executor)
+    if learned is not None:
+        # Neither the image's central lines nor those that separate calibration lines have shown already.
+        shown = measured.copy()
+        shown[calibration.acs] = True
+        held_out = choose_held_out(shown, hybrid.shape[2], np.random.default_rng(samples.seed))
+        visible = everything & ~held_out
+        seen = hybrid * visible
+        blind_problem = problem.with_mask(seen, visible)
+        first = regularised_sense(blind_problem, seen, measured, noise.standard_deviation)
+        blind = learned.run(blind_problem, first, calibration.scale, noise.standard_deviation)
+        proof = evidence(problem, blind, hybrid, visible, held_out, noise)
+        # Measured against the held-out samples, the image may now have them: one more data-consistency step on all samples.
+        weight = learned.weights(calibration.scale, noise.standard_deviation)[-1]
+        final = problem.data_consistent(blind, weight, learned.settings.cg_steps)
+        yield Method.LEARNED, Reconstruction(final.T, proof)
+    classical = regularised_sense(problem, hybrid, measured, noise.standard_deviation)
+    nothing = np.zeros(hybrid.shape[1:], np.bool_)
+    proof = evidence(problem, classical, hybrid, everything, nothing, noise)
+    yield Method.CLASSICAL, Reconstruction(classical.T, proof)
+    yield Method.ZERO_FILLED, Reconstruction(zero_filled(samples.hybrid, measured).astype(np.complex64), None)
+
+
+def evidence(
+    problem: SenseProblem,
+    image: Complex,
+    hybrid: Complex,
+    fitted: npt.NDArray[np.bool_],
+    held_out: npt.NDArray[np.bool_],
+    noise: NoiseLevel,
+) -> Evidence:
+    """Root-mean-square disagreement of an image ``(columns, phase_encodes)`` with samples it has seen and with those it has not."""
+    residual = problem.residuals(image, hybrid)
+    power = np.mean(residual.real**2 + residual.imag**2, axis=0)
+    return Evidence(
+        held_out_residual=float(np.sqrt(power[held_out].mean())) if held_out.any() else None,
+        fitted_residual=float(np.sqrt(power[fitted].mean())),
+        noise_floor=noise.standard_deviation,
+        held_out_samples=int(held_out.sum()),
+        fitted_samples=int(fitted.sum()),
+        noise_source=noise.source,
+    )

@@ -1,0 +1,155 @@
+"""Hardware profiles: what one device may use. One TOML file a device in `hw_profiles/`, checked key by key."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import ProfileError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_PROFILE = "x86-cpu"
+SOURCE_FOLDER = Path(__file__).parent.parent / "hw_profiles"
+"""Where the profiles lie in a checkout; a wheel carries them inside the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A checked profile; the attributes are the keys of the TOML file."""
+
+    name: str
+    description: str
+    threads: int
+    reconstruction_workers: int
+    engines: tuple[str, ...]
+    precisions: tuple[str, ...]
+    session_mb: int
+    sessions: int
+    idle_timeout_s: float
+    send_timeout_s: float
+    pending_slices: int
+
+    @property
+    def session_bytes(self) -> int:
+        return self.session_mb << 20
+
+
+def load_profile(name: str) -> Profile:
+    """A profile by its name, or by the path of a TOML file.
+
+    Raises:
+        ProfileError: no such profile, or one of its values is wrong; names the key, the value and what is expected.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        try:
+            return parse_profile(path.read_text(encoding="utf-8"), str(path))
+        except OSError as error:
+            raise ProfileError(f"{path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise ProfileError(f"{path}: not UTF-8: byte {error.start} is not") from error
+    if name not in (known := available_profiles()):
+        raise ProfileError(
+            f"profile {name!r} does not exist; known are {', '.join(sorted(known))}, or give a path to a .toml file"
+        )
+    return parse_profile(known[name], name)
+
+
+def available_profiles() -> dict[str, str]:
+    """The text of every profile that came with the package, by name."""
+    folder = resources.files("edge_runtime") / "hw_profiles"
+    entries = list(folder.iterdir()) if folder.is_dir() else []
+    if not any(entry.name.endswith(".toml") for entry in entries) and SOURCE_FOLDER.is_dir():
+        entries = list(SOURCE_FOLDER.iterdir())
+    return {e.name.removesuffix(".toml"): e.read_text(encoding="utf-8") for e in entries if e.name.endswith(".toml")}
+
+
+def parse_profile(text: str, where: str) -> Profile:
+    """Checks a profile's text; unknown keys are errors, since a misspelt limit would be no limit."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"{where}: not valid TOML: {error}") from error
+    table = _Table(where, document)
+    profile = Profile(
+        name=table.text("name"),
+        description=table.text("description"),
+        threads=table.integer("compute.threads", 1, 256),
+        reconstruction_workers=table.integer("compute.reconstruction_workers", 1, 64),
+        engines=table.texts("compute.engines"),
+        precisions=table.texts("compute.precisions"),
+        session_mb=table.integer("memory.session_mb", 16, 1 << 20),
+        sessions=table.integer("limits.sessions", 1, 1024),
+        idle_timeout_s=table.number("limits.idle_timeout_s", 0.1, 86400),
+        send_timeout_s=table.number("limits.send_timeout_s", 0.1, 3600),
+        pending_slices=table.integer("limits.pending_slices", 1, 65536),
+    )
+    table.refuse_unknown()
+    return profile
+
+
+class _Table:
+    """Reads typed values out of a nested table by dotted key, and remembers which were asked for."""
+
+    def __init__(self, where: str, document: Mapping[str, Any]) -> None:
+        self._where = where
+        self._values = dict(_flatten(document))
+        self._read: set[str] = set()
+
+    def text(self, key: str) -> str:
+        value = self._value(key)
+        if not isinstance(value, str) or not value:
+            raise self._wrong(key, value, "a text")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._value(key)
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            raise self._wrong(key, value, "a list of texts with at least one entry")
+        return tuple(value)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value = self._value(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self._wrong(key, value, f"a whole number from {low} to {high}")
+        return value
+
+    def number(self, key: str, low: float, high: float) -> float:
+        value = self._value(key)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not (math.isfinite(value) and low <= value <= high)
+        ):
+            raise self._wrong(key, value, f"a number from {low} to {high}")
+        return float(value)
+
+    def refuse_unknown(self) -> None:
+        unknown = sorted(set(self._values) - self._read)
+        if unknown:
+            raise ProfileError(f"{self._where}: unknown key {unknown[0]}; known are {', '.join(sorted(self._read))}")
+
+    def _value(self, key: str) -> Any:
+        self._read.add(key)
+        if key not in self._values:
+            raise ProfileError(f"{self._where}: {key} is missing")
+        return self._values[key]
+
+    def _wrong(self, key: str, value: object, expected: str) -> ProfileError:
+        return ProfileError(f"{self._where}: {key} = {value!r}: expected {expected}")
+
+
+def _flatten(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in document.items():
+        flat.extend(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
+    return flat

@@ -1,0 +1,117 @@
+"""What all sessions of one process share: profile, model, threads and the place where images go."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edge_runtime.bundle import Bundle, load_bundle
+from edge_runtime.engines import choose_engine
+from edge_runtime.errors import BundleError
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.pool import ReconstructionPool
+from edge_runtime.profile import Profile
+from edge_runtime.scan import Provenance
+
+
+def runtime_version() -> str:
+    """The installed version, or ``0+source`` in a bare checkout."""
+    try:
+        return version("edge-runtime")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle made ready on an engine."""
+
+    bundle: Bundle
+    reconstruction: LearnedReconstruction
+    precision: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Shared by all sessions; immutable but for the threads inside.
+
+    Attributes:
+        model: ``None`` where only classical images are wanted.
+        output: folder for DICOM series and reports, ``None`` to keep nothing.
+        previews: shares of a slice's expected readouts at which a preview is made.
+    """
+
+    profile: Profile
+    model: Model | None
+    pool: ReconstructionPool
+    executor: Executor | None
+    output: Path | None
+    previews: tuple[float, ...] = (0.25, 0.5, 0.75)
+
+    def provenance(self, *, learned: bool) -> Provenance:
+        """What made an image, the model's part only for learned ones."""
+        if not learned or self.model is None:
+            return Provenance(runtime_version(), profile=self.profile.name)
+        bundle = self.model.bundle
+        return Provenance(
+            runtime_version(),
+            bundle.name,
+            bundle.version,
+            bundle.digest,
+            self.model.engine,
+            self.model.precision,
+            self.profile.name,
+        )
+
+
+def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None) -> Model:
+    """Plans the first of the profile's precisions that the bundle holds and checks it against the golden outputs.
+
+    Args:
+        precision: insists on one.
+
+    Raises:
+        BundleError: the precision asked for is not in the bundle, or golden outputs are not reproduced.
+        EngineError: no engine of the profile runs it.
+    """
+    wanted = (precision,) if precision else tuple(p for p in profile.precisions if p in bundle.forms)
+    if not wanted or wanted[0] not in bundle.forms:
+        raise BundleError(
+            f"bundle {bundle.name} holds {', '.join(sorted(bundle.forms))}; "
+            f"wanted is {precision or ' or '.join(profile.precisions)}"
+        )
+    form = bundle.forms[wanted[0]]
+    engine = choose_engine(profile.engines, form.precision)
+    session = engine.plan(form.onnx, profile.threads)
+    bundle.check_golden(session, form)
+    return Model(bundle, LearnedReconstruction(bundle.settings, session), form.precision, engine.version())
+
+
+@contextlib.contextmanager
+def open_runtime(
+    profile: Profile,
+    *,
+    bundle: Path | None,
+    output: Path | None,
+    precision: str | None = None,
+    previews: tuple[float, ...] = (0.25, 0.5, 0.75),
+) -> Iterator[Runtime]:
+    """Makes everything ready, and ends the threads afterwards.
+
+    Args:
+        bundle: the model bundle, ``None`` for classical images only.
+    """
+    model = prepare_model(load_bundle(bundle), profile, precision) if bundle is not None else None
+    executor = ThreadPoolExecutor(profile.threads, thread_name_prefix="columns") if profile.threads > 1 else None
+    pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
+    try:
+        yield Runtime(profile, model, pool, executor, output, previews)
+    finally:
+        pool.close()
+        if executor is not None:
+            executor.shutdown()

@@ -1,0 +1,327 @@
+"""The vocabulary of the street: what a scan is, from its header to its images.
+
+A scan has a header, a stream of readouts that arrive in batches, and images with evidence. Everything here is a frozen value;
+nothing here knows sockets, files or reconstruction.
+
+Coordinates: patient coordinates in millimetres (left, posterior, superior positive, as in DICOM and MRD). Images are
+``(phase_encodes, columns)``: columns run along the readout direction, rows along the phase-encode direction.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+class ReadoutFlag(enum.IntFlag):
+    """Acquisition flags of ISMRMRD v1; flag n of the standard is bit n - 1."""
+
+    FIRST_IN_ENCODE_STEP1 = 1 << 0
+    LAST_IN_ENCODE_STEP1 = 1 << 1
+    FIRST_IN_ENCODE_STEP2 = 1 << 2
+    LAST_IN_ENCODE_STEP2 = 1 << 3
+    FIRST_IN_AVERAGE = 1 << 4
+    LAST_IN_AVERAGE = 1 << 5
+    FIRST_IN_SLICE = 1 << 6
+    LAST_IN_SLICE = 1 << 7
+    FIRST_IN_CONTRAST = 1 << 8
+    LAST_IN_CONTRAST = 1 << 9
+    FIRST_IN_PHASE = 1 << 10
+    LAST_IN_PHASE = 1 << 11
+    FIRST_IN_REPETITION = 1 << 12
+    LAST_IN_REPETITION = 1 << 13
+    FIRST_IN_SET = 1 << 14
+    LAST_IN_SET = 1 << 15
+    FIRST_IN_SEGMENT = 1 << 16
+    LAST_IN_SEGMENT = 1 << 17
+    IS_NOISE_MEASUREMENT = 1 << 18
+    IS_PARALLEL_CALIBRATION = 1 << 19
+    IS_PARALLEL_CALIBRATION_AND_IMAGING = 1 << 20
+    IS_REVERSE = 1 << 21
+    IS_NAVIGATION_DATA = 1 << 22
+    IS_PHASECORR_DATA = 1 << 23
+    LAST_IN_MEASUREMENT = 1 << 24
+    IS_HPFEEDBACK_DATA = 1 << 25
+    IS_DUMMYSCAN_DATA = 1 << 26
+    IS_RTFEEDBACK_DATA = 1 << 27
+    IS_SURFACECOILCORRECTIONSCAN_DATA = 1 << 28
+    IS_PHASE_STABILIZATION_REFERENCE = 1 << 29
+    IS_PHASE_STABILIZATION = 1 << 30
+    COMPRESSION1 = 1 << 52
+    COMPRESSION2 = 1 << 53
+    COMPRESSION3 = 1 << 54
+    COMPRESSION4 = 1 << 55
+    USER1 = 1 << 56
+    USER2 = 1 << 57
+    USER3 = 1 << 58
+    USER4 = 1 << 59
+    USER5 = 1 << 60
+    USER6 = 1 << 61
+    USER7 = 1 << 62
+    USER8 = 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingSpace:
+    """A matrix and its field of view; axes are readout, phase encode, partition (or slice)."""
+
+    matrix: tuple[int, int, int]
+    field_of_view_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The inclusive range of a counter; ``centre`` is the index of the centre of k-space where the counter is an encode."""
+
+    minimum: int = 0
+    maximum: int = 0
+    centre: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MriEncoding:
+    """The modality-specific part of an MRI header.
+
+    Attributes:
+        limits: by MRD's names: ``kspace_encoding_step_1``, ``kspace_encoding_step_2``, ``slice``, ``average``, ``contrast``,
+            ``phase``, ``repetition``, ``set``, ``segment``. A name that the header leaves out is absent.
+        acceleration: nominal factors along phase encodes and partitions.
+    """
+
+    encoded: EncodingSpace
+    recon: EncodingSpace
+    trajectory: str
+    limits: Mapping[str, Limit]
+    acceleration: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """Who is scanned; empty strings where the scanner did not say. Dates are DICOM DA (YYYYMMDD)."""
+
+    identifier: str = ""
+    name: str = ""
+    birth_date: str = ""
+    sex: str = ""
+    weight_kg: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The examination this scan belongs to; empty strings where the scanner did not say. Date DA, time TM."""
+
+    instance_uid: str = ""
+    identifier: str = ""
+    description: str = ""
+    accession_number: str = ""
+    date: str = ""
+    time: str = ""
+    referring_physician: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scanner:
+    """The machine that measures."""
+
+    manufacturer: str = ""
+    model: str = ""
+    institution: str = ""
+    station: str = ""
+    device_serial_number: str = ""
+    field_strength_t: float | None = None
+    receiver_coils: int | None = None
+    resonance_frequency_hz: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Timing and contrast as declared in the header; one value a contrast where several are given."""
+
+    repetition_time_ms: tuple[float, ...] = ()
+    echo_time_ms: tuple[float, ...] = ()
+    inversion_time_ms: tuple[float, ...] = ()
+    flip_angle_deg: tuple[float, ...] = ()
+    sequence_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanHeader:
+    """One scan as declared before its first readout.
+
+    Attributes:
+        parameters: the header's user parameters, by name.
+        simulated: the scan was made by a simulator and must be labelled so wherever it goes.
+        notes: what the parser had to assume or mend, in plain words; shown with every image.
+    """
+
+    encoding: MriEncoding
+    scanner: Scanner = Scanner()
+    patient: Patient = Patient()
+    study: Study = Study()
+    sequence: Sequence = Sequence()
+    measurement_id: str = ""
+    protocol_name: str = ""
+    series_description: str = ""
+    body_part: str = ""
+    patient_position: str = ""
+    frame_of_reference_uid: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    simulated: bool = False
+    notes: tuple[str, ...] = ()
+
+
+COUNTERS = ("phase_encode", "partition", "average", "slice", "contrast", "phase", "repetition", "set", "segment")
+"""Encoding counters of a readout, in MRD's order; the first two are its kspace_encode_step_1 and _2."""
+
+READOUT_FIELDS: tuple[tuple[str, object], ...] = (
+    ("flags", "<u8"),
+    ("scan_counter", "<u4"),
+    ("time_stamp", "<u4"),
+    ("centre_sample", "<u2"),
+    ("discard_pre", "<u2"),
+    ("discard_post", "<u2"),
+    ("encoding_space", "<u2"),
+    ("sample_time_us", "<f4"),
+    ("position", ("<f4", (3,))),
+    ("read_direction", ("<f4", (3,))),
+    ("phase_direction", ("<f4", (3,))),
+    ("slice_direction", ("<f4", (3,))),
+    *((name, "<u2") for name in COUNTERS),
+)
+"""What every readout says of itself. A link may hand on a view of its wire format that has at least these fields."""
+
+READOUT_DTYPE = np.dtype(list(READOUT_FIELDS))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadoutBatch:
+    """Readouts of one size, in the order they arrived.
+
+    Attributes:
+        header: structured array ``(readouts,)`` with at least the fields of `READOUT_DTYPE`.
+        samples: complex64 ``(readouts, coils, samples)``, finite.
+    """
+
+    header: npt.NDArray[np.void]
+    samples: npt.NDArray[np.complex64]
+
+    def __len__(self) -> int:
+        return len(self.header)
+
+    @property
+    def coils(self) -> int:
+        return int(self.samples.shape[1])
+
+    def __getitem__(self, index: slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> ReadoutBatch:
+        return ReadoutBatch(self.header[index], self.samples[index])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SliceKey:
+    """Which image of a scan: every combination of these counters is one."""
+
+    slice: int = 0
+    contrast: int = 0
+    phase: int = 0
+    repetition: int = 0
+    set: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where an image lies. ``None`` directions: the scanner sent none, and none are guessed.
+
+    Attributes:
+        centre_mm: the image's centre, half-way between its first and last voxel along every axis.
+        read_direction: unit vector of increasing column.
+        phase_direction: unit vector of increasing row.
+        slice_direction: unit vector of increasing slice.
+        field_of_view_mm: along readout, phase encode and slice.
+    """
+
+    centre_mm: tuple[float, float, float]
+    read_direction: tuple[float, float, float] | None
+    phase_direction: tuple[float, float, float] | None
+    slice_direction: tuple[float, float, float] | None
+    field_of_view_mm: tuple[float, float, float]
+
+
+class Method(str, enum.Enum):
+    """How an image was made from the samples."""
+
+    ZERO_FILLED = "zero_filled"
+    CLASSICAL = "classical"
+    LEARNED = "learned"
+
+
+class Completeness(str, enum.Enum):
+    """Which part of the scan an image was made from."""
+
+    PREVIEW = "preview"  # a part, while the scan goes on
+    FINAL = "final"  # all of it
+    INCOMPLETE = "incomplete"  # the scan ended early
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How well a reconstruction agrees with samples, in units of the noise.
+
+    All are root-mean-square magnitudes of complex samples in the scanner's units after whitening. A reconstruction that fits
+    the samples down to the noise has a residual equal to ``noise_floor``; held-out samples were never shown to it.
+    """
+
+    held_out_residual: float | None
+    fitted_residual: float
+    noise_floor: float | None
+    held_out_samples: int
+    fitted_samples: int
+    noise_source: str
+
+    @property
+    def held_out_ratio(self) -> float | None:
+        """Held-out residual over noise floor; 1 is perfect, None where either is unknown."""
+        if self.held_out_residual is None or not self.noise_floor:
+            return None
+        return self.held_out_residual / self.noise_floor
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The identity of everything that made an image; empty where a part took no share."""
+
+    runtime_version: str
+    bundle_name: str = ""
+    bundle_version: str = ""
+    bundle_digest: str = ""
+    engine: str = ""
+    precision: str = ""
+    profile: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A magnitude image and what must never be separated from it.
+
+    Attributes:
+        pixels: float32 ``(rows, columns)``, in the scanner's units.
+        measured_share: measured phase encodes over those of a fully sampled scan.
+        acceleration: effective acceleration factor of what was measured.
+        acquired_at: seconds since the epoch, when the image's last readout arrived.
+        notes: assumptions and limits in plain words (missing counters, zero directions, degraded steps).
+    """
+
+    pixels: npt.NDArray[np.float32]
+    method: Method
+    completeness: Completeness
+    key: SliceKey
+    geometry: Geometry
+    provenance: Provenance
+    measured_share: float
+    acceleration: float
+    acquired_at: float
+    evidence: Evidence | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,453 @@
+"""One scan from its first message to its last image.
+
+    state           message            next state     what happens
+    AWAIT_CONFIG    configuration      AWAIT_HEADER   a known name selects what is reconstructed
+    AWAIT_HEADER    header             RECEIVING      geometry and memory are checked
+    RECEIVING       readouts           RECEIVING      assembled; slices, previews and calibrations are scheduled
+    RECEIVING       close              ENDED          what is still open becomes images or a reason
+    any             text, waveform     the same       taken note of
+    any             anything else      ENDED          refused with a text that names it
+
+A session knows no socket: a link feeds it messages as method calls and gives it an `Outbound` to answer through. It is
+driven by one thread; images leave from the pool's threads. However it ends, every slice that holds samples becomes an
+image or a sentence that says why none is possible.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.delivery.dicom import SeriesWriter
+from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError
+from edge_runtime.modalities.mri.assemble import Assembler
+from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.layout import Layout
+from edge_runtime.modalities.mri.reconstruct import (
+    FEW_ACS_LINES,
+    MOST_ACS_LINES,
+    Calibration,
+    SliceSamples,
+    calibrate,
+    calibration_lines,
+    reconstruct,
+)
+from edge_runtime.pool import Priority
+from edge_runtime.runtime import Runtime
+from edge_runtime.scan import Completeness, Geometry, Image, Method, ReadoutBatch, ScanHeader, SliceKey
+
+log = logging.getLogger(__name__)
+
+CONFIGURATIONS: dict[str, tuple[Method, ...]] = {
+    "edge": (Method.LEARNED, Method.CLASSICAL),
+    "default": (Method.LEARNED, Method.CLASSICAL),
+    "openrecon": (Method.LEARNED, Method.CLASSICAL),
+    "edge-all": (Method.LEARNED, Method.CLASSICAL, Method.ZERO_FILLED),
+    "edge-classical": (Method.CLASSICAL, Method.ZERO_FILLED),
+}
+"""What each configuration name sends back. OpenRecon always asks for ``openrecon``."""
+
+
+class State(enum.Enum):
+    """Where a session is; see the table above."""
+
+    AWAIT_CONFIG = "awaiting the configuration"
+    AWAIT_HEADER = "awaiting the header"
+    RECEIVING = "receiving"
+    ENDED = "ended"
+
+
+class Outbound(Protocol):
+    """How a session answers; calls come from several threads and must not raise when the scanner has gone."""
+
+    def text(self, message: str) -> None: ...
+
+    def image(self, image: Image, series: int, index: int) -> None: ...
+
+
+@dataclass
+class _SliceProgress:
+    """What has been scheduled for a slice."""
+
+    previews_due: list[float]
+    waiting_said: bool = False
+    acs_lines: int = 0
+    calibration: Calibration | None = None
+    calibration_identity: bytes = b""
+    calibrating: Future[None] | None = None
+    preview: Future[None] | None = None
+    final_queued: bool = False
+
+
+@dataclass
+class ScanReport:
+    """What happened, with times in seconds since the first byte; written as ``report.json``."""
+
+    scan_id: str
+    started_at: float
+    configuration: str = ""
+    readouts: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    error: str = ""
+    last_readout_s: float = 0.0
+    images: list[dict[str, Any]] = field(default_factory=list)
+    no_image: list[str] = field(default_factory=list)
+
+
+class Session:
+    """See the module's text.
+
+    Args:
+        runtime: what sessions share.
+        outbound: where answers go.
+        scan_id: names the scan's folder.
+    """
+
+    def __init__(self, runtime: Runtime, outbound: Outbound, scan_id: str) -> None:
+        self.state = State.AWAIT_CONFIG
+        self.report = ScanReport(scan_id, time.time())
+        self._runtime = runtime
+        self._out = outbound
+        self._start = time.monotonic()
+        self._methods: tuple[Method, ...] = ()
+        self._header: ScanHeader | None = None
+        self._assembler: Assembler | None = None
+        self._writer: SeriesWriter | None = None
+        self._progress: dict[SliceKey, _SliceProgress] = {}
+        self._jobs: list[Future[None]] = []
+        self._deliver = threading.Lock()
+        self._writing = threading.Lock()
+        self._series: dict[tuple[Method, Completeness], int] = {}
+        self._said: set[str] = set()
+
+    # Messages, in the order of the table
+
+    def configure(self, name: str) -> None:
+        """A configuration by its name.
+
+        Raises:
+            ProtocolError: unknown name, or not the time for it.
+        """
+        self._expect(State.AWAIT_CONFIG, "configuration")
+        if name not in CONFIGURATIONS:
+            raise ProtocolError("configuration", name, f"unknown; known are {', '.join(CONFIGURATIONS)}")
+        methods = CONFIGURATIONS[name]
+        if self._runtime.model is None:
+            methods = tuple(m for m in methods if m is not Method.LEARNED)
+        self._methods, self.report.configuration = methods, name
+        self.state = State.AWAIT_HEADER
+
+    def begin(self, header: ScanHeader) -> None:
+        """The scan's header.
+
+        Raises:
+            ScanRefused: not a scan this runtime reconstructs, or too large.
+        """
+        self._expect(State.AWAIT_HEADER, "header")
+        layout = Layout.of(header)
+        layout.check_budget(header.scanner.receiver_coils or 1, self._runtime.profile.session_bytes)
+        self._header = header
+        self._assembler = Assembler(header, layout, self._runtime.profile.session_bytes)
+        if self._runtime.output is not None:
+            self._writer = SeriesWriter(self._runtime.output / self.report.scan_id, header, scan_id=self.report.scan_id)
+        for note in (*header.notes, *layout.notes):
+            self._say(f"note: {note}")
+        self.state = State.RECEIVING
+
+    def readouts(self, batch: ReadoutBatch) -> None:
+        """Readouts as they arrive; returns when they are assembled, later when the reconstruction queue is full.
+
+        Raises:
+            ScanRefused: a readout contradicts the header.
+        """
+        self._expect(State.RECEIVING, "readout")
+        assert self._assembler is not None
+        self.report.readouts += len(batch)
+        self.report.last_readout_s = time.monotonic() - self._start
+        for key, complete in self._assembler.add(batch):
+            self._advance(key, complete)
+
+    def close(self) -> None:
+        """The scanner has sent everything it will."""
+        if self.state is State.ENDED:
+            return
+        if self.state is State.RECEIVING:
+            assert self._assembler is not None
+            for key, complete in self._assembler.finish():
+                self._advance(key, complete)
+            self._end_open_slices()
+            self._explain_nothing()
+        else:
+            self._no_image(f"the connection was closed while {self.state.value}")
+        self._end()
+
+    def abort(self, reason: str) -> None:
+        """The scan can't go on (refused input, stalled or lost link): says why, and saves what was measured."""
+        if self.state is State.ENDED:
+            return
+        self.report.error = reason
+        log.warning("scan %s ended early: %s", self.report.scan_id, reason)
+        self._out.text(f"error: {reason}")
+        if self.state is State.RECEIVING and self._assembler is not None:
+            self._assembler.notes.append(f"the scan ended early: {reason}")
+            self._end_open_slices(aborted=True)
+            self._explain_nothing()
+        self._end()
+
+    # Scheduling
+
+    def _advance(self, key: SliceKey, complete: bool) -> None:
+        assert self._assembler is not None
+        progress = self._progress.setdefault(key, _SliceProgress(sorted(self._runtime.previews)))
+        if complete:
+            self._final(key, Completeness.FINAL)
+            return
+        measured = self._assembler.measured(key)
+        acs = calibration_lines(measured)
+        lines = acs.stop - acs.start
+        grown, progress.acs_lines = lines != progress.acs_lines, lines
+        if progress.calibrating is None and (lines == MOST_ACS_LINES or (lines >= FEW_ACS_LINES and not grown)):
+            self._calibrate_ahead(key, progress)
+        share = self._assembler.lines_measured(key) / self._assembler.layout.expected_lines
+        due = [at for at in progress.previews_due if share >= at]
+        if not due or share >= 1:
+            return
+        if lines == 0:
+            if not progress.waiting_said:
+                progress.waiting_said = True
+                layout = self._assembler.layout
+                self._out.text(
+                    f"waiting: slice {key.slice}: {share:.0%} measured, no image yet; the centre of k-space "
+                    f"(phase encode {layout.centre_step}) is still to come"
+                )
+            return
+        del progress.previews_due[: len(due)]
+        if progress.preview is None or progress.preview.done():
+            progress.preview = self._preview(key, progress)
+
+    def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
+        """Sensitivities while readouts still arrive, so that the last one leaves less to do."""
+        assert self._assembler is not None
+        hybrid, measured = self._assembler.calibration_snapshot(key)
+
+        def job() -> None:
+            calibration = calibrate(hybrid, measured)
+            identity = _identity(hybrid, calibration.acs)
+            progress.calibration, progress.calibration_identity = calibration, identity
+
+        progress.calibrating = self._runtime.pool.offer(Priority.CALIBRATION, job)
+
+    def _preview(self, key: SliceKey, progress: _SliceProgress) -> Future[None] | None:
+        assert self._assembler is not None
+        samples = self._assembler.snapshot(key)
+        hybrid, measured = self._assembler.calibration_snapshot(key)
+        geometry, notes = self._assembler.geometry(key), self._notes()
+        share = float(samples.measured.sum()) / self._assembler.layout.lines
+        arrived = time.time()
+
+        def job() -> None:
+            if progress.final_queued:  # which overtook this one
+                return
+            calibration = self._calibration(progress, hybrid, measured)
+            self._reconstruct(key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived)
+
+        future = self._runtime.pool.offer(Priority.PREVIEW, job)
+        if future is not None:
+            self._jobs.append(future)
+        return future
+
+    def _final(self, key: SliceKey, completeness: Completeness, extra_note: str = "") -> None:
+        assert self._assembler is not None
+        progress = self._progress.setdefault(key, _SliceProgress([]))
+        progress.final_queued = True
+        samples = self._assembler.snapshot(key)
+        hybrid, measured = self._assembler.calibration_snapshot(key)
+        geometry, notes = self._assembler.geometry(key), self._notes()
+        if extra_note:
+            notes = (*notes, extra_note)
+        share = float(samples.measured.sum()) / self._assembler.layout.lines
+        self._assembler.release(key)
+        arrived = time.time()
+
+        def job() -> None:
+            try:
+                calibration = self._calibration(progress, hybrid, measured)
+                self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived)
+            except NoImage as error:
+                self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
+            except EdgeRuntimeError as error:
+                self._no_image(f"slice {key.slice} repetition {key.repetition}: {type(error).__name__}: {error}")
+
+        self._jobs.append(self._runtime.pool.submit(Priority.FINAL, job))
+        self._progress.pop(key, None)
+
+    def _end_open_slices(self, *, aborted: bool = False) -> None:
+        assert self._assembler is not None
+        layout = self._assembler.layout
+        for key in self._assembler.open_slices():
+            measured = self._assembler.lines_measured(key)
+            if measured == 0:
+                self._assembler.release(key)
+            elif measured >= layout.expected_lines and not aborted:
+                self._final(key, Completeness.FINAL)
+            else:
+                note = f"{measured} of {layout.expected_lines} expected phase encodes were measured"
+                self._final(key, Completeness.INCOMPLETE, note)
+
+    def _explain_nothing(self) -> None:
+        """Says why, where a scan held nothing of which an image could even be tried."""
+        if self._jobs:
+            return
+        if self.report.readouts == 0:
+            self._no_image("the scan had a header and no readouts")
+        else:
+            left_out = [note for note in self._notes() if note.endswith("were left out")]
+            self._no_image("; ".join([f"no image lines among {self.report.readouts} readouts", *left_out]))
+
+    # Reconstruction, in the pool's threads
+
+    def _calibration(self, progress: _SliceProgress, hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
+        """The calibration made ahead, if it was made of the very same samples; else a new one."""
+        acs = calibration_lines(measured)
+        ahead = progress.calibration
+        if ahead is not None and ahead.acs == acs and progress.calibration_identity == _identity(hybrid, acs):
+            return ahead
+        return calibrate(hybrid, measured)
+
+    def _reconstruct(
+        self,
+        key: SliceKey,
+        samples: SliceSamples,
+        calibration: Calibration,
+        geometry: Geometry,
+        completeness: Completeness,
+        notes: tuple[str, ...],
+        share: float,
+        arrived: float,
+    ) -> None:
+        assert self._assembler is not None
+        model = self._runtime.model if Method.LEARNED in self._methods else None
+        if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
+            notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
+        began = time.monotonic()
+        learned = model.reconstruction if model else None
+        for method, made in reconstruct(samples, calibration, learned, self._runtime.executor):
+            if method not in self._methods:
+                continue
+            resized = self._assembler.layout.to_recon_matrix(np.asarray(made.image))
+            image = Image(
+                pixels=np.abs(resized).astype(np.float32),
+                method=method,
+                completeness=completeness,
+                key=key,
+                geometry=geometry,
+                provenance=self._runtime.provenance(learned=method is Method.LEARNED),
+                measured_share=share,
+                acceleration=samples.measured.size / max(1, int(samples.measured.sum())),
+                acquired_at=arrived,
+                evidence=made.evidence,
+                notes=notes,
+            )
+            self._deliver_image(image, computed_s=time.monotonic() - began)
+
+    def _deliver_image(self, image: Image, computed_s: float) -> None:
+        """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
+        with self._deliver:
+            kind = (image.method, image.completeness)
+            index = self._series.get(kind, 0) + 1
+            self._series[kind] = index
+            series = list(self._series).index(kind) + 1
+        self._out.image(image, series, index)
+        record = {
+            "slice": image.key.slice,
+            "contrast": image.key.contrast,
+            "repetition": image.key.repetition,
+            "method": image.method.value,
+            "completeness": image.completeness.value,
+            "measured_share": round(image.measured_share, 4),
+            "acceleration": round(image.acceleration, 3),
+            "evidence": asdict(image.evidence) if image.evidence else None,
+            "provenance": asdict(image.provenance),
+            "computed_s": round(computed_s, 4),
+            "sent_s": round(time.monotonic() - self._start, 4),
+            "latency_s": round(time.time() - image.acquired_at, 4),
+            "dicom": None,
+        }
+        if self._writer is not None and image.completeness is not Completeness.PREVIEW:
+            try:
+                with self._writing:
+                    record["dicom"] = str(self._writer.write(image, index))
+            except DeliveryError as error:
+                log.error("scan %s: %s", self.report.scan_id, error)
+                self._out.text(f"error: {error}")
+                record["dicom_error"] = str(error)
+        with self._deliver:
+            self.report.images.append(record)
+
+    # Ends
+
+    def _end(self) -> None:
+        for job in self._jobs:
+            error = job.exception()  # waits
+            if error is not None and not isinstance(error, NoImage):
+                log.error("scan %s: a reconstruction failed", self.report.scan_id, exc_info=error)
+                self._no_image(f"a reconstruction failed: {type(error).__name__}: {error}")
+        self.state = State.ENDED
+        if self._assembler is not None:
+            self.report.left_out.update(self._assembler.left_out)
+            self.report.notes = list(self._assembler.notes)
+        self._write_report()
+
+    def _write_report(self) -> None:
+        if self._runtime.output is None:
+            return
+        path = self._runtime.output / self.report.scan_id / "report.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(f"{path}.partial")
+            partial.write_text(json.dumps(asdict(self.report), indent=2) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            log.error("%s: the report could not be written: %s", path, error)
+
+    def _notes(self) -> tuple[str, ...]:
+        assert self._assembler is not None and self._header is not None
+        left_out = tuple(
+            f"{n} readouts with {name} were left out" for name, n in sorted(self._assembler.left_out.items())
+        )
+        return (*self._header.notes, *self._assembler.notes, *left_out)
+
+    def _no_image(self, reason: str) -> None:
+        self.report.no_image.append(reason)
+        self._out.text(f"no image: {reason}")
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._out.text(text)
+
+    def _expect(self, state: State, message: str) -> None:
+        if self.state is state:
+            return
+        if self.state is State.RECEIVING and message in ("configuration", "header"):
+            raise ProtocolError(
+                "message", message, "a second scan on the same connection; open a connection for each scan"
+            )
+        raise ProtocolError("message", message, f"came while the session was {self.state.value}")
+
+
+def _identity(hybrid: Complex, acs: slice) -> bytes:
+    """Tells whether two calibrations would see the same samples."""
+    return hashlib.blake2b(np.ascontiguousarray(hybrid[:, acs]).tobytes() + repr(acs).encode()).digest()

@@ -1,0 +1,41 @@
+"""Which measured samples the learned reconstruction may not see.
+
+Each band of readout columns gives up one measured line outside the ACS, another line in each band. Every column thus loses one
+line, at a spatial frequency that changes along the image, and no column's neighbourhood knows the line that it lost.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.modalities.mri.sampling import contiguous_centre
+
+BANDS = 8
+"""Bands along the readout, so that evidence is gathered at this many spatial frequencies."""
+
+FEWEST_LINES = 8
+"""With fewer measured lines outside the ACS nothing is held out: the loss would outweigh the evidence."""
+
+
+def choose_held_out(measured: npt.NDArray[np.bool_], columns: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Held-out samples in hybrid space.
+
+    Args:
+        measured: ``(phase_encodes,)``.
+        columns: readout columns of the image.
+        rng: seeded from the scan's identity, so that a repeated reconstruction holds out the same samples.
+
+    Returns:
+        ``(phase_encodes, columns)``; all false where there are too few lines to spare one.
+    """
+    held_out = np.zeros((measured.size, columns), np.bool_)
+    outer = measured.copy()
+    outer[contiguous_centre(measured)] = False
+    candidates = np.flatnonzero(outer)
+    if candidates.size < FEWEST_LINES:
+        return held_out
+    edges = np.linspace(0, columns, BANDS + 1).round().astype(int)
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        held_out[rng.choice(candidates), start:stop] = True
+    return held_out
