@@ -1,0 +1,145 @@
+"""The desk toolchain's command line: ``edge-export simulate | train | bundle | demo-scan``.
+
+Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_runtime.errors import EdgeRuntimeError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+NEEDED = ("torch", "onnx", "scipy", "nibabel")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"edge-export: {', '.join(missing)} not installed: pip install 'edge-runtime[export]'", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (EdgeRuntimeError, OSError, ValueError) as error:
+        print(f"edge-export: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-export",
+        description="From training volumes to the bundle that a device runs.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n"
+        "  edge-export train export/configs/brain2d.toml --data ../shared/data/train --work build/brain2d\n"
+        "  edge-export bundle export/configs/brain2d.toml --work build/brain2d --out brain2d.edgebundle\n",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, run: object, *, data: bool) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("config", type=Path, help="configuration (TOML)")
+        sub.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the pool and checkpoints")
+        if data:
+            sub.add_argument(
+                "--data", type=Path, required=True, metavar="DIR", help="training volumes; nothing else is read"
+            )
+        sub.set_defaults(run=run)
+        return sub
+
+    command("simulate", "fill the pool of simulated acquisitions", _simulate, data=True)
+    train = command("train", "simulate what is missing, then train; resumes where it stopped", _train, data=True)
+    train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    bundle = command("bundle", "split, quantize and pack a trained model", _bundle, data=False)
+    bundle.add_argument("--out", type=Path, required=True, metavar="FILE")
+    demo = commands.add_parser("demo-scan", help="simulate the scan that the demo plays")
+    demo.add_argument("volume", type=Path, help="Colin27 T1 (Debian mricron-data: ch2.nii.gz)")
+    demo.add_argument("--out", type=Path, required=True, metavar="DIR")
+    demo.set_defaults(run=_demo_scan)
+    return parser
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from export.config import load_config
+    from export.digest import files_digest
+    from export.simulate.pool import write_pool
+    from export.simulate.volumes import load_volumes, volume_files
+
+    config = load_config(options.config).simulate
+    volumes = load_volumes(options.data)
+    print(f"{len(volumes)} volumes: {', '.join(volume.name for volume in volumes)}")
+    digest = files_digest(volume_files(options.data), options.data)
+    pool = options.work / "pool"
+    write_pool(pool, volumes, config.count, config.seed, config.phantom_share, _Progress("acquisitions"))
+    (options.work / "data.json").write_text(
+        json.dumps({"sha256": digest, "volumes": [volume.name for volume in volumes]}, indent=2) + "\n",
+        encoding="utf-8",
+    )
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    import torch
+
+    from export.config import load_config
+    from export.train import train
+
+    _simulate(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    config = load_config(options.config)
+
+    def report(record: dict[str, float]) -> None:
+        left = (record["of"] - record["step"]) * record["s_per_step"] / 60
+        print(
+            f"step {record['step']:.0f} of {record['of']:.0f}  loss {record['loss']:.4f}  {left:.0f} min left",
+            flush=True,
+        )
+
+    path = train(config.network, config.train, options.work / "pool", options.work, report)
+    print(f"written: {path}")
+    return 0
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from export.bundle import make_bundle
+    from export.config import load_config
+
+    digest = make_bundle(load_config(options.config), options.config, options.work, options.out)
+    print(f"written: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB, SHA-256 {digest})")
+    return 0
+
+
+def _demo_scan(options: argparse.Namespace) -> int:
+    from export.simulate.demo_scan import write_demo_scan
+
+    for path in write_demo_scan(options.volume, options.out):
+        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+class _Progress:
+    """A line every few seconds."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._shown = what, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._shown > 5 or done == total:
+            self._shown = time.monotonic()
+            print(f"{self._what}: {done} of {total}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Network families: what is trained, and what of it becomes a graph."""

@@ -1,0 +1,1 @@
+"""From magnitude volumes to raw acquisitions: objects, coils, k-space, noise."""

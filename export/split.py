@@ -1,0 +1,40 @@
+"""Cuts the regulariser out of an unrolled network and writes it as one ONNX graph of real tensors."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import onnx
+import torch
+
+from export.families.unrolled import CONDITION_CHANNELS, IMAGE_CHANNELS, UnrolledNetwork
+
+OPSET = 17
+
+
+def regulariser_onnx(network: UnrolledNetwork) -> bytes:
+    """The regulariser as ONNX: input ``image (batch, 6, rows, columns)``, output ``correction (batch, 2, rows, columns)``.
+
+    Batch, rows and columns are dynamic; rows and columns must be multiples of ``network.regulariser.multiple``.
+    """
+    regulariser = network.regulariser.to(memory_format=torch.contiguous_format).eval()
+    example = torch.zeros(1, IMAGE_CHANNELS + CONDITION_CHANNELS, 4 * regulariser.multiple, 5 * regulariser.multiple)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the TorchScript exporter: no onnxscript, and a smaller graph
+        torch.onnx.export(
+            regulariser,
+            (example,),
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["correction"],
+            dynamic_axes={name: {0: "batch", 2: "rows", 3: "columns"} for name in ("image", "correction")},
+        )
+    model = onnx.load_model_from_string(buffer.getvalue())
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()

@@ -1,0 +1,44 @@
+"""The regulariser's inputs as met during reconstructions: what INT8 is calibrated on and golden inputs are taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.engines import Session
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.sense import SenseProblem
+from export.draws import draw_problem
+
+Tensor = npt.NDArray[np.float32]
+
+
+class _Recording:
+    """A session that keeps what it is fed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.inputs: list[Tensor] = []
+
+    def run(self, batch: Tensor) -> Tensor:
+        self.inputs.append(batch.copy())
+        return self._session.run(batch)
+
+
+def reconstruction_states(
+    pool: Path, settings: UnrolledSettings, session: Session, count: int, seed: int, columns: int = 96
+) -> Iterator[Tensor]:
+    """Every iteration's regulariser input over ``count`` simulated scans, one scan in memory at a time."""
+    files = sorted(pool.glob("*.npy"))
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
+        kspace = np.load(files[int(rng.integers(len(files)))], allow_pickle=False)
+        draw = draw_problem(kspace, rng, columns)
+        recording = _Recording(session)
+        problem = SenseProblem(draw.hybrid, draw.sensitivities, draw.mask)
+        LearnedReconstruction(settings, recording).run(problem, draw.first.T, 1.0, draw.noise_level)
+        yield from recording.inputs

@@ -1,0 +1,190 @@
+"""Trains the shipped family from one configuration file; interrupted runs resume from the last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.config import NetworkConfig, TrainingConfig
+from export.draws import Draw, draw_problem
+from export.families.unrolled import SenseProblem, UnrolledNetwork
+
+SSIM_WEIGHT = 0.25
+INTERMEDIATE_WEIGHT = 0.3
+EMA_DECAY = 0.998
+WEIGHT_LR_FACTOR = 5.0
+"""The few data-consistency weights move on a logarithmic scale and need longer steps."""
+
+
+class PoolDataset(torch.utils.data.Dataset[Draw]):
+    """The i-th training draw, a function of the seed and of i alone, so that a resumed run sees what an unbroken one would."""
+
+    def __init__(self, pool: Path, config: TrainingConfig) -> None:
+        self.files = sorted(pool.glob("*.npy"))
+        self.config = config
+        if not self.files:
+            raise FileNotFoundError(f"{pool}: the pool is empty; run edge-export simulate first")
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.batch
+
+    def __getitem__(self, index: int) -> Draw:
+        rng = np.random.default_rng([self.config.seed, index])
+        while True:
+            kspace = np.load(self.files[int(rng.integers(len(self.files)))], allow_pickle=False)
+            try:
+                return draw_problem(kspace, rng, self.config.columns)
+            except ValueError:  # an empty centre: a phantom without signal there
+                continue
+
+
+def train(
+    network_config: NetworkConfig,
+    config: TrainingConfig,
+    pool: Path,
+    out: Path,
+    report: Callable[[dict[str, float]], None],
+) -> Path:
+    """Trains and writes ``out/model.pt`` (averaged weights); returns its path.
+
+    ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    network = UnrolledNetwork(network_config)
+    network.low_precision = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    network.regulariser.to(memory_format=torch.channels_last)
+    averaged = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+    )
+    optimiser = torch.optim.Adam(
+        [
+            {"params": list(network.regulariser.parameters()), "factor": 1.0},
+            {"params": [network.log_weights], "factor": WEIGHT_LR_FACTOR},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+    )
+    checkpoint = out / "checkpoint.pt"
+    first_step = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        first_step = int(state["step"])
+    network.train()
+    started, running = time.monotonic(), 0.0
+    for step, draws in _batches(PoolDataset(pool, config), config, first_step):
+        for group in optimiser.param_groups:
+            group["lr"] = group["factor"] * _learning_rate(step, config)
+        if step >= config.steps - config.full_precision_steps:
+            network.low_precision = False
+        optimiser.zero_grad(set_to_none=True)
+        problems = [problem_of(draw) for draw in draws]
+        firsts = [torch.from_numpy(draw.first) for draw in draws]
+        estimates = network(problems, firsts, [draw.noise_level for draw in draws])
+        losses = [scan_loss(e, torch.from_numpy(d.target)) for e, d in zip(estimates, draws, strict=True)]
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        if torch.isfinite(norm):
+            optimiser.step()
+            averaged.update_parameters(network)
+        running = 0.98 * running + 0.02 * loss.item() if step > first_step else loss.item()
+        if (step + 1) % 50 == 0:
+            elapsed = time.monotonic() - started
+            report(
+                {"step": step + 1, "of": config.steps, "loss": running, "s_per_step": elapsed / (step + 1 - first_step)}
+            )
+        if (step + 1) % 200 == 0 or step + 1 == config.steps:
+            _save(
+                checkpoint,
+                {
+                    "network": network.state_dict(),
+                    "averaged": averaged.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step + 1,
+                },
+            )
+            _save(
+                out / "model.pt",
+                {
+                    "config": json.dumps(asdict(network_config)),
+                    "step": step + 1,
+                    "weights": averaged.module.state_dict(),
+                },
+            )
+    return out / "model.pt"
+
+
+def load_model(path: Path) -> UnrolledNetwork:
+    """The network that `train` wrote. Pickles that hold more than tensors and plain values are refused by torch."""
+    state = torch.load(path, weights_only=True)
+    values = json.loads(state["config"])
+    network = UnrolledNetwork(NetworkConfig(**{**values, "widths": tuple(values["widths"])}))
+    network.load_state_dict(state["weights"])
+    return network.eval()
+
+
+def problem_of(draw: Draw) -> SenseProblem:
+    """A draw as the torch operator sees it."""
+    mask = torch.from_numpy(draw.mask).float()
+    return SenseProblem(torch.from_numpy(draw.hybrid), torch.from_numpy(draw.sensitivities), mask)
+
+
+def scan_loss(estimates: list[Tensor], target: Tensor) -> Tensor:
+    """Relative error of the complex image, structural dissimilarity of its magnitude, and a share of the steps before."""
+    scale = target.abs().square().sum().sqrt().clamp_min(1e-6)
+    errors = [(e - target).abs().square().sum().clamp_min(1e-12).sqrt() / scale for e in estimates[1:]]
+    dissimilarity = 1 - ssim(magnitude(estimates[-1]), magnitude(target))
+    return errors[-1] + SSIM_WEIGHT * dissimilarity + INTERMEDIATE_WEIGHT * torch.stack(errors[:-1]).mean()
+
+
+def magnitude(image: Tensor) -> Tensor:
+    """|image| with a gradient at zero."""
+    return torch.view_as_real(image).square().sum(-1).add(1e-10).sqrt()
+
+
+def ssim(image: Tensor, target: Tensor) -> Tensor:
+    """Mean structural similarity of two images of range about 1 (Wang et al., IEEE TIP 13:600, 2004), 7-pixel box window."""
+    x, y = image[None, None], target[None, None]
+    mean = lambda v: nn.functional.avg_pool2d(v, 7, stride=1)  # noqa: E731
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
+
+
+def _batches(dataset: PoolDataset, config: TrainingConfig, first_step: int) -> Iterator[tuple[int, list[Draw]]]:
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.Subset(dataset, range(first_step * config.batch, len(dataset))),
+        batch_size=config.batch,
+        num_workers=1,
+        prefetch_factor=4,
+        collate_fn=list,
+    )
+    yield from enumerate(loader, start=first_step)
+
+
+def _learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then a half cosine to a hundredth."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.rename(path)
