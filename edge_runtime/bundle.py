@@ -108,12 +108,12 @@ def load_bundle(path: Path) -> Bundle:
             members = _read_members(path, archive)
     except FileNotFoundError:
         raise BundleError(f"{path}: no such bundle") from None
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        # RuntimeError: an encrypted member.
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
+        # RuntimeError: an encrypted member; ValueError: offsets that lie outside the file.
         raise BundleError(f"{path}: not a readable bundle: {error}") from error
     try:
         return _parse(hashlib.sha256(content).hexdigest(), members)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{path}: the manifest or a golden array is malformed: {error!r}") from error
 
 

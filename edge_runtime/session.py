@@ -15,6 +15,7 @@ image or a sentence that says why none is possible.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import json
@@ -24,13 +25,12 @@ import time
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.delivery.dicom import SeriesWriter
-from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError
+from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.layout import Layout
@@ -46,6 +46,9 @@ from edge_runtime.modalities.mri.reconstruct import (
 from edge_runtime.pool import Priority
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Geometry, Image, Method, ReadoutBatch, ScanHeader, SliceKey
+
+if TYPE_CHECKING:
+    from edge_runtime.delivery.dicom import SeriesWriter
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +164,8 @@ class Session:
         self._header = header
         self._assembler = Assembler(header, layout, self._runtime.profile.session_bytes)
         if self._runtime.output is not None:
+            from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
+
             self._writer = SeriesWriter(self._runtime.output / self.report.scan_id, header, scan_id=self.report.scan_id)
         for note in (*header.notes, *layout.notes):
             self._say(f"note: {note}")
@@ -202,6 +207,9 @@ class Session:
         self._out.text(f"error: {reason}")
         if self.state is State.RECEIVING and self._assembler is not None:
             self._assembler.notes.append(f"the scan ended early: {reason}")
+            with contextlib.suppress(ScanRefused):
+                for key, complete in self._assembler.finish():
+                    self._advance(key, complete)
             self._end_open_slices(aborted=True)
             self._explain_nothing()
         self._end()
@@ -251,6 +259,8 @@ class Session:
 
     def _preview(self, key: SliceKey, progress: _SliceProgress) -> Future[None] | None:
         assert self._assembler is not None
+        if len(self._waiting()) >= self._assembler.slices_that_may_wait():
+            return None
         samples = self._assembler.snapshot(key)
         hybrid, measured = self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), self._notes()
@@ -261,7 +271,9 @@ class Session:
             if progress.final_queued:  # which overtook this one
                 return
             calibration = self._calibration(progress, hybrid, measured)
-            self._reconstruct(key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived)
+            self._reconstruct(
+                key, progress, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived
+            )
 
         future = self._runtime.pool.offer(Priority.PREVIEW, job)
         if future is not None:
@@ -271,6 +283,8 @@ class Session:
     def _final(self, key: SliceKey, completeness: Completeness, extra_note: str = "") -> None:
         assert self._assembler is not None
         progress = self._progress.setdefault(key, _SliceProgress([]))
+        while len(waiting := self._waiting()) >= self._assembler.slices_that_may_wait():
+            waiting[0].exception()  # memory is bounded: readouts wait until a reconstruction has ended
         progress.final_queued = True
         samples = self._assembler.snapshot(key)
         hybrid, measured = self._assembler.calibration_snapshot(key)
@@ -284,7 +298,7 @@ class Session:
         def job() -> None:
             try:
                 calibration = self._calibration(progress, hybrid, measured)
-                self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived)
+                self._reconstruct(key, progress, samples, calibration, geometry, completeness, notes, share, arrived)
             except NoImage as error:
                 self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
             except EdgeRuntimeError as error:
@@ -292,6 +306,10 @@ class Session:
 
         self._jobs.append(self._runtime.pool.submit(Priority.FINAL, job))
         self._progress.pop(key, None)
+
+    def _waiting(self) -> list[Future[None]]:
+        """Reconstructions that hold samples: they wait, or run."""
+        return [job for job in self._jobs if not job.done()]
 
     def _end_open_slices(self, *, aborted: bool = False) -> None:
         assert self._assembler is not None
@@ -329,6 +347,7 @@ class Session:
     def _reconstruct(
         self,
         key: SliceKey,
+        progress: _SliceProgress,
         samples: SliceSamples,
         calibration: Calibration,
         geometry: Geometry,
@@ -344,9 +363,11 @@ class Session:
         began = time.monotonic()
         learned = model.reconstruction if model else None
         for method, made in reconstruct(samples, calibration, learned, self._runtime.executor):
+            if completeness is Completeness.PREVIEW and progress.final_queued:  # the final image is wanted more
+                return
             if method not in self._methods:
                 continue
-            resized = self._assembler.layout.to_recon_matrix(np.asarray(made.image))
+            resized = self._assembler.layout.to_recon_matrix(made.image.astype(np.complex64))
             image = Image(
                 pixels=np.abs(resized).astype(np.float32),
                 method=method,

@@ -17,9 +17,9 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, NamedTuple, TypeAlias, cast
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -778,7 +778,7 @@ def legal_in_xml(text: str) -> str:
 
 def _escape(text: str) -> str:
     # A parser reads a bare carriage return as a line feed.
-    return escape(legal_in_xml(text), {"\r": "&#13;"})
+    return escape(legal_in_xml(text), quote=False).replace("\r", "&#13;")
 
 
 def parse_meta_attributes(xml: str) -> dict[str, list[str]]:

@@ -41,6 +41,9 @@ TRANSFORM_SAMPLES = 1 << 18
 
 MOST_NOTES = 32
 
+COPIES_OF_A_WAITING_SLICE = 2
+"""Its samples and those to calibrate from."""
+
 
 @dataclass
 class SliceBuffer:
@@ -187,6 +190,12 @@ class Assembler:
         if (counts[acs] > 1).any():
             hybrid[:, acs] /= np.maximum(counts[acs], 1).astype(np.float32)[:, None]
         return hybrid, measured
+
+    def slices_that_may_wait(self) -> int:
+        """How many slices may wait for reconstruction, as copies, beside those in progress and the one that is reconstructed; at
+        least one."""
+        fitting = self._budget_bytes // self.layout.slice_bytes(self._coils or 1)
+        return max(1, (fitting - WORKING_COPIES - len(self._open)) // COPIES_OF_A_WAITING_SLICE)
 
     def release(self, key: SliceKey) -> None:
         """Forgets a slice whose image is on its way; later readouts for it are refused."""

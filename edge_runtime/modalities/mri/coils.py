@@ -13,10 +13,10 @@ import numpy as np
 from edge_runtime.modalities.mri.fourier import Complex, centre_slice
 
 MAP_GRID = 48
-"""Points along each axis on which maps are computed before interpolation; kernels of 6 need at least 11."""
+"""Points along each axis on which maps are computed before interpolation; kernels of 4 need at least 7."""
 
-KERNEL = 6
-"""Longest calibration kernel along either axis."""
+KERNEL = 4
+"""Longest calibration kernel along either axis; longer ones starve on the few lines of a small ACS."""
 
 CALIBRATION_COLUMNS = 24
 """Low spatial frequencies along the readout that take part in calibration."""

@@ -83,5 +83,8 @@ def estimate_noise(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> NoiseLev
     outer = lines[np.argsort(distance, kind="stable")[-max(1, round(OUTER_SHARE * lines.size)) :]]
     kspace = to_kspace(hybrid[:, outer], axis=2)
     edge = max(1, round(CORNER_SHARE * kspace.shape[2]))
-    corners = np.abs(np.concatenate([kspace[:, :, :edge], kspace[:, :, -edge:]], axis=2))
-    return NoiseLevel(float(np.median(corners)) / MEDIAN_OF_UNIT_NOISE, "estimated from the corners of k-space")
+    ends = np.abs(np.stack([kspace[:, :, :edge], kspace[:, :, -edge:]]))
+    weaker, stronger = sorted(float(np.median(end)) for end in ends)
+    # One end of an asymmetric echo was not measured and holds zeros.
+    median = float(np.median(ends)) if weaker > stronger / 2 else stronger
+    return NoiseLevel(median / MEDIAN_OF_UNIT_NOISE, "estimated from the corners of k-space")

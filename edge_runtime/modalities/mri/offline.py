@@ -46,5 +46,5 @@ def reconstruct_scan(
         model = prepare_model(bundle, profile, precision)
         for method, made in reconstruct_kspace(kspace, mask, model.reconstruction).items():
             name = f"learned {precision.upper()}" if method is Method.LEARNED else method.value
-            images[name] = np.abs(made.image)
+            images[name] = made.image
     return images

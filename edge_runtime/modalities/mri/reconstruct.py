@@ -64,9 +64,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One image: complex or magnitude ``(phase_encodes, columns)``, and its evidence."""
+    """One magnitude image ``(phase_encodes, columns)`` and its evidence."""
 
-    image: Complex
+    image: npt.NDArray[np.float32]
     evidence: Evidence | None
 
 
@@ -110,41 +110,51 @@ def reconstruct(
     """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled."""
     measured = samples.measured
     hybrid = np.tensordot(calibration.compression, samples.hybrid, axes=1)
-    noise = samples.noise or estimate_noise(hybrid, measured)
+    # Neither the image's central lines nor those that separate calibration lines have shown already are held out.
+    shown = measured.copy()
+    shown[calibration.acs] = True
+    held_out = choose_held_out(shown, hybrid.shape[2], np.random.default_rng(samples.seed)) & measured[:, None]
+    noise = samples.noise or estimate_noise(hybrid, measured & ~held_out.any(axis=1))
     everything = np.broadcast_to(measured[:, None], hybrid.shape[1:])
     problem = SenseProblem(hybrid, calibration.sensitivities, everything, executor)
     if learned is not None:
-        # Neither the image's central lines nor those that separate calibration lines have shown already.
-        shown = measured.copy()
-        shown[calibration.acs] = True
-        held_out = choose_held_out(shown, hybrid.shape[2], np.random.default_rng(samples.seed))
         visible = everything & ~held_out
         seen = hybrid * visible
         blind_problem = problem.with_mask(seen, visible)
         first = regularised_sense(blind_problem, seen, measured, noise.standard_deviation)
         blind = learned.run(blind_problem, first, calibration.scale, noise.standard_deviation)
-        proof = evidence(problem, blind, hybrid, visible, held_out, noise)
-        # Measured against the held-out samples, the image may now have them: one more data-consistency step on all samples.
-        weight = learned.weights(calibration.scale, noise.standard_deviation)[-1]
-        final = problem.data_consistent(blind, weight, learned.settings.cg_steps)
-        yield Method.LEARNED, Reconstruction(final.T, proof)
+        # Measured against the held-out samples, the image may now have them: `_finished` puts in all that was measured.
+        residual = problem.residuals(blind, hybrid)
+        proof = evidence(residual, visible, held_out, noise)
+        yield Method.LEARNED, Reconstruction(_finished(problem, blind, residual, measured), proof)
     classical = regularised_sense(problem, hybrid, measured, noise.standard_deviation)
-    nothing = np.zeros(hybrid.shape[1:], np.bool_)
-    proof = evidence(problem, classical, hybrid, everything, nothing, noise)
-    yield Method.CLASSICAL, Reconstruction(classical.T, proof)
-    yield Method.ZERO_FILLED, Reconstruction(zero_filled(samples.hybrid, measured).astype(np.complex64), None)
+    residual = problem.residuals(classical, hybrid)
+    proof = evidence(residual, everything, np.zeros_like(everything), noise)
+    yield Method.CLASSICAL, Reconstruction(_finished(problem, classical, residual, measured), proof)
+    yield Method.ZERO_FILLED, Reconstruction(zero_filled(samples.hybrid, measured), None)
+
+
+def _finished(
+    problem: SenseProblem, image: Complex, residual: Complex, measured: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """The magnitude image ``(phase_encodes, columns)`` with every measured sample in its place."""
+    residual *= measured[None, :, None]
+    return np.ascontiguousarray(problem.substituted(image, residual).T)
 
 
 def evidence(
-    problem: SenseProblem,
-    image: Complex,
-    hybrid: Complex,
+    residual: Complex,
     fitted: npt.NDArray[np.bool_],
     held_out: npt.NDArray[np.bool_],
     noise: NoiseLevel,
 ) -> Evidence:
-    """Root-mean-square disagreement of an image ``(columns, phase_encodes)`` with samples it has seen and with those it has not."""
-    residual = problem.residuals(image, hybrid)
+    """Root-mean-square disagreement with the samples an image has seen and with those it has not.
+
+    Args:
+        residual: ``(coils, phase_encodes, columns)``.
+        fitted: samples that the reconstruction was given, ``(phase_encodes, columns)``.
+        held_out: measured samples that it was not given.
+    """
     power = np.mean(residual.real**2 + residual.imag**2, axis=0)
     return Evidence(
         held_out_residual=float(np.sqrt(power[held_out].mean())) if held_out.any() else None,

@@ -110,6 +110,27 @@ class SenseProblem:
         self.for_blocks(subtract)
         return out
 
+    def substituted(self, image: Complex, residual: Complex) -> npt.NDArray[np.float32]:
+        """The magnitude image that agrees with every measured sample: in each coil's k-space the model's samples give way to the
+        measured ones, and the coil images are combined by root-sum-of-squares.
+
+        Args:
+            image: ``(columns, phase_encodes)``.
+            residual: `residuals` of it where samples were measured, zero elsewhere, ``(coils, phase_encodes, columns)``.
+
+        Returns:
+            ``(columns, phase_encodes)``.
+        """
+        out = np.empty(self.shape, np.float32)
+
+        def combine(block: slice) -> None:
+            correction = to_image(np.ascontiguousarray(residual[:, :, block].transpose(2, 0, 1)), axis=2)
+            coil_images = self.sensitivities[block] * image[block, None, :] - correction
+            out[block] = np.sqrt(np.sum(coil_images.real**2 + coil_images.imag**2, axis=1))
+
+        self.for_blocks(combine)
+        return out
+
     def data_consistent(self, prior: Complex, weight: float, steps: int) -> Complex:
         """``argmin |A x - y|² + weight |x - prior|²`` by conjugate gradients from ``prior``; ``(columns, phase_encodes)``."""
         out = np.empty_like(prior)

@@ -1,0 +1,116 @@
+"""How long after the last readout the learned image is there, beside BART ``pics`` on the same samples."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.brain_phantom import Phantom, phantom
+from benchmarks.records import Record, summarise
+from benchmarks.server import RunningServer, serving
+from edge_runtime.hil.player import play
+from edge_runtime.links.mrd_messages import parse_meta_attributes
+from edge_runtime.profile import DEFAULT_PROFILE, load_profile
+from edge_runtime.scan import Completeness, Method
+
+REPETITION_TIME_MS = 10.0
+"""Of a gradient-echo scan: the time there is to work while readouts arrive."""
+
+RUNS = 15
+TARGET_MS = 250.0
+
+WITHOUT_PREVIEWS = ("--previews", "none")
+
+
+def latency(quick: bool) -> list[Record]:
+    """Each run is a connection of its own to a server that has served one before; the peer takes turns with ours."""
+    runs = 2 if quick else RUNS
+    scan = phantom()
+    peer, reconstruct = _peer(scan)
+    threads = load_profile(DEFAULT_PROFILE).threads
+    ours: list[float] = []
+    theirs: list[float] = []
+    with serving() as server:
+        first = last_readout_to_image_ms(server, scan)
+        for _ in range(runs):
+            ours.append(last_readout_to_image_ms(server, scan))
+            if reconstruct is not None:
+                theirs.append(_milliseconds(reconstruct))
+    with serving(*WITHOUT_PREVIEWS) as server:
+        last_readout_to_image_ms(server, scan)
+        plain = [last_readout_to_image_ms(server, scan) for _ in range(runs)]
+    how = (
+        f"256 x 256, 8 coils, R = 4 variable density, {int(scan.mask.sum())} lines from edge to edge, one every "
+        f"{REPETITION_TIME_MS:g} ms over loopback; from the last readout's hand-over to the socket to the learned image "
+        "at the client"
+    )
+    what_peer = "the peer: calibration and 30 iterations from samples in memory, no transport" if reconstruct else peer
+    return [
+        summarise(
+            "latency.last_readout_to_image_ms",
+            ours,
+            unit="ms",
+            better="lower",
+            peer=peer,
+            peer_samples=theirs,
+            threads=threads,
+            target=TARGET_MS,
+            note=f"{how}; default options, previews included; the first scan of the process took {first:.0f} ms; {what_peer}",
+        ),
+        summarise(
+            "latency.last_readout_to_image_without_previews_ms",
+            plain,
+            unit="ms",
+            better="lower",
+            peer=peer,
+            peer_samples=theirs,
+            threads=threads,
+            note=f"{how}; --previews none, so that no preview is being computed when the last readout arrives",
+        ),
+    ]
+
+
+def last_readout_to_image_ms(server: RunningServer, scan: Phantom) -> float:
+    """Plays the scan once.
+
+    Raises:
+        RuntimeError: no learned image came back.
+    """
+    result = play(scan.recording, server.host, server.port, repetition_time_ms=REPETITION_TIME_MS)
+    for image in result.images:
+        said = parse_meta_attributes(image.message.attributes)
+        if said["EdgeMethod"] == [Method.LEARNED.value] and said["EdgeCompleteness"] == [Completeness.FINAL.value]:
+            return 1e3 * image.since_last_readout_s
+    raise RuntimeError(
+        f"no learned image among {len(result.images)}; the server said {[text.text for text in result.texts]}"
+    )
+
+
+def _peer(scan: Phantom) -> tuple[str, Callable[[], object] | None]:
+    """The peer's name, and a function that runs it; None where it is not installed."""
+    try:
+        import bartorch
+        import torch
+
+        from benchmarks.peers import bart_pics
+    except ImportError as error:
+        return f"BART pics is not installed ({error.name})", None
+    bartorch.set_num_threads(load_profile(DEFAULT_PROFILE).threads)
+    measured = torch.from_numpy(np.ascontiguousarray(scan.kspace)).unsqueeze(1)
+    settings = bart_pics.Regularisation(weight=statistics.median_low(bart_pics.WEIGHTS))
+
+    def reconstruct() -> object:
+        maps = bart_pics.calibrate(measured, bart_pics.CALIBRATIONS[0])
+        return bart_pics.solve(measured, maps, settings)
+
+    reconstruct()  # loads what it loads late
+    return f"BART pics (bartorch), {settings.iterations} iterations", reconstruct
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - started)

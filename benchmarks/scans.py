@@ -1,0 +1,181 @@
+"""The scans of the quality tables: fully sampled multi-coil k-space, and the masks that undersample it.
+
+Nothing here is trained on. The measured scans are twix files of 3 T scanners; the simulated ones say so.
+
+Left out of ``raw/siemens_twix``: the EPI files (one shot, with reversed lines), and ``…161542`` and ``…163514``: their
+k-space peaks at lines 0 and 128 of 256, as if the line counter ran on over two half k-spaces, and their image shows the
+object twice.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import twixtools
+from scipy import ndimage
+
+from benchmarks.metrics import root_sum_of_squares
+from edge_runtime.modalities.mri import sampling
+from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image, to_kspace
+from export.simulate.receive import complex_noise, gaussian_coils, measure
+
+TWIX_LICENCE = "MIT, pulseq/MR-Physics-with-Pulseq"
+TUTORIAL_04 = "tutorials_04_hardware_and_imprefections_data_2024-02-06"
+
+FERNANDO_SLICES = (11, 15)
+"""Middle slices of 26."""
+
+SIMULATED_COILS = 8
+SIMULATED_MATRIX = (256, 256)
+SIMULATED_OBJECT = (512, 512)
+"""The object's grid; its spectrum is cropped to the matrix, as a scanner does."""
+
+SIMULATED_NOISE = 0.02
+"""Standard deviation of a complex sample of each coil, as a share of the object's 99th percentile."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A fully sampled scan.
+
+    Attributes:
+        name: short name, unique in the tables.
+        kspace: ``(coils, phase_encodes, samples)``, complex64, centre at ``n // 2``, readout oversampling removed.
+        origin: whether the k-space was measured by a scanner or simulated.
+        licence: licence and source.
+    """
+
+    name: str
+    kspace: Complex
+    origin: Literal["measured", "simulated"]
+    licence: str
+
+    @property
+    def reference(self) -> npt.NDArray[np.float32]:
+        """The root-sum-of-squares of the fully sampled coil images, ``(phase_encodes, samples)``."""
+        return root_sum_of_squares(coil_images(self.kspace))
+
+
+def coil_images(kspace: Complex) -> Complex:
+    """``(coils, phase_encodes, samples)`` in k-space to the same shape in image space."""
+    return np.asarray(to_image(to_image(kspace, axis=1), axis=2), dtype=np.complex64)
+
+
+def data_root(given: Path | None = None) -> Path:
+    """The data folder: the argument, else ``EDGE_DATA``, else ``../shared/data`` beside the checkout."""
+    if given is not None:
+        return given
+    from_environment = os.environ.get("EDGE_DATA")
+    return Path(from_environment) if from_environment else Path(__file__).parents[2] / "shared" / "data"
+
+
+def undersampling_mask(phase_encodes: int, acceleration: int, seed: int) -> sampling.Mask:
+    """The measured lines ``(phase_encodes,)`` of one retrospective undersampling; the same for every method."""
+    acs_fraction = sampling.ACS_FRACTION_BY_ACCELERATION[acceleration]
+    return sampling.variable_density(phase_encodes, acceleration, acs_fraction, np.random.default_rng(seed))
+
+
+def names() -> list[str]:
+    """Every scan, in the order of the tables."""
+    return list(_LOADERS)
+
+
+def load(name: str, root: Path | None = None) -> Scan:
+    """The scan of that name from the data folder (see `data_root`).
+
+    Raises:
+        KeyError: there is no scan of that name.
+        FileNotFoundError: its data, or the program that simulates it, is not here.
+    """
+    return _LOADERS[name](data_root(root))
+
+
+def _twix(name: str, file: str, licence: str = TWIX_LICENCE, samples: int | None = None) -> Callable[[Path], Scan]:
+    """A twix file's image lines by their counter; ``samples`` is the matrix where the readout is oversampled."""
+
+    def read(root: Path) -> Scan:
+        blocks = twixtools.read_twix(str(root / "raw" / "siemens_twix" / file), verbose=False)[-1]["mdb"]
+        lines = [block for block in blocks if block.is_image_scan()]
+        coils, columns = lines[0].data.shape
+        kspace = np.zeros((coils, 1 + max(line.cLin for line in lines), columns), np.complex64)
+        for line in lines:
+            kspace[:, line.cLin] = line.data
+        return Scan(name, crop_readout(kspace, samples or columns), "measured", licence)
+
+    return read
+
+
+def crop_readout(kspace: Complex, samples: int) -> Complex:
+    """Keeps the central ``samples`` columns of the field of view: removes readout oversampling."""
+    if kspace.shape[2] == samples:
+        return kspace
+    hybrid = to_image(kspace, axis=2)[:, :, centre_slice(kspace.shape[2], samples)]
+    return np.asarray(to_kspace(hybrid, axis=2), dtype=np.complex64)
+
+
+def _fernando(number: int) -> Callable[[Path], Scan]:
+    """One slice as a simulated scan: `gaussian_coils`, quadratic phase, white noise, seeded by its number."""
+
+    def simulate(root: Path) -> Scan:
+        volume = nibabel.load(root / "validate" / "torchio_fernando_t2.nii.gz")
+        plane = np.asarray(volume.dataobj[:, :, number], np.float32).T  # type: ignore[attr-defined]
+        plane = plane / np.percentile(plane, 99)
+        factors = [wanted / size for wanted, size in zip(SIMULATED_OBJECT, plane.shape, strict=True)]
+        magnitude = np.maximum(ndimage.zoom(plane, factors, order=3, grid_mode=True, mode="grid-constant"), 0)
+        rng = np.random.default_rng(number)
+        complex_object = np.asarray(magnitude * np.exp(1j * _quadratic_phase(SIMULATED_OBJECT, rng)), np.complex64)
+        kspace = measure(complex_object, gaussian_coils(SIMULATED_OBJECT, SIMULATED_COILS, rng), SIMULATED_MATRIX)
+        kspace = kspace + np.float32(SIMULATED_NOISE) * complex_noise(kspace.shape, rng)
+        return Scan(f"fernando-{number}", kspace, "simulated", "MIT, fepegar/torchio-data")
+
+    return simulate
+
+
+def _quadratic_phase(size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """A smooth phase ``(rows, columns)`` in radians: a random polynomial of second degree over -1..1."""
+    y = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, size[1], dtype=np.float32)[None, :]
+    terms = rng.normal(0, 1, 6)
+    phase = terms[0] + terms[1] * y + terms[2] * x + terms[3] * y * y + terms[4] * x * x + terms[5] * x * y
+    return np.asarray(phase, dtype=np.float32)
+
+
+def _shepp_logan(_: Path) -> Scan:
+    """What Debian's ``ismrmrd_generate_cartesian_shepp_logan`` writes, with seeded noise in place of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "phantom.h5"
+        command = ["ismrmrd_generate_cartesian_shepp_logan", "--noise-level", "0", "--output", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
+        with h5py.File(path) as file:
+            acquisitions = file["dataset/data"][()]
+    heads = acquisitions["head"]
+    coils, samples = int(heads[0]["active_channels"]), int(heads[0]["number_of_samples"])
+    lines = heads["idx"]["kspace_encode_step_1"]
+    kspace = np.zeros((coils, 1 + int(lines.max()), samples), np.complex64)
+    for line, data in zip(lines, acquisitions["data"], strict=True):
+        kspace[:, line] = np.ascontiguousarray(data).view(np.complex64).reshape(coils, samples)
+    kspace = crop_readout(kspace, samples // 2)
+    bright = float(np.percentile(root_sum_of_squares(coil_images(kspace)), 99))
+    noise = complex_noise(kspace.shape, np.random.default_rng(0))
+    return Scan("shepp-logan", kspace + np.float32(SIMULATED_NOISE * bright) * noise, "simulated", "MIT, ismrmrd")
+
+
+_LOADERS: dict[str, Callable[[Path], Scan]] = {
+    "head-2ch": _twix("head-2ch", f"{TUTORIAL_04}-164120.dat"),
+    "phantom-32ch": _twix("phantom-32ch", "tutorials_02_rf_pulses_data_meas_MID00243_FID33257_pulseq.dat"),
+    "phantom-16ch": _twix("phantom-16ch", f"{TUTORIAL_04}-160052.dat"),
+    "phantom-2ch": _twix("phantom-2ch", f"{TUTORIAL_04}-160115.dat"),
+    "gre-2ch": _twix("gre-2ch", "twixtools_gre.dat", "MIT, pehses/twixtools", samples=160),
+    **{f"fernando-{number}": _fernando(number) for number in FERNANDO_SLICES},
+    "shepp-logan": _shepp_logan,
+}

@@ -1,0 +1,77 @@
+"""A server of ours in a process of its own, as a device runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+END_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """Attributes:
+    host, port: where it listens.
+    start_ms: from the call that starts the process until it has announced its address.
+    """
+
+    host: str
+    port: int
+    start_ms: float
+    process_id: int
+
+    def peak_bytes(self) -> int:
+        """Largest resident memory of the process so far (``VmHWM``)."""
+        status = Path(f"/proc/{self.process_id}/status").read_text(encoding="ascii", errors="replace")
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[RunningServer]:
+    """``edge-runtime serve`` with the shipped bundle and default options, on a free port; DICOM goes to a temporary folder.
+
+    Raises:
+        RuntimeError: it ended before it listened; says what it printed.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
+        command = [
+            sys.executable,
+            "-m",
+            "edge_runtime.cli",
+            "serve",
+            "--json",
+            "--port",
+            "0",
+            "--out",
+            folder,
+            *arguments,
+        ]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            start_ms = 1e3 * (time.perf_counter() - started)
+            if not line:
+                said.seek(0)
+                raise RuntimeError(f"{' '.join(command)} ended: {said.read()[-2000:]}")
+            address = json.loads(line)
+            yield RunningServer(address["host"], address["port"], start_ms, process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout is not None
+            process.stdout.close()

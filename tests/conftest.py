@@ -1,0 +1,227 @@
+"""What tests of several packages share: a tiny model bundle, runtimes and a running server."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated import readouts_of, scan_bytes, usual_kspace
+
+from edge_runtime.links.mrd import MrdServer
+from edge_runtime.links.mrd_messages import Close, ImageMessage, Message, MessageReader, Text, parse_meta_attributes
+from edge_runtime.profile import Profile, parse_profile
+from edge_runtime.runtime import Runtime, open_runtime
+
+PROFILE = """
+name = "test"
+description = "small limits"
+[compute]
+threads = {threads}
+reconstruction_workers = 1
+engines = ["onnxruntime"]
+precisions = ["fp32"]
+[memory]
+session_mb = {session_mb}
+[limits]
+sessions = {sessions}
+idle_timeout_s = {idle_timeout_s}
+send_timeout_s = {send_timeout_s}
+pending_slices = {pending_slices}
+"""
+USUAL_LIMITS = {
+    "threads": 1,
+    "session_mb": 64,
+    "sessions": 8,
+    "idle_timeout_s": 20.0,
+    "send_timeout_s": 5.0,
+    "pending_slices": 8,
+}
+PATIENCE_S = 30.0
+"""How long a test waits for what must come; no test measures times."""
+
+
+def profile_of(**limits: float) -> Profile:
+    return parse_profile(PROFILE.format(**{**USUAL_LIMITS, **limits}), "test profile")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose regulariser is one small convolution: the real path, without training and without torch."""
+    onnx = pytest.importorskip("onnx")
+    from edge_runtime.bundle import UnrolledSettings
+    from export.pack import write_bundle
+
+    weights = 0.01 * np.random.default_rng(1).standard_normal((2, 6, 3, 3)).astype(np.float32)
+    shape = [1, None, "rows", "columns"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["image", "weights"], ["correction"], pads=[1, 1, 1, 1])],
+        "regulariser",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 6, *shape[2:]])],
+        [onnx.helper.make_tensor_value_info("correction", onnx.TensorProto.FLOAT, [1, 2, *shape[2:]])],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    path = tmp_path_factory.mktemp("bundle") / "tiny.edgebundle"
+    write_bundle(
+        path,
+        name="tiny",
+        version="1",
+        settings=UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
+        forms={"fp32": model.SerializeToString()},
+        golden_input=np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
+        provenance={"trained_on": "nothing"},
+    )
+    return path
+
+
+@dataclass
+class Replies:
+    """What a server sent back until it closed the connection."""
+
+    texts: list[str] = field(default_factory=list)
+    images: list[ImageMessage] = field(default_factory=list)
+    closed: bool = False
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """Method and completeness of every image but the previews, in the order they came."""
+        kinds = [(attribute(image, "EdgeMethod"), attribute(image, "EdgeCompleteness")) for image in self.images]
+        return [kind for kind in kinds if kind[1] != "preview"]
+
+
+def attribute(image: ImageMessage, name: str) -> str:
+    """The first value of one of an image's meta attributes."""
+    return parse_meta_attributes(image.attributes)[name][0]
+
+
+class Client:
+    """One connection to a server."""
+
+    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
+        self._socket = socket.socket()
+        if receive_buffer is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._socket.settimeout(PATIENCE_S)
+        self._socket.connect(("127.0.0.1", port))
+        self._messages = iter(MessageReader(self._socket.recv_into))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Sends as much as the server takes: one that has refused the scan closes early."""
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            self._socket.sendall(data)
+
+    def receive(self) -> Message | None:
+        """The next message; None at the end of the stream."""
+        with contextlib.suppress(ConnectionResetError):
+            return next(self._messages, None)
+        return None
+
+    def replies(self) -> Replies:
+        """Everything until the server's CLOSE or the end of the stream."""
+        replies = Replies()
+        while (message := self.receive()) is not None:
+            if isinstance(message, Text):
+                replies.texts.append(message.text)
+            elif isinstance(message, ImageMessage):
+                replies.images.append(message)
+            elif isinstance(message, Close):
+                replies.closed = True
+                break
+        return replies
+
+    def half_close(self) -> None:
+        """Says that nothing more comes, but goes on listening."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def vanish(self) -> None:
+        """Resets the connection, as a crash or a pulled plug and a reboot do."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+
+class RunningServer:
+    """A server in a thread, and clients for it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.output = runtime.output
+        self.server = MrdServer(runtime, port=0)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def connect(self, receive_buffer: int | None = None) -> Client:
+        return Client(self.server.port, receive_buffer)
+
+    def exchange(self, data: bytes) -> Replies:
+        """Sends bytes, then listens until the server closes."""
+        with self.connect() as client:
+            client.send(data)
+            client.half_close()
+            return client.replies()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive(), "the server did not stop"
+
+    def files(self, pattern: str) -> list[Path]:
+        assert self.output is not None
+        return sorted(self.output.glob(pattern))
+
+    def wait_for_files(self, pattern: str, count: int = 1) -> list[Path]:
+        deadline = time.monotonic() + PATIENCE_S
+        while len(found := self.files(pattern)) < count:
+            assert time.monotonic() < deadline, f"only {found} of {count} {pattern}"
+            time.sleep(0.02)
+        return found
+
+
+StartServer = Callable[..., RunningServer]
+OpenRuntime = Callable[..., AbstractContextManager[Runtime]]
+
+
+@pytest.fixture
+def runtime_of(tmp_path: Path) -> OpenRuntime:
+    """Opens a runtime with small limits: ``bundle`` and ``output`` as in `open_runtime`, limits as in the profile."""
+
+    def start(bundle: Path | None = None, output: Path | None = tmp_path, **limits: Any) -> Any:
+        return open_runtime(profile_of(**limits), bundle=bundle, output=output)
+
+    return start
+
+
+@pytest.fixture
+def serve(runtime_of: OpenRuntime) -> Iterator[StartServer]:
+    """Starts servers that end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> RunningServer:
+            running = RunningServer(stack.enter_context(runtime_of(**options)))
+            stack.callback(running.stop)
+            return running
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def whole_scan() -> bytes:
+    """A sound scan of one slice, from configuration to CLOSE."""
+    return scan_bytes(readouts_of(usual_kspace()))

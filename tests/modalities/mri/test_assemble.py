@@ -1,0 +1,424 @@
+"""Readouts become the hybrid space that a direct transform gives, or are refused by field and value."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from simulated import (
+    COILS,
+    COLUMNS,
+    LINES,
+    SAMPLES,
+    coil_maps,
+    complex_noise,
+    header_of,
+    kspace_of,
+    object_image,
+    readouts_of,
+    usual_kspace,
+)
+
+from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
+from edge_runtime.modalities.mri.assemble import Assembler
+from edge_runtime.modalities.mri.fourier import centre_slice, to_image
+from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
+from edge_runtime.scan import Limit, ReadoutBatch, ReadoutFlag, SliceKey
+
+KSPACE = usual_kspace()
+KEY = SliceKey()
+PLENTY = 256 << 20
+
+
+def assembler_of(header=None, budget_bytes=PLENTY):
+    header = header or header_of()
+    return Assembler(header, Layout.of(header), budget_bytes)
+
+
+def feed(assembler, *batches):
+    """Takes batches in; returns every slice that grew with whether it is complete."""
+    return [grown for batch in batches for grown in assembler.add(batch)]
+
+
+def direct(kspace, columns=COLUMNS):
+    """Hybrid space by a direct transform, ``(coils, lines, columns)``."""
+    return to_image(kspace, axis=2)[:, :, centre_slice(kspace.shape[2], columns)]
+
+
+def joined(*batches):
+    return ReadoutBatch(np.concatenate([b.header for b in batches]), np.concatenate([b.samples for b in batches]))
+
+
+def hybrid_of(header, *batches, key=KEY):
+    assembler = assembler_of(header)
+    feed(assembler, *batches)
+    list(assembler.finish())
+    return assembler.snapshot(key).hybrid
+
+
+# ------------------------------------------------------------------------------------------------------ hybrid space
+
+
+@pytest.mark.parametrize("size", [1, 5, LINES])
+def test_readouts_in_any_order_and_batches_of_any_size_give_the_direct_transform(size):
+    order = np.random.default_rng(0).permutation(np.arange(LINES))
+    parts = [order[first : first + size] for first in range(0, LINES, size)]
+    hybrid = hybrid_of(None, *(readouts_of(KSPACE, part, last=False) for part in parts))
+    np.testing.assert_allclose(hybrid, direct(KSPACE), atol=1e-5)
+
+
+@pytest.mark.parametrize(("samples", "columns"), [(24, 24), (48, 24), (50, 25), (51, 25), (49, 24), (46, 23)])
+def test_oversampling_is_cropped_around_the_centre(samples, columns):
+    kspace = kspace_of(object_image(LINES, columns), coil_maps(COILS, LINES, columns), samples, noise=0.1)
+    hybrid = hybrid_of(header_of(columns=columns, samples=samples), readouts_of(kspace))
+    np.testing.assert_allclose(hybrid, direct(kspace, columns), atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", [8, 11])
+def test_an_asymmetric_echo_is_put_in_its_place(missing):
+    """The first samples of every readout were not measured."""
+    zeroed = KSPACE.copy()
+    zeroed[:, :, :missing] = 0
+    short = readouts_of(np.ascontiguousarray(KSPACE[:, :, missing:]), centre_sample=SAMPLES // 2 - missing)
+    np.testing.assert_allclose(hybrid_of(None, short), direct(zeroed), atol=1e-5)
+
+
+def test_discarded_samples_are_not_looked_at():
+    padded = np.pad(KSPACE, ((0, 0), (0, 0), (3, 2)), constant_values=1e6)
+    batch = readouts_of(padded, discard_pre=3, discard_post=2, centre_sample=SAMPLES // 2 + 3)
+    np.testing.assert_allclose(hybrid_of(None, batch), direct(KSPACE), atol=1e-5)
+
+
+def test_an_asymmetric_echo_with_a_senseless_centre_is_noted():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(np.ascontiguousarray(KSPACE[:, :, 8:]), centre_sample=60000))
+    assert "centre_sample 60000 does not fit" in assembler.notes[0]
+
+
+def test_notes_about_readouts_are_bounded():
+    assembler = assembler_of()
+    batch = readouts_of(np.zeros((1, 200, 4), np.complex64), last=False)
+    batch.header["phase_encode"], batch.header["repetition"] = 0, np.arange(200)
+    batch.header["centre_sample"] = 1000 + np.arange(200)
+    feed(assembler, batch)
+    assert len(assembler.notes) < 50
+
+
+def test_partial_fourier_leaves_the_unmeasured_side_empty():
+    """Counters run from 0, though the first eight lines of k-space were not measured."""
+    header = header_of(steps=Limit(0, LINES - 9, LINES // 2 - 8))
+    batch = readouts_of(np.ascontiguousarray(KSPACE[:, 8:]))
+    expected = direct(KSPACE)
+    expected[:, :8] = 0
+    np.testing.assert_allclose(hybrid_of(header, batch), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("coils", [1, COILS])
+def test_averages_are_averaged(coils, together):
+    """A look at the scan in between, as for a preview, must not change it."""
+    header = header_of(limits={"average": Limit(0, 1, 0)}, coils=coils)
+    first, second = (kspace_of(object_image(), coil_maps(coils), SAMPLES, noise=0.1, seed=s) for s in (1, 2))
+    batches = [readouts_of(kspace, average=n) for n, kspace in enumerate((first, second))]
+    assembler = assembler_of(header)
+    if together:
+        grown = feed(assembler, joined(*batches))
+    else:
+        grown = feed(assembler, batches[0][:20], batches[0][20:], batches[1][:20])
+        assembler.snapshot(KEY)
+        grown += feed(assembler, batches[1][20:])
+    assert [complete for _, complete in grown][:-1] == [False] * (len(grown) - 1)
+    assert grown[-1] == (KEY, True)
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct((first + second) / 2), atol=1e-5)
+
+
+def test_the_end_of_the_first_average_is_not_the_end_of_the_slice():
+    """LAST_IN_SLICE of average 0 and the first lines of average 1 come in one batch."""
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 1, 0)}))
+    batch = joined(readouts_of(KSPACE), readouts_of(KSPACE, np.arange(5), last=False, average=1))
+    assert feed(assembler, batch) == [(KEY, False)]
+
+
+def test_averaging_lowers_the_noise():
+    noise = readouts_of(complex_noise(KSPACE.shape, np.random.default_rng(1)), flags=ReadoutFlag.IS_NOISE_MEASUREMENT)
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 3, 0)}))
+    feed(assembler, noise, *(readouts_of(KSPACE, average=n) for n in range(4)))
+    assert assembler.snapshot(KEY).noise.standard_deviation == pytest.approx(0.5)
+
+
+def test_every_slice_contrast_phase_repetition_and_set_is_an_image_of_its_own():
+    names = ("slice", "contrast", "phase", "repetition", "set")
+    assembler = assembler_of()
+    batches = [readouts_of(KSPACE * np.complex64(i + 1), last=False, **{name: 1}) for i, name in enumerate(names)]
+    feed(assembler, joined(*batches))
+    keys = [SliceKey(**{name: 1}) for name in names]
+    assert assembler.open_slices() == sorted(keys)
+    for factor, key in enumerate(keys, 1):
+        np.testing.assert_allclose(assembler.snapshot(key).hybrid, direct(KSPACE) * factor, atol=1e-4)
+
+
+def test_interleaved_slices_are_told_apart():
+    batches = [
+        readouts_of(KSPACE * np.complex64(1 + s), [line], slice=s, last=False) for line in range(6) for s in (0, 1)
+    ]
+    assembler = assembler_of()
+    feed(assembler, joined(*batches))
+    np.testing.assert_allclose(
+        assembler.snapshot(SliceKey(slice=1)).hybrid, 2 * assembler.snapshot(SliceKey(slice=0)).hybrid, rtol=1e-5
+    )
+
+
+def test_a_snapshot_does_not_change_when_more_is_measured():
+    assembler = assembler_of(header_of(coils=1))
+    single = kspace_of(object_image(), coil_maps(1), SAMPLES)
+    feed(assembler, readouts_of(single, np.arange(16), last=False))
+    snapshot = assembler.snapshot(KEY)
+    before = snapshot.hybrid.copy()
+    feed(assembler, readouts_of(single, np.arange(16, 32), last=False))
+    np.testing.assert_array_equal(snapshot.hybrid, before)
+
+
+def test_the_next_slice_does_not_touch_one_that_was_handed_out():
+    assembler = assembler_of(header_of(coils=1))
+    single = kspace_of(object_image(), coil_maps(1), SAMPLES)
+    feed(assembler, readouts_of(single))
+    snapshot = assembler.snapshot(KEY)
+    assembler.release(KEY)
+    feed(assembler, readouts_of(2 * single, slice=1))
+    np.testing.assert_allclose(snapshot.hybrid, direct(single), atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- noise, calibration
+
+
+def test_a_noise_scan_whitens_what_follows():
+    rng = np.random.default_rng(4)
+    mixing = (np.eye(COILS) + 0.4 * complex_noise((COILS, COILS), rng)).astype(np.complex64)
+    noise = np.einsum("ij,jlx->ilx", mixing, complex_noise((COILS, 64, SAMPLES), rng))
+    lines = np.einsum("ij,jlx->ilx", mixing, complex_noise((COILS, LINES, SAMPLES), rng))
+    hybrid = hybrid_of(None, readouts_of(noise, flags=ReadoutFlag.IS_NOISE_MEASUREMENT, last=False), readouts_of(lines))
+    flat = hybrid.reshape(COILS, -1)
+    np.testing.assert_allclose(flat @ flat.conj().T / flat.shape[1], np.eye(COILS), atol=0.15)
+
+
+def test_noise_readouts_may_be_of_another_length():
+    noise = complex_noise((COILS, 8, 100), np.random.default_rng(0))
+    assembler = assembler_of()
+    feed(assembler, readouts_of(noise, flags=ReadoutFlag.IS_NOISE_MEASUREMENT, last=False), readouts_of(KSPACE))
+    assert assembler.snapshot(KEY).noise.source == "noise scan"
+
+
+def test_noise_after_the_first_image_readout_is_refused():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, np.arange(3), last=False))
+    with pytest.raises(ReadoutError, match="IS_NOISE_MEASUREMENT"):
+        feed(assembler, readouts_of(KSPACE, flags=ReadoutFlag.IS_NOISE_MEASUREMENT))
+
+
+def test_a_coil_without_noise_is_refused_by_number():
+    noise = complex_noise((COILS, 8, SAMPLES), np.random.default_rng(0))
+    noise[1] = 0
+    assembler = assembler_of()
+    feed(assembler, readouts_of(noise, flags=ReadoutFlag.IS_NOISE_MEASUREMENT, last=False))
+    with pytest.raises(ReadoutError, match="coil 1 has no noise"):
+        feed(assembler, readouts_of(KSPACE))
+
+
+NOT_IMAGES = [
+    ReadoutFlag.IS_NAVIGATION_DATA,
+    ReadoutFlag.IS_PHASECORR_DATA,
+    ReadoutFlag.IS_HPFEEDBACK_DATA,
+    ReadoutFlag.IS_RTFEEDBACK_DATA,
+    ReadoutFlag.IS_DUMMYSCAN_DATA,
+    ReadoutFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
+    ReadoutFlag.IS_PHASE_STABILIZATION_REFERENCE,
+    ReadoutFlag.IS_PHASE_STABILIZATION,
+    ReadoutFlag.IS_REVERSE,
+]
+
+
+@pytest.mark.parametrize("flag", NOT_IMAGES, ids=lambda flag: flag.name)
+def test_readouts_that_are_not_image_lines_are_counted_and_left_out(flag):
+    assembler = assembler_of()
+    odd_one = readouts_of(1e6 * KSPACE, [7], flags=flag, last=False)
+    feed(assembler, joined(readouts_of(KSPACE, last=False), odd_one))
+    assert assembler.left_out == {flag.name: 1}
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
+
+
+def test_readouts_of_another_encoding_space_are_counted_and_left_out():
+    assembler = assembler_of()
+    feed(assembler, joined(readouts_of(KSPACE), readouts_of(KSPACE, [7], encoding_space=1, last=False)))
+    assert assembler.left_out == {"encoding_space_ref other than 0": 1}
+
+
+def test_separate_calibration_lines_serve_calibration_only():
+    assembler = assembler_of()
+    calibration = readouts_of(2 * KSPACE, np.arange(12, 20), flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False)
+    feed(assembler, calibration, readouts_of(KSPACE, np.arange(0, LINES, 2), last=False))
+    hybrid, measured = assembler.calibration_snapshot(KEY)
+    np.testing.assert_array_equal(np.flatnonzero(measured[11:21]) + 11, np.arange(12, 21))
+    np.testing.assert_allclose(hybrid[:, 13], 2 * direct(KSPACE)[:, 13], atol=1e-5)  # measured for calibration only
+    np.testing.assert_allclose(hybrid[:, 14], direct(KSPACE)[:, 14], atol=1e-5)  # the image's own line comes first
+    np.testing.assert_array_equal(np.flatnonzero(assembler.measured(KEY)), np.arange(0, LINES, 2))
+
+
+def test_lines_for_calibration_and_image_are_image_lines():
+    flags = ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING | ReadoutFlag.IS_PARALLEL_CALIBRATION
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, np.arange(12, 20), flags=flags, last=False))
+    assert assembler.lines_measured(KEY) == 8
+
+
+# --------------------------------------------------------------------------------------------------- missing counters
+
+
+def without_counters(slices=1, lines=LINES):
+    batch = joined(*(readouts_of(KSPACE[:, :lines] * np.complex64(s + 1), last=False) for s in range(slices)))
+    batch.header["phase_encode"] = 0
+    return batch
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 2 * LINES])
+def test_readouts_without_counters_are_numbered_as_they_come(size):
+    header = header_of(limits={"slice": Limit(0, 1, 0)})
+    assembler = assembler_of(header)
+    batch = without_counters(slices=2)
+    grown = feed(assembler, *(batch[first : first + size] for first in range(0, len(batch), size)))
+    assert [key.slice for key, complete in grown if complete] == [0, 1]
+    np.testing.assert_allclose(assembler.snapshot(SliceKey(slice=1)).hybrid, 2 * direct(KSPACE), atol=1e-5)
+
+
+def test_numbering_is_noted_before_the_first_image():
+    assembler = assembler_of()
+    feed(assembler, without_counters())
+    assert "numbered in the order" in assembler.notes[0]
+
+
+def test_partial_fourier_without_counters_is_numbered_from_its_first_line():
+    header = header_of(steps=Limit(0, LINES - 9, LINES // 2 - 8))
+    batch = without_counters(lines=LINES - 8)
+    expected = np.zeros_like(direct(KSPACE))
+    expected[:, 8:] = direct(KSPACE)[:, : LINES - 8]
+    np.testing.assert_allclose(hybrid_of(header, batch), expected, atol=1e-5)
+
+
+def test_accelerated_scans_without_counters_are_refused():
+    with pytest.raises(ReadoutError, match="accelerated"):
+        feed(assembler_of(header_of(acceleration=2)), without_counters())
+
+
+def test_counters_that_appear_later_are_refused():
+    batch = without_counters()
+    batch.header["phase_encode"][5] = 5
+    with pytest.raises(ReadoutError, match=r"idx = \[5, 0"):
+        feed(assembler_of(), batch)
+
+
+def test_a_single_readout_without_counters_is_settled_at_the_end():
+    assembler = assembler_of()
+    assert not feed(assembler, without_counters()[:1])
+    assert list(assembler.finish()) == [(KEY, False)]
+
+
+# ------------------------------------------------------------------------------------------------------------ refused
+
+
+def changed(index, **fields):
+    batch = readouts_of(KSPACE, last=False)
+    for name, value in fields.items():
+        batch.header[name][index] = value
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "words"),
+    [
+        (changed(9, phase_encode=LINES), ReadoutError, f"kspace_encode_step_1 = {LINES}: .*scan_counter 9"),
+        (changed(9, phase_encode=65535), ReadoutError, "kspace_encode_step_1 = 65535: .*scan_counter 9"),
+        (changed(9, partition=1), ReadoutError, "kspace_encode_step_2 = 1: .*scan_counter 9"),
+        (changed(9, phase_encode=4), ReadoutError, "kspace_encode_step_1 = 4: was measured before .*scan_counter 9"),
+        (changed(9, flags=ReadoutFlag.COMPRESSION1), UnsupportedScan, "COMPRESSION .scan_counter 9"),
+    ],
+)
+def test_a_bad_readout_is_named_and_those_before_it_are_kept(batch, error, words):
+    assembler = assembler_of()
+    with pytest.raises(error, match=words):
+        feed(assembler, batch)
+    np.testing.assert_array_equal(np.flatnonzero(assembler.measured(KEY)), np.arange(9))
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid[:, :9], direct(KSPACE)[:, :9], atol=1e-5)
+
+
+def test_a_line_measured_again_in_a_later_batch_is_refused():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, [3, 4, 5], last=False))
+    with pytest.raises(ReadoutError, match="kspace_encode_step_1 = 4"):
+        feed(assembler, readouts_of(KSPACE, [7, 4], last=False))
+    assert assembler.lines_measured(KEY) == 4
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_readouts_after_the_end_of_their_slice_are_refused(together):
+    assembler = assembler_of()
+    batches = [readouts_of(KSPACE, np.arange(20)), readouts_of(KSPACE, [25], last=False)]
+
+    def scan():
+        for batch in [joined(*batches)] if together else batches:
+            for key, complete in assembler.add(batch):
+                if complete:
+                    assembler.release(key)
+
+    with pytest.raises(ReadoutError, match="LAST_IN_SLICE"):
+        scan()
+
+
+def test_another_number_of_coils_is_refused():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, [1, 2], last=False))
+    with pytest.raises(ReadoutError, match=f"active_channels = {COILS - 1}"):
+        feed(assembler, readouts_of(KSPACE[: COILS - 1], [3], last=False))
+
+
+def test_more_samples_than_the_encoded_matrix_are_refused():
+    wide = kspace_of(object_image(), coil_maps(), SAMPLES + 2)
+    with pytest.raises(ReadoutError, match=f"number_of_samples = {SAMPLES + 2}"):
+        feed(assembler_of(), readouts_of(wide))
+
+
+def test_slices_that_are_never_ended_are_refused_before_memory_is_exceeded():
+    header = header_of()
+    budget = Layout.of(header).slice_bytes(COILS) * (WORKING_COPIES + 3)
+    assembler = assembler_of(header, budget)
+    feed(assembler, *(readouts_of(KSPACE, [1], last=False, slice=s) for s in range(3)))
+    with pytest.raises(BudgetExceeded, match="slices in progress = 4"):
+        feed(assembler, readouts_of(KSPACE, [1], last=False, slice=3))
+
+
+def test_more_coils_than_the_budget_allows_are_refused_before_allocation():
+    assembler = assembler_of(budget_bytes=4 << 20)
+    many = readouts_of(np.zeros((128, 1, SAMPLES), np.complex64), [0])
+    with pytest.raises(BudgetExceeded, match=f"128 x {LINES} x {COLUMNS}"):
+        feed(assembler, many)
+
+
+def test_tiny_readouts_of_a_long_matrix_do_not_blow_up():
+    """1000 readouts of one sample each are 8 kB; padded at once to the declared 4096 samples they would be 32 MB and more."""
+    assembler = assembler_of(header_of(lines=1000, samples=4096, columns=16, coils=1))
+    batch = readouts_of(np.ones((1, 1000, 1), np.complex64))
+    tracemalloc.start()
+    feed(assembler, batch)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_fewer_slices_may_wait_the_more_are_in_progress():
+    header = header_of()
+    budget = Layout.of(header).slice_bytes(COILS) * (WORKING_COPIES + 5)
+    assembler = assembler_of(header, budget)
+    allowed = []
+    for number in range(4):
+        feed(assembler, readouts_of(KSPACE, [1], last=False, slice=number))
+        allowed.append(assembler.slices_that_may_wait())
+    assert allowed == [2, 1, 1, 1]

@@ -1,0 +1,124 @@
+"""What a header's geometry makes of the arrays, and what is refused before any is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from simulated import header_of, object_image, with_spaces
+
+from edge_runtime.errors import BudgetExceeded, HeaderError, UnsupportedScan
+from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
+from edge_runtime.scan import EncodingSpace, Limit
+
+
+def spaces(encoded, encoded_mm, recon, recon_mm):
+    return with_spaces(
+        header_of(), encoded=EncodingSpace((*encoded, 1), (*encoded_mm, 5)), recon=EncodingSpace((*recon, 1), (*recon_mm, 5))
+    )  # fmt: skip
+
+
+def layout_of(header):
+    limits = {
+        "kspace_encoding_step_1": Limit(
+            0, header.encoding.encoded.matrix[1] - 1, header.encoding.encoded.matrix[1] // 2
+        )
+    }
+    return Layout.of(replace(header, encoding=replace(header.encoding, limits=limits)))  # fmt: skip
+
+
+def test_readout_oversampling_is_cropped_by_the_field_of_view():
+    assert layout_of(spaces((128, 64), (480, 240), (64, 64), (240, 240))).columns == 64
+
+
+def test_twice_the_samples_at_one_field_of_view_are_taken_for_oversampling():
+    layout = layout_of(spaces((128, 64), (240, 240), (64, 64), (240, 240)))
+    assert layout.columns == 64
+    assert "oversampling" in layout.notes[0]
+
+
+def test_phase_oversampling_is_cropped_by_the_field_of_view():
+    layout = layout_of(spaces((64, 96), (240, 360), (64, 64), (240, 240)))
+    assert (layout.lines, layout.rows) == (96, 64)
+
+
+def test_interpolation_crops_nothing():
+    layout = layout_of(spaces((64, 64), (240, 240), (128, 128), (240, 240)))
+    assert (layout.columns, layout.rows, layout.recon_matrix) == (64, 64, (128, 128))
+
+
+@pytest.mark.parametrize("recon", [(24, 32), (48, 64), (47, 33), (12, 16), (25, 33)])
+def test_interpolation_keeps_the_brightness(recon):
+    layout = layout_of(spaces((24, 32), (240, 320), recon, (240, 320)))
+    image = layout.to_recon_matrix(np.ones((32, 24), np.complex64))
+    assert image.shape == recon[::-1]
+    np.testing.assert_allclose(image, 1, atol=1e-5)
+
+
+def test_an_interpolated_image_goes_through_the_measured_points():
+    layout = layout_of(spaces((24, 32), (240, 320), (48, 64), (240, 320)))
+    image = object_image(32, 24)
+    np.testing.assert_allclose(layout.to_recon_matrix(image)[::2, ::2], image, atol=0.03)
+
+
+def test_partial_fourier_puts_the_centre_of_kspace_in_the_middle():
+    layout = Layout.of(header_of(lines=32, steps=Limit(0, 23, 8)))
+    assert layout.line_of(8) == 16
+    assert (layout.first_step, layout.steps, layout.expected_lines) == (0, 24, 24)
+
+
+def test_a_centre_of_zero_is_not_believed():
+    layout = Layout.of(header_of(lines=32, steps=Limit(0, 31, 0)))
+    assert layout.centre_step == 16
+    assert "phase encode 0" in layout.notes[0]
+
+
+def test_acceleration_lowers_what_is_expected():
+    assert Layout.of(header_of(lines=32, acceleration=4)).expected_lines == 8
+
+
+def test_the_scan_can_say_exactly_how_many_lines_to_expect():
+    assert Layout.of(header_of(acceleration=4, parameters={"edge_expected_lines": "11"})).expected_lines == 11
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "1.5", "all", "", "1e3", "²", "9" * 30])
+def test_a_senseless_expectation_is_refused_by_name(value):
+    with pytest.raises(HeaderError, match="edge_expected_lines"):
+        Layout.of(header_of(parameters={"edge_expected_lines": value}))
+
+
+@pytest.mark.parametrize("trajectory", ["epi", "radial", "spiral", "other"])
+def test_other_trajectories_are_refused_by_name(trajectory):
+    header = header_of()
+    with pytest.raises(UnsupportedScan, match=f"trajectory = {trajectory}"):
+        Layout.of(replace(header, encoding=replace(header.encoding, trajectory=trajectory)))
+
+
+def test_three_dimensions_are_refused():
+    with pytest.raises(UnsupportedScan, match=r"encodedSpace.matrixSize.z = 16"):
+        Layout.of(with_spaces(header_of(), encoded=EncodingSpace((64, 32, 16), (240, 240, 80))))
+
+
+def test_partition_counters_are_refused():
+    with pytest.raises(UnsupportedScan, match="3D"):
+        Layout.of(header_of(limits={"kspace_encoding_step_2": Limit(0, 15, 8)}))
+
+
+def test_a_centre_outside_its_range_is_refused():
+    with pytest.raises(HeaderError, match=r"center = 40: must lie within 0 to 31"):
+        Layout.of(header_of(lines=32, steps=Limit(0, 31, 40)))
+
+
+def test_a_slice_that_fits_the_budget_is_accepted_and_one_byte_less_is_not():
+    layout = Layout.of(header_of())
+    needed = layout.slice_bytes(4) * (1 + WORKING_COPIES)
+    layout.check_budget(4, needed)
+    with pytest.raises(BudgetExceeded, match="4 x 32 x 24"):
+        layout.check_budget(4, needed - 1)
+
+
+def test_a_reconstructed_matrix_beyond_the_budget_is_refused():
+    layout = layout_of(spaces((24, 32), (240, 320), (4096, 4096), (240, 320)))
+    with pytest.raises(BudgetExceeded, match=r"reconSpace.matrixSize = 4096 x 4096"):
+        layout.check_budget(1, 64 << 20)

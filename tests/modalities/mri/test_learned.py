@@ -1,0 +1,92 @@
+"""The unrolled loop around a regulariser: what it is fed, and what it makes of a correction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from simulated import coil_maps, complex_noise
+
+from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.modalities.mri.learned import LearnedReconstruction, condition_of_noise
+from edge_runtime.modalities.mri.sense import SenseProblem
+
+LINES, COLUMNS, SCALE = 10, 7, 4.0
+SETTINGS = UnrolledSettings(iterations=3, cg_steps=4, log_weights=((-2.0, 0.5),) * 3, multiple=4)
+
+
+class Regulariser:
+    """Answers with a constant correction and remembers what it was fed."""
+
+    def __init__(self, correction: float = 0.0) -> None:
+        self.fed: list[np.ndarray] = []
+        self._correction = correction
+
+    def run(self, batch):
+        self.fed.append(batch.copy())
+        return np.full((1, 2, *batch.shape[2:]), self._correction, np.float32)
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    mask = rng.random((LINES, COLUMNS)) < 0.7
+    return SenseProblem(complex_noise((3, LINES, COLUMNS), rng) * mask, coil_maps(3, LINES, COLUMNS), mask)
+
+
+@pytest.fixture
+def first(problem):
+    return complex_noise(problem.shape, np.random.default_rng(1))
+
+
+def run(problem, first, regulariser, noise=0.1):
+    return LearnedReconstruction(SETTINGS, regulariser).run(problem, first, SCALE, noise)
+
+
+def test_it_runs_once_an_iteration_on_sizes_that_the_graph_takes(problem, first):
+    regulariser = Regulariser()
+    run(problem, first, regulariser)
+    assert [batch.shape for batch in regulariser.fed] == [(1, 6, 12, 8)] * SETTINGS.iterations
+
+
+def test_the_padding_is_zero(problem, first):
+    regulariser = Regulariser()
+    run(problem, first, regulariser)
+    assert not regulariser.fed[-1][0, :, LINES:].any()
+    assert not regulariser.fed[-1][0, :, :, COLUMNS:].any()
+
+
+def test_it_is_fed_the_estimate_the_first_estimate_the_noise_and_the_progress(problem, first):
+    regulariser = Regulariser()
+    run(problem, first, regulariser)
+    inside = regulariser.fed[1][0, :, :LINES, :COLUMNS]
+    np.testing.assert_allclose(inside[2], first.real.T / SCALE, rtol=1e-6)
+    np.testing.assert_allclose(inside[3], first.imag.T / SCALE, rtol=1e-6)
+    np.testing.assert_allclose(inside[4], condition_of_noise(0.1 / SCALE), rtol=1e-6)
+    np.testing.assert_allclose(inside[5], 1 / 3, rtol=1e-6)
+
+
+def test_without_corrections_it_is_repeated_data_consistency(problem, first):
+    reconstruction = LearnedReconstruction(SETTINGS, Regulariser())
+    expected = first
+    for weight in reconstruction.weights(SCALE, 0.1):
+        expected = problem.data_consistent(expected, weight, SETTINGS.cg_steps)
+    np.testing.assert_allclose(run(problem, first, Regulariser()), expected, atol=1e-6)
+
+
+def test_a_correction_is_in_units_of_the_scale(problem, first):
+    (weight, *_) = LearnedReconstruction(SETTINGS, Regulariser()).weights(SCALE, 0.1)
+    regulariser = Regulariser(correction=0.5)
+    run(problem, first, regulariser)
+    prior = first + np.complex64(0.5 + 0.5j) * SCALE
+    expected = problem.data_consistent(prior, weight, SETTINGS.cg_steps)
+    np.testing.assert_allclose(regulariser.fed[1][0, 0, :LINES, :COLUMNS], expected.real.T / SCALE, atol=1e-5)
+
+
+def test_the_first_estimate_is_not_written_to(problem, first):
+    before = first.copy()
+    run(problem, first, Regulariser(correction=0.5))
+    np.testing.assert_array_equal(first, before)
+
+
+def test_no_noise_at_all_is_a_finite_condition():
+    assert np.isfinite(condition_of_noise(0.0))

@@ -1,0 +1,185 @@
+"""From samples to images: what must be exact is exact, and the evidence says what it claims to say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from simulated import coil_maps, complex_noise, kspace_of, object_image
+
+from edge_runtime.bundle import load_bundle
+from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.errors import NoImage
+from edge_runtime.modalities.mri import reconstruct as module
+from edge_runtime.modalities.mri.fourier import to_image, to_kspace
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.noise import NoiseLevel
+from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, evidence, reconstruct
+from edge_runtime.modalities.mri.sampling import uniform
+from edge_runtime.modalities.mri.sense import SenseProblem
+from edge_runtime.scan import Method
+from edge_runtime.trust.heldout import choose_held_out
+
+COILS, LINES, COLUMNS = 4, 64, 40
+NOISE = 0.02
+
+
+def samples_of(measured=None, *, noise=NOISE, coils=COILS, known=True):
+    """One slice; ``known``: its noise comes from a noise scan."""
+    measured = np.ones(LINES, bool) if measured is None else measured
+    kspace = kspace_of(object_image(LINES, COLUMNS), coil_maps(coils, LINES, COLUMNS), noise=noise)
+    hybrid = to_image(kspace, axis=2) * measured[:, None]
+    return SliceSamples(hybrid, measured, NoiseLevel(noise, "noise scan") if known else None, (0, 0, 0, 0, 0))
+
+
+def images_of(samples, learned=None):
+    return dict(reconstruct(samples, calibrate(samples.hybrid, samples.measured), learned, None))
+
+
+def error(image):
+    truth = np.abs(object_image(LINES, COLUMNS))
+    return np.linalg.norm(np.abs(image) - truth) / np.linalg.norm(truth)
+
+
+@pytest.fixture(scope="module")
+def learned(tiny_bundle):
+    bundle = load_bundle(tiny_bundle)
+    return LearnedReconstruction(bundle.settings, OnnxRuntimeEngine().plan(bundle.forms["fp32"].onnx, threads=1))
+
+
+HALF = uniform(LINES, 2, acs_fraction=0.25)
+
+
+def test_zero_filled_is_the_root_sum_of_squares_of_the_transform_when_all_is_measured():
+    samples = samples_of()
+    coil_images = to_image(samples.hybrid, axis=1)
+    expected = np.sqrt(np.sum(np.abs(coil_images) ** 2, axis=0))
+    np.testing.assert_allclose(images_of(samples)[Method.ZERO_FILLED].image, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("coils", [1, COILS])
+def test_the_classical_image_of_a_full_scan_is_the_object(coils):
+    assert error(images_of(samples_of(noise=0.001, coils=coils))[Method.CLASSICAL].image) < 0.02
+
+
+def test_at_half_the_lines_sense_removes_what_zero_filling_leaves():
+    images = images_of(samples_of(HALF, noise=0.001))
+    assert error(images[Method.CLASSICAL].image) < 0.5 * error(images[Method.ZERO_FILLED].image)
+
+
+def test_without_a_network_the_classical_image_comes_first():
+    assert list(images_of(samples_of(HALF))) == [Method.CLASSICAL, Method.ZERO_FILLED]
+
+
+def test_with_a_network_the_learned_image_comes_first(learned):
+    assert list(images_of(samples_of(HALF), learned)) == [Method.LEARNED, Method.CLASSICAL, Method.ZERO_FILLED]
+
+
+def test_more_coils_than_virtual_ones_are_compressed(learned):
+    images = images_of(samples_of(HALF, coils=12), learned)
+    assert error(images[Method.CLASSICAL].image) < 0.1
+
+
+def test_a_scan_without_its_centre_says_what_is_missing():
+    measured = np.arange(LINES) < LINES // 4
+    with pytest.raises(NoImage, match=f"phase encode {LINES // 2} of {LINES}"):
+        calibrate(samples_of(measured).hybrid, measured)
+
+
+def test_a_scan_without_signal_says_so():
+    with pytest.raises(NoImage, match="no signal"):
+        calibrate(np.zeros((COILS, LINES, COLUMNS), np.complex64), np.ones(LINES, bool))
+
+
+# ----------------------------------------------------------------------------------------------------------- evidence
+
+
+def test_the_true_image_leaves_a_residual_of_the_noise_floor():
+    image, maps = object_image(LINES, COLUMNS), coil_maps(COILS, LINES, COLUMNS)
+    hybrid = to_kspace(maps * image, axis=1)
+    hybrid = hybrid + np.float32(NOISE) * complex_noise(hybrid.shape, np.random.default_rng(0))
+    everything = np.ones((LINES, COLUMNS), bool)
+    held_out = choose_held_out(HALF, COLUMNS, np.random.default_rng(0))
+    problem = SenseProblem(hybrid, maps, everything)
+    found = evidence(problem.residuals(image.T, hybrid), everything & ~held_out, held_out, NoiseLevel(NOISE, "known"))
+    assert found.fitted_residual == pytest.approx(NOISE, rel=0.02)
+    assert found.held_out_ratio == pytest.approx(1.0, rel=0.1)
+
+
+def test_fine_structure_that_was_invented_stands_out_of_the_noise():
+    image, maps = object_image(LINES, COLUMNS), coil_maps(COILS, LINES, COLUMNS)
+    hybrid = to_kspace(maps * image, axis=1)
+    held_out = choose_held_out(HALF, COLUMNS, np.random.default_rng(0))
+    problem = SenseProblem(hybrid, maps, np.ones((LINES, COLUMNS), bool))
+    invented = image.copy()
+    invented[20:40:3, 10:20] += 0.5
+    found = evidence(problem.residuals(invented.T, hybrid), ~held_out, held_out, NoiseLevel(NOISE, "known"))
+    assert found.held_out_ratio is not None and found.held_out_ratio > 2
+
+
+def test_held_out_samples_do_not_influence_what_the_network_makes(learned):
+    """They are replaced by nonsense: agreement with everything else stays the same to the last bit."""
+    samples = samples_of(HALF)
+    calibration = calibrate(samples.hybrid, samples.measured)
+    held_out = choose_held_out(samples.measured, COLUMNS, np.random.default_rng(samples.seed))
+    assert held_out.any()
+    altered = replace(samples, hybrid=np.where(held_out, np.complex64(7 + 3j), samples.hybrid))
+    honest = next(reconstruct(samples, calibration, learned, None))[1].evidence
+    fooled = next(reconstruct(altered, calibration, learned, None))[1].evidence
+    assert fooled.fitted_residual == honest.fitted_residual
+    assert fooled.held_out_residual > 10 * honest.held_out_residual
+
+
+def test_held_out_samples_do_not_influence_calibration():
+    samples = samples_of(HALF)
+    held_out = choose_held_out(samples.measured, COLUMNS, np.random.default_rng(samples.seed))
+    altered = np.where(held_out, np.complex64(7 + 3j), samples.hybrid)
+    one, other = calibrate(samples.hybrid, samples.measured), calibrate(altered, samples.measured)
+    np.testing.assert_array_equal(one.sensitivities, other.sensitivities)
+    assert one.scale == other.scale
+
+
+def test_lines_that_calibration_has_seen_are_not_held_out(learned, monkeypatch):
+    """Separate calibration lines fill the gaps between the image's own: those it used would be no evidence."""
+    every_other = uniform(LINES, 2, acs_fraction=0)
+    filled = every_other.copy()
+    filled[LINES // 2 - 12 : LINES // 2 + 12] = True
+    chosen = []
+
+    def watched(*arguments):
+        chosen.append(choose_held_out(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(module, "choose_held_out", watched)
+    calibration = calibrate(samples_of(filled).hybrid, filled)
+    next(reconstruct(samples_of(every_other), calibration, learned, None))
+    lines = chosen[0].any(axis=1)
+    assert lines.any()
+    assert not lines[calibration.acs].any()
+    assert not lines[~every_other].any()
+
+
+def test_every_column_loses_exactly_one_line():
+    held_out = choose_held_out(HALF, COLUMNS, np.random.default_rng(0))
+    np.testing.assert_array_equal(held_out.sum(axis=0), 1)
+    assert not held_out[~HALF].any()
+
+
+def test_with_few_lines_outside_the_acs_nothing_is_held_out():
+    measured = np.zeros(LINES, bool)
+    measured[24:40] = measured[[2, 10, 50, 60]] = True
+    assert not choose_held_out(measured, COLUMNS, np.random.default_rng(0)).any()
+
+
+def test_a_repeated_reconstruction_is_the_same(learned):
+    first, second = (images_of(samples_of(HALF), learned)[Method.LEARNED] for _ in range(2))
+    np.testing.assert_array_equal(first.image, second.image)
+    assert first.evidence == second.evidence
+
+
+def test_the_scale_of_the_samples_does_not_matter(learned):
+    samples = samples_of(HALF)
+    louder = replace(samples, hybrid=samples.hybrid * np.float32(1e4), noise=NoiseLevel(NOISE * 1e4, "noise scan"))
+    for method, made in images_of(samples, learned).items():
+        np.testing.assert_allclose(images_of(louder, learned)[method].image, made.image * 1e4, atol=1e4 * 2e-3)

@@ -1,0 +1,91 @@
+"""A wrong profile is refused with key, value and what is expected; the shipped ones load."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import PROFILE, USUAL_LIMITS
+
+from edge_runtime.errors import ProfileError
+from edge_runtime.profile import DEFAULT_PROFILE, available_profiles, load_profile, parse_profile
+
+GOOD = PROFILE.format(**USUAL_LIMITS)
+
+
+def with_line(key: str, value: str) -> str:
+    """The good profile with one key set to another TOML value."""
+    lines = [f"{key} = {value}" if line.startswith(f"{key} =") else line for line in GOOD.splitlines()]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", available_profiles())
+def test_shipped_profiles_load_under_their_own_name(name):
+    assert load_profile(name).name == name
+
+
+def test_the_default_profile_is_shipped():
+    assert DEFAULT_PROFILE in available_profiles()
+
+
+def test_a_profile_is_read_from_a_path(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    assert load_profile(str(path)).session_bytes == USUAL_LIMITS["session_mb"] << 20
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown", "expected"),
+    [
+        ("name", "3", "name = 3", "a text"),
+        ("name", '""', "name = ''", "a text"),
+        ("threads", "0", "compute.threads = 0", "1 to 256"),
+        ("threads", "1.5", "compute.threads = 1.5", "a whole number"),
+        ("threads", "true", "compute.threads = True", "a whole number"),
+        ("threads", '"2"', "compute.threads = '2'", "a whole number"),
+        ("reconstruction_workers", "65", "compute.reconstruction_workers = 65", "1 to 64"),
+        ("engines", "[]", "compute.engines = []", "at least one"),
+        ("engines", '"onnxruntime"', "compute.engines = 'onnxruntime'", "a list of texts"),
+        ("precisions", "[8]", r"compute.precisions = \[8\]", "a list of texts"),
+        ("session_mb", "15", "memory.session_mb = 15", "16 to 1048576"),
+        ("sessions", "-1", "limits.sessions = -1", "1 to 1024"),
+        ("idle_timeout_s", "0", "limits.idle_timeout_s = 0", "0.1 to 86400"),
+        ("idle_timeout_s", "nan", "limits.idle_timeout_s = nan", "a number"),
+        ("send_timeout_s", "inf", "limits.send_timeout_s = inf", "a number"),
+        ("pending_slices", "0", "limits.pending_slices = 0", "1 to 65536"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_expected(key, value, shown, expected):
+    with pytest.raises(ProfileError, match=f"^here: {shown}: expected .*{expected}".replace("[]", r"\[\]")):
+        parse_profile(with_line(key, value), "here")
+
+
+@pytest.mark.parametrize("key", ["name", "threads", "engines", "session_mb", "idle_timeout_s"])
+def test_a_missing_key_is_named(key):
+    text = "\n".join(line for line in GOOD.splitlines() if not line.startswith(f"{key} ="))
+    with pytest.raises(ProfileError, match=f"{key} is missing"):
+        parse_profile(text, "here")
+
+
+def test_an_unknown_key_is_named():
+    with pytest.raises(ProfileError, match=r"unknown key limits\.sesions"):
+        parse_profile(GOOD + "\nsesions = 3", "here")
+
+
+def test_toml_that_is_none_is_refused():
+    with pytest.raises(ProfileError, match="not valid TOML"):
+        parse_profile("name = ", "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("no-such-device", None, "does not exist; known are .*x86-cpu"),
+        ("missing.toml", None, "No such file"),
+        ("binary.toml", b"\xff\xfe\x00", "not UTF-8"),
+    ],
+)
+def test_a_profile_that_cannot_be_read_says_why(tmp_path, monkeypatch, name, content, words):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ProfileError, match=words):
+        load_profile(name)
