@@ -10,12 +10,13 @@ seeds of the mask, the median and in brackets the worst.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import statistics
 import sys
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,8 +29,14 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import scans
-from benchmarks.metrics import Quality, compare, foreground, root_sum_of_squares, scale_to
+from benchmarks.metrics import compare, root_sum_of_squares
+from benchmarks.records import Better, Record
+from edge_runtime.hil.quality import Quality, scale_to
+from edge_runtime.modalities.mri.offline import load_models, reconstruct_scan
 from edge_runtime.modalities.mri.sampling import contiguous_centre, effective_acceleration
+from edge_runtime.profile import DEFAULT_PROFILE, load_profile
+from edge_runtime.runtime import Model
+from export.foreground import foreground
 
 Magnitude = npt.NDArray[np.float32]
 Settings = dict[str, float | int | str]
@@ -38,14 +45,20 @@ ACCELERATIONS = (2, 4, 6)
 SEEDS = (0, 1, 2)
 
 ZERO_FILLED = "zero_filled"
+FP32, INT8 = "learned FP32", "learned INT8"
 PEER = "BART pics"
+
+PEER_IS_TARGET = (("head-2ch", 2), ("fernando", 4))
+"""Scans, by the beginning of their names, and accelerations where the learned image is to be better than the peer's."""
+
+INT8_LOSS_TARGET_DB = 0.1
 
 ERROR_GAIN = 5.0
 """The error maps show the magnitude of the error so many times brighter than the image."""
 
 
 @dataclass(frozen=True)
-class Record:
+class Measurement:
     """One image of one method.
 
     Attributes:
@@ -53,7 +66,7 @@ class Record:
         acceleration, effective_acceleration: nominal R; all lines over measured lines.
         acs_lines, seed: contiguous central lines; the mask's seed.
         method: its name in the table.
-        nrmse, psnr_db, ssim: see `benchmarks.metrics`; ``psnr_db`` is null for an exact image.
+        nrmse, psnr_db, ssim: see `edge_runtime.hil.quality`; ``psnr_db`` is null for an exact image.
         settings: what a tuned method chose, else empty; times in seconds.
     """
 
@@ -72,16 +85,16 @@ class Record:
 
 
 def reconstruct_all(
-    scan: scans.Scan, mask: npt.NDArray[np.bool_], without: Collection[str], threads: int
+    scan: scans.Scan, mask: npt.NDArray[np.bool_], models: Mapping[str, Model], peer: bool, threads: int
 ) -> tuple[dict[str, Magnitude], dict[str, Settings]]:
     """Magnitude images ``(phase_encodes, samples)`` by method, and the settings of those that were tuned.
 
-    The peer and the runtime are imported only where they are wanted, so that either can be measured without the other.
+    Without models ours are left out but for the zero-filled one; the peer is imported only where it is wanted.
     """
     masked = np.asarray(scan.kspace * mask[:, None], dtype=np.complex64)
     images = {ZERO_FILLED: root_sum_of_squares(scans.coil_images(masked))}
     settings: dict[str, Settings] = {}
-    if "peer" not in without:
+    if peer:
         from benchmarks.peers import bart_pics
 
         best = bart_pics.reconstruct_best(masked, mask, scan.reference, threads)
@@ -97,36 +110,41 @@ def reconstruct_all(
             "solver_seconds": best.solver_seconds,
             "threads": best.threads,
         }
-    if "ours" not in without:
-        from edge_runtime.modalities.mri.offline import reconstruct_scan
-
-        images.update(reconstruct_scan(masked, mask))
+    images.update(reconstruct_scan(masked, mask, models))
     return images, settings
 
 
 def measure(
-    names: list[str], data: Path | None, pictures: Path | None, without: Collection[str], threads: int
-) -> list[Record]:
-    """All records, scan by scan; progress goes to standard error."""
-    records = []
+    names: Sequence[str],
+    models: Mapping[str, Model],
+    peer: bool,
+    threads: int,
+    *,
+    data: Path | None = None,
+    pictures: Path | None = None,
+    accelerations: Sequence[int] = ACCELERATIONS,
+    seeds: Sequence[int] = SEEDS,
+) -> list[Measurement]:
+    """All measurements, scan by scan; progress goes to standard error."""
+    measurements = []
     for name in names:
         scan = scans.load(name, data)
-        for acceleration in ACCELERATIONS:
-            for seed in SEEDS:
+        for acceleration in accelerations:
+            for seed in seeds:
                 mask = scans.undersampling_mask(scan.kspace.shape[1], acceleration, seed)
-                images, settings = reconstruct_all(scan, mask, without, threads)
+                images, settings = reconstruct_all(scan, mask, models, peer, threads)
                 qualities = {method: compare(image, scan.reference) for method, image in images.items()}
-                records += [
-                    _record(scan, acceleration, seed, mask, method, quality, settings.get(method, {}))
+                measurements += [
+                    _measurement(scan, acceleration, seed, mask, method, quality, settings.get(method, {}))
                     for method, quality in qualities.items()
                 ]
-                if pictures is not None and seed == SEEDS[0]:
+                if pictures is not None and seed == seeds[0]:
                     draw(pictures / f"{name}-R{acceleration}.png", scan, mask, images, qualities)
             print(f"{name} R = {acceleration} done", file=sys.stderr, flush=True)
-    return records
+    return measurements
 
 
-def _record(
+def _measurement(
     scan: scans.Scan,
     acceleration: int,
     seed: int,
@@ -134,9 +152,9 @@ def _record(
     method: str,
     quality: Quality,
     settings: Settings,
-) -> Record:
+) -> Measurement:
     acs = contiguous_centre(mask)
-    return Record(
+    return Measurement(
         scan=scan.name,
         origin=scan.origin,
         shape=scan.kspace.shape,
@@ -152,38 +170,138 @@ def _record(
     )
 
 
-def markdown(records: list[Record]) -> str:
+def markdown(measurements: list[Measurement]) -> str:
     """One row a scan and acceleration; a cell holds NRMSE, PSNR and SSIM: median over seeds, worst in brackets."""
-    methods = list(dict.fromkeys(record.method for record in records))
+    methods = list(dict.fromkeys(one.method for one in measurements))
     lines = [
         "| scan | R (effective) | ACS lines | "
         + " | ".join(f"{method}: NRMSE, PSNR dB, SSIM" for method in methods)
         + " |",
         "|---|---|---|" + "---|" * len(methods),
     ]
-    groups = dict.fromkeys((record.scan, record.acceleration) for record in records)
+    groups = dict.fromkeys((one.scan, one.acceleration) for one in measurements)
     for scan, acceleration in groups:
-        group = [record for record in records if (record.scan, record.acceleration) == (scan, acceleration)]
+        group = [one for one in measurements if (one.scan, one.acceleration) == (scan, acceleration)]
         first = group[0]
-        acs = sorted({record.acs_lines for record in group})
+        acs = sorted({one.acs_lines for one in group})
         acs_text = str(acs[0]) if len(acs) == 1 else f"{acs[0]} to {acs[-1]}"
-        cells = [_cell([record for record in group if record.method == method]) for method in methods]
+        cells = [_cell([one for one in group if one.method == method]) for method in methods]
         scan_text = f"{scan} ({first.origin}, {first.shape[0]} ch)"
         acceleration_text = f"{acceleration} ({first.effective_acceleration:.2f})"
         lines.append("| " + " | ".join([scan_text, acceleration_text, acs_text, *cells]) + " |")
     return "\n".join(lines)
 
 
-def _cell(records: list[Record]) -> str:
-    if not records:
+def _cell(measurements: list[Measurement]) -> str:
+    if not measurements:
         return ""
-    nrmse = [record.nrmse for record in records]
-    psnr = [math.inf if record.psnr_db is None else record.psnr_db for record in records]
-    ssim = [record.ssim for record in records]
+    nrmse = [one.nrmse for one in measurements]
+    psnr = [math.inf if one.psnr_db is None else one.psnr_db for one in measurements]
+    ssim = [one.ssim for one in measurements]
     return (
         f"{statistics.median(nrmse):.3f} ({max(nrmse):.3f}), "
         f"{statistics.median(psnr):.1f} ({min(psnr):.1f}), "
         f"{statistics.median(ssim):.3f} ({min(ssim):.3f})"
+    )
+
+
+def quality(quick: bool) -> list[Record]:
+    """The table as records for `benchmarks.run`; none where the data folder is missing. ``quick``: one image of each method."""
+    root = scans.data_root()
+    if not (root / "raw").is_dir():
+        print(f"quality: no scans in {root} (set EDGE_DATA): no figures", file=sys.stderr)
+        return []
+    threads = load_profile(DEFAULT_PROFILE).threads
+    peer = importlib.util.find_spec("bartorch") is not None
+    last = 1 if quick else None
+    measurements = measure(
+        scans.names()[:last],
+        load_models(),
+        peer,
+        threads,
+        accelerations=ACCELERATIONS[:last],
+        seeds=SEEDS[:last],
+    )
+    return [*records_of(measurements, threads), *int8_loss(measurements, threads)]
+
+
+def records_of(measurements: Sequence[Measurement], threads: int) -> list[Record]:
+    """NRMSE and SSIM of ours by scan, acceleration and method, beside the peer's."""
+    records = []
+    for (scan, acceleration, method), ours in _grouped(measurements).items():
+        if method == PEER:
+            continue
+        peers = [m for m in measurements if (m.scan, m.acceleration, m.method) == (scan, acceleration, PEER)]
+        to_beat = method in (FP32, INT8) and any(
+            scan.startswith(name) and acceleration == factor for name, factor in PEER_IS_TARGET
+        )
+        name = f"quality.{scan}.R{acceleration}.{method.lower().replace(' ', '_')}"
+        note = (
+            f"{ours[0].origin}, {ours[0].shape[0]} coils, effective R {ours[0].effective_acceleration:.2f}; "
+            "median of the masks, p10 and p90 their least and greatest"
+        )
+        errors, theirs = [m.nrmse for m in ours], [m.nrmse for m in peers]
+        records.append(_over_masks(f"{name}.nrmse", errors, theirs, "lower", to_beat, threads, note))
+        similarities, theirs = [m.ssim for m in ours], [m.ssim for m in peers]
+        records.append(_over_masks(f"{name}.ssim", similarities, theirs, "higher", to_beat, threads, note))
+    return records
+
+
+def int8_loss(measurements: Sequence[Measurement], threads: int) -> list[Record]:
+    """What INT8 loses of FP32's PSNR where it loses most; no record where either was not measured."""
+    groups = _grouped(measurements)
+    losses = {}
+    for (scan, acceleration, method), quantized in groups.items():
+        pairs = zip(groups.get((scan, acceleration, FP32), []), quantized) if method == INT8 else ()
+        lost = [a.psnr_db - b.psnr_db for a, b in pairs if a.psnr_db is not None and b.psnr_db is not None]
+        if lost:
+            losses[f"{scan} at R = {acceleration}"] = statistics.median(lost)
+    if not losses:
+        return []
+    worst = max(losses, key=lambda where: losses[where])
+    low, high = (float(at) for at in np.percentile(list(losses.values()), (10, 90)))
+    return [
+        Record(
+            "quality.int8_loss_db",
+            losses[worst],
+            "dB",
+            "lower",
+            threads=threads,
+            n=len(losses),
+            p10=low,
+            p90=high,
+            target=INT8_LOSS_TARGET_DB,
+            note=f"PSNR of FP32 less that of INT8, median of the masks; the worst of n scans and accelerations: {worst}",
+        )
+    ]
+
+
+def _grouped(measurements: Sequence[Measurement]) -> dict[tuple[str, int, str], list[Measurement]]:
+    """By scan, acceleration and method; in each group by seed, as measured."""
+    groups: dict[tuple[str, int, str], list[Measurement]] = {}
+    for one in measurements:
+        groups.setdefault((one.scan, one.acceleration, one.method), []).append(one)
+    return groups
+
+
+def _over_masks(
+    name: str, ours: Sequence[float], peer: Sequence[float], better: Better, to_beat: bool, threads: int, note: str
+) -> Record:
+    """The peer's median is the target where ours are to be better than it."""
+    theirs = statistics.median(peer) if peer else None
+    return Record(
+        name,
+        statistics.median(ours),
+        "",
+        better,
+        PEER,
+        theirs,
+        threads,
+        len(ours),
+        min(ours),
+        max(ours),
+        theirs if to_beat else None,
+        note,
     )
 
 
@@ -237,10 +355,17 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = sorted(set(names) - set(scans.names()))
     if unknown:
         parser.error(f"no scan {', '.join(unknown)}; there are {', '.join(scans.names())}")
-    records = measure(names, options.data, options.pictures, options.without, options.threads)
+    measurements = measure(
+        names,
+        {} if "ours" in options.without else load_models(),
+        "peer" not in options.without,
+        options.threads,
+        data=options.data,
+        pictures=options.pictures,
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n")
-    print(markdown(records))
+    options.out.write_text(json.dumps([asdict(one) for one in measurements], indent=1) + "\n")
+    print(markdown(measurements))
     return 0
 
 

@@ -24,6 +24,7 @@ BENCHMARKS = {
     "ingest": "benchmarks.ingest:ingest",
     "latency": "benchmarks.latency:latency",
     "install": "benchmarks.footprint:install",
+    "quality": "benchmarks.quality:quality",
 }
 """By the prefix of its records: a function that takes ``quick`` and returns them. Modules are imported only when they are run."""
 

@@ -66,6 +66,7 @@ def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="the main job end to end on a shipped simulated scan",
+        epilog="example: edge-runtime demo --out demo-out",
         description="Plays a simulated Colin27 scan (8 coils, R = 4) into a server over a loopback socket, and writes the DICOM "
         "series, comparison.png and report.json.",
     )
@@ -87,7 +88,7 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network (%(default)s)"
     )
-    serve.add_argument("--port", type=int, default=9002, help="TCP port, 0 for a free one (%(default)s)")
+    serve.add_argument("--port", type=_port, default=9002, help="TCP port, 0 for a free one (%(default)s)")
     serve.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for DICOM series and reports; without it nothing is kept"
     )
@@ -106,7 +107,7 @@ def _add_replay(commands: Any) -> None:
     )
     replay.add_argument("file", type=Path)
     replay.add_argument("--host", help="an MRD server (default with --port: 127.0.0.1)")
-    replay.add_argument("--port", type=int, help="its port (default with --host: 9002)")
+    replay.add_argument("--port", type=_port, help="its port (default with --host: 9002)")
     replay.add_argument("--config", default="edge", help="configuration name to ask for (%(default)s)")
     replay.add_argument(
         "--tr",
@@ -144,6 +145,12 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         "--previews", type=_shares, default=(0.25, 0.5, 0.75), metavar="A,B,…",
         help="shares of a slice at which previews are made, 'none' for none (0.25,0.5,0.75)",
     )  # fmt: skip
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: a TCP port, 0 to 65535")
+    return int(text)
 
 
 def _shares(text: str) -> tuple[float, ...]:

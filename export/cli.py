@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export simulate | train | bundle | demo-scan``.
+"""The desk toolchain's command line: ``edge-export simulate | train | bundle | validate | demo-scan``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
 """
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     bundle = command("bundle", "split, quantize and pack a trained model", _bundle, data=False)
     bundle.add_argument("--out", type=Path, required=True, metavar="FILE")
+    validate = commands.add_parser("validate", help="quality of a bundle on simulated scans of unseen volumes")
+    validate.add_argument("bundle", type=Path, help="the bundle")
+    validate.add_argument("--data", type=Path, required=True, metavar="DIR", help="volumes that were not trained on")
+    validate.add_argument("--count", type=int, default=24, help="scans (%(default)s)")
+    validate.add_argument("--seed", type=int, default=1, help="seed of the draws (%(default)s)")
+    validate.add_argument("--json", action="store_true", help="one JSON line a scan, acceleration and method")
+    validate.set_defaults(run=_validate)
     demo = commands.add_parser("demo-scan", help="simulate the scan that the demo plays")
     demo.add_argument("volume", type=Path, help="Colin27 T1 (Debian mricron-data: ch2.nii.gz)")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -118,6 +125,33 @@ def _bundle(options: argparse.Namespace) -> int:
 
     digest = make_bundle(load_config(options.config), options.config, options.work, options.out)
     print(f"written: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB, SHA-256 {digest})")
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+    from statistics import median
+
+    from edge_runtime.bundle import load_bundle
+    from export.foreground import foreground
+    from export.simulate.volumes import load_volumes
+    from export.validate import Row, validate
+
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in validate(load_bundle(options.bundle), load_volumes(options.data), options.count, options.seed, foreground):
+        groups.setdefault((row.acceleration, row.method), []).append(row)
+        if options.json:
+            print(json.dumps(asdict(row)), flush=True)
+    if not options.json:
+        print("simulated scans; median (worst)\nR  method         NRMSE            PSNR dB          SSIM")
+        for (acceleration, method), rows in sorted(groups.items()):
+            nrmse = [row.quality.nrmse for row in rows]
+            psnr = [row.quality.psnr_db for row in rows]
+            ssim = [row.quality.ssim for row in rows]
+            print(
+                f"{acceleration}  {method:<13}  {median(nrmse):.4f} ({max(nrmse):.4f})  "
+                f"{median(psnr):.2f} ({min(psnr):.2f})  {median(ssim):.4f} ({min(ssim):.4f})"
+            )
     return 0
 
 

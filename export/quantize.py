@@ -27,7 +27,11 @@ class _States(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships
 
 
 def quantize_int8(model: bytes, states: Iterable[Tensor], keep_float: tuple[str, ...] = ()) -> bytes:
-    """Symmetric QDQ INT8 with per-channel weights: the one form that ONNX Runtime runs and TensorRT builds.
+    """QDQ INT8 for CPUs: signed weights with a scale per output channel, unsigned activations with a zero point.
+
+    Most activations come after a ReLU, so a signed symmetric range would leave half its codes unused. Measured on 14 draws of the
+    shipped regulariser: 0.10 dB lost on average (0.28 at worst) with symmetric activations, 0.01 (0.04) with these, and ONNX Runtime
+    runs them twice as fast. TensorRT wants symmetric ones; its form is a form of its own.
 
     The first and the last convolution stay in floating point: they see the image itself, whose range INT8 does not cover, and cost
     a tenth of the arithmetic.
@@ -47,14 +51,14 @@ def quantize_int8(model: bytes, states: Iterable[Tensor], keep_float: tuple[str,
             str(target),
             _States(states),
             quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
             calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=["Conv", "Add", "Relu", "Resize"],
             nodes_to_exclude=[convolutions[0], convolutions[-1], *keep_float],
             extra_options={
-                "ActivationSymmetric": True,
+                "ActivationSymmetric": False,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
                 "CalibMovingAverage": False,

@@ -8,7 +8,7 @@ import warnings
 import onnx
 import torch
 
-from export.families.unrolled import CONDITION_CHANNELS, IMAGE_CHANNELS, UnrolledNetwork
+from export.families.unrolled import CONDITION_CHANNELS, IMAGE_CHANNELS, Regulariser, UnrolledNetwork
 
 OPSET = 17
 
@@ -18,7 +18,9 @@ def regulariser_onnx(network: UnrolledNetwork) -> bytes:
 
     Batch, rows and columns are dynamic; rows and columns must be multiples of ``network.regulariser.multiple``.
     """
-    regulariser = network.regulariser.to(memory_format=torch.contiguous_format).eval()
+    regulariser: Regulariser = network.regulariser.to(  # type: ignore[call-overload]  # torch's stubs lack memory_format
+        memory_format=torch.contiguous_format
+    ).eval()
     example = torch.zeros(1, IMAGE_CHANNELS + CONDITION_CHANNELS, 4 * regulariser.multiple, 5 * regulariser.multiple)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -28,7 +30,7 @@ def regulariser_onnx(network: UnrolledNetwork) -> bytes:
         torch.onnx.export(
             regulariser,
             (example,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a buffer; the stubs know the new one
             dynamo=False,
             opset_version=OPSET,
             input_names=["image"],
@@ -37,4 +39,5 @@ def regulariser_onnx(network: UnrolledNetwork) -> bytes:
         )
     model = onnx.load_model_from_string(buffer.getvalue())
     onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    serialised: bytes = model.SerializeToString()
+    return serialised

@@ -62,7 +62,7 @@ def train(
     torch.manual_seed(config.seed)
     network = UnrolledNetwork(network_config)
     network.low_precision = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    network.regulariser.to(memory_format=torch.channels_last)
+    network.regulariser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
     )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from simulated import readouts_of, scan_bytes, usual_kspace
+from strict_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 
 from edge_runtime.links.mrd import MrdServer
 from edge_runtime.links.mrd_messages import Close, ImageMessage, Message, MessageReader, Text, parse_meta_attributes

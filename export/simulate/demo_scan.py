@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from edge_runtime.scan import (
     Scanner,
     Sequence,
 )
+from export.foreground import foreground
 from export.simulate.receive import KSpace, complex_noise, gaussian_coils, measure
 
 MATRIX = 192
@@ -52,10 +54,9 @@ def write_demo_scan(volume_path: Path, folder: Path) -> tuple[Path, Path]:
     The reference is the root-sum-of-squares image of the fully sampled acquisition, with its noise, and its foreground.
     """
     import nibabel
+    from nibabel.spatialimages import SpatialImage
 
-    from benchmarks.metrics import foreground
-
-    volume = np.asarray(nibabel.load(volume_path).dataobj, dtype=np.float32)
+    volume = np.asarray(cast(SpatialImage, nibabel.load(volume_path)).dataobj, dtype=np.float32)
     rng = np.random.default_rng(SEED)
     mixing = np.eye(COILS) + 0.15 * complex_noise((COILS, COILS), rng)  # neighbouring coils share some of their noise
     mixing = (mixing * rng.uniform(0.7, 1.4, COILS)[:, None]).astype(np.complex64)

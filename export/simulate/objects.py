@@ -6,6 +6,8 @@ depends on tissue and on field inhomogeneity, a fat rim out of phase with the br
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -15,7 +17,12 @@ from export.simulate.volumes import Magnitude, Volume
 ComplexObject = npt.NDArray[np.complex64]
 
 
-def draw_anatomy(volumes: list[Volume], size: tuple[int, int], rng: np.random.Generator) -> ComplexObject:
+PhaseGenerator = Callable[[Magnitude, np.random.Generator], ComplexObject]
+
+
+def draw_anatomy(
+    volumes: list[Volume], size: tuple[int, int], rng: np.random.Generator, phase: PhaseGenerator
+) -> ComplexObject:
     """A complex object ``size = (rows, columns)`` from a random slice: placed, recoloured, given lesions and phase."""
     weights = np.sqrt([float(volume.slice_count()) for volume in volumes])
     volume = volumes[int(rng.choice(len(volumes), p=weights / weights.sum()))]
@@ -26,10 +33,10 @@ def draw_anatomy(volumes: list[Volume], size: tuple[int, int], rng: np.random.Ge
         magnitude = _recolour(magnitude, rng)
     if rng.random() < 0.4:
         magnitude = _add_lesions(magnitude, rng)
-    return _with_phase(magnitude, rng)
+    return phase(magnitude, rng)
 
 
-def draw_phantom(size: tuple[int, int], rng: np.random.Generator) -> ComplexObject:
+def draw_phantom(size: tuple[int, int], rng: np.random.Generator, phase: PhaseGenerator) -> ComplexObject:
     """A complex object ``size`` of random ellipses and bars, as quality phantoms have."""
     y, x = _grid(size)
     magnitude = np.zeros(size, np.float32)
@@ -42,7 +49,7 @@ def draw_phantom(size: tuple[int, int], rng: np.random.Generator) -> ComplexObje
         a, b = np.exp(rng.uniform(np.log(0.01), np.log(0.3), 2))
         inside = (np.abs(u) < a) & (np.abs(v) < b) if rng.random() < 0.4 else (u / a) ** 2 + (v / b) ** 2 < 1
         magnitude[inside & body] = rng.uniform(0, 1.2)
-    return _with_phase(magnitude, rng)
+    return phase(magnitude, rng)
 
 
 def _grid(size: tuple[int, int]) -> tuple[Magnitude, Magnitude]:
@@ -97,7 +104,7 @@ def _recolour(magnitude: Magnitude, rng: np.random.Generator) -> Magnitude:
 
 def _add_lesions(magnitude: Magnitude, rng: np.random.Generator) -> Magnitude:
     y, x = _grid((magnitude.shape[0], magnitude.shape[1]))
-    out = magnitude.copy()
+    out: Magnitude = magnitude.copy()
     inside = np.argwhere(magnitude > 0.2)
     if len(inside) == 0:
         return out
@@ -110,7 +117,14 @@ def _add_lesions(magnitude: Magnitude, rng: np.random.Generator) -> Magnitude:
     return np.asarray(out, dtype=np.float32)
 
 
-def _with_phase(magnitude: Magnitude, rng: np.random.Generator) -> ComplexObject:
+def random_field_phase(magnitude: Magnitude, rng: np.random.Generator) -> ComplexObject:
+    """Phase of a smooth Gaussian random field; for validation, since training never sees one."""
+    field = ndimage.gaussian_filter(rng.standard_normal(magnitude.shape), max(magnitude.shape) / rng.uniform(5, 12))
+    phase = rng.uniform(0.3, 1.5) * field / np.std(field)
+    return np.asarray(magnitude * np.exp(1j * phase), dtype=np.complex64)
+
+
+def tissue_phase(magnitude: Magnitude, rng: np.random.Generator) -> ComplexObject:
     """Background field, local susceptibility fields, tissue-dependent phase and a fat rim out of phase."""
     size = (magnitude.shape[0], magnitude.shape[1])
     y, x = _grid(size)

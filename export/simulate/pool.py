@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime.modalities.mri.coils import compression_matrix
-from export.simulate.objects import draw_anatomy, draw_phantom
+from export.simulate.objects import draw_anatomy, draw_phantom, random_field_phase, tissue_phase
 from export.simulate.receive import KSpace, gaussian_coils, loop_coils, measure
 from export.simulate.volumes import Volume
 
@@ -27,11 +27,11 @@ def simulate_acquisition(
     phantom_share: float,
     phase_encodes: tuple[int, int] = (96, 224),
     samples: tuple[int, int] = (96, 192),
-    validation_coils: bool = False,
+    validation: bool = False,
 ) -> KSpace:
     """One fully sampled, noise-free multi-coil k-space ``(coils, phase_encodes, samples)``, compressed to at most eight coils.
 
-    Magnitudes are scaled so that the root-sum-of-squares image has its 99th percentile at 1.
+    ``validation`` draws coils and phase from generators that training never uses. Magnitudes are scaled so that the root-sum-of-squares image has its 99th percentile at 1.
     """
     matrix = (
         2 * int(rng.integers(phase_encodes[0] // 2, phase_encodes[1] // 2 + 1)),
@@ -39,9 +39,10 @@ def simulate_acquisition(
     )
     finer = rng.uniform(1.5, 2.2)
     size = (_even(matrix[0] * finer), _even(matrix[1] * finer))
-    complex_object = draw_phantom(size, rng) if rng.random() < phantom_share else draw_anatomy(volumes, size, rng)
+    phase = random_field_phase if validation else tissue_phase
+    complex_object = draw_phantom(size, rng, phase) if rng.random() < phantom_share else draw_anatomy(volumes, size, rng, phase)
     coils = int(rng.choice(COIL_COUNTS))
-    make_coils = gaussian_coils if validation_coils else loop_coils
+    make_coils = gaussian_coils if validation else loop_coils
     kspace = measure(complex_object, make_coils(size, coils, rng), matrix)
     if coils > COILS_AFTER_COMPRESSION:
         kspace = np.einsum("vc,cyx->vyx", compression_matrix(kspace, COILS_AFTER_COMPRESSION), kspace)

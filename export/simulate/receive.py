@@ -39,7 +39,7 @@ def loop_coils(size: tuple[int, int], coils: int, rng: np.random.Generator) -> C
         maps[coil] = (
             field * np.exp(1j * (wave[0] * y + wave[1] * x + rng.uniform(0, 2 * np.pi))) * rng.uniform(0.7, 1.3)
         )
-    return maps / np.sqrt(np.mean(np.sum(np.abs(maps) ** 2, axis=0)))
+    return np.asarray(maps / np.sqrt(np.mean(np.sum(np.abs(maps) ** 2, axis=0))))
 
 
 def gaussian_coils(size: tuple[int, int], coils: int, rng: np.random.Generator) -> CoilMaps:
@@ -54,7 +54,7 @@ def gaussian_coils(size: tuple[int, int], coils: int, rng: np.random.Generator) 
         profile = np.exp(-((y - where[0]) ** 2 + (x - where[1]) ** 2) / (2 * width**2))
         terms = rng.normal(0, 0.5, 4)
         maps[coil] = profile * np.exp(1j * (terms[0] + terms[1] * y + terms[2] * x + terms[3] * x * y))
-    return maps / np.sqrt(np.mean(np.sum(np.abs(maps) ** 2, axis=0)))
+    return np.asarray(maps / np.sqrt(np.mean(np.sum(np.abs(maps) ** 2, axis=0))))
 
 
 def measure(complex_object: ComplexObject, maps: CoilMaps, matrix: tuple[int, int]) -> KSpace:

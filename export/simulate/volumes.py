@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,7 @@ def volume_files(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> Iterator[Volume]:
     import nibabel
+    from nibabel.spatialimages import SpatialImage
     from scipy.io import loadmat
 
     for path in volume_files(folder):
@@ -67,7 +69,7 @@ def _read(folder: Path) -> Iterator[Volume]:
             with np.load(path, allow_pickle=False) as archive:
                 yield Volume(path.stem, _scaled(archive["vol"]), (0, 1, 2), (1.0, 1.0, 1.0))
         elif path.suffix == ".gz":
-            image = nibabel.load(path)
+            image = cast(SpatialImage, nibabel.load(path))
             x, y, z = (float(zoom) for zoom in image.header.get_zooms()[:3])
             isotropic = max(x, y, z) <= 2 * min(x, y, z)
             axes = (0, 1, 2) if isotropic else (int(np.argmax((x, y, z))),)

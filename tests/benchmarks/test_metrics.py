@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.metrics import compare, foreground, root_sum_of_squares, scale_to, structural_similarity
+from benchmarks.metrics import compare, root_sum_of_squares
+from edge_runtime.hil.quality import scale_to, structural_similarity
+from export.foreground import foreground
 
 Image = npt.NDArray[np.float64]
 

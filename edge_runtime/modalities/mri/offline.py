@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
+from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
 from edge_runtime.modalities.mri.fourier import Complex, to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.reconstruct import Reconstruction, SliceSamples, calibrate, reconstruct
-from edge_runtime.profile import DEFAULT_PROFILE, Profile, load_profile
-from edge_runtime.runtime import prepare_model
+from edge_runtime.profile import DEFAULT_PROFILE, load_profile
+from edge_runtime.runtime import Model, prepare_model
 from edge_runtime.scan import Method
 
 
@@ -31,19 +32,22 @@ def reconstruct_kspace(
     return dict(reconstruct(samples, calibrate(hybrid, mask), learned, executor=None))
 
 
+def load_models(bundle: Path = DEFAULT_BUNDLE, profile: str = DEFAULT_PROFILE) -> Mapping[str, Model]:
+    """Every precision of a bundle, made ready, by the precision's name."""
+    loaded, hardware = load_bundle(bundle), load_profile(profile)
+    return {precision: prepare_model(loaded, hardware, precision) for precision in sorted(loaded.forms)}
+
+
 def reconstruct_scan(
-    kspace: Complex, mask: npt.NDArray[np.bool_], bundle: Bundle | None = None, profile: Profile | None = None
+    kspace: Complex, mask: npt.NDArray[np.bool_], models: Mapping[str, Model]
 ) -> Mapping[str, npt.NDArray[np.float32]]:
-    """Magnitude images ``(phase_encodes, samples)`` of every method and every precision of a bundle.
+    """Magnitude images ``(phase_encodes, samples)`` of every method and of every model (see `load_models`).
 
     Returns:
-        ``zero_filled``, ``classical`` and ``learned FP32``, ``learned INT8``.
+        ``zero_filled``, ``classical`` and, by the models' precisions, ``learned FP32`` and ``learned INT8``.
     """
-    bundle = bundle or load_bundle(DEFAULT_BUNDLE)
-    profile = profile or load_profile(DEFAULT_PROFILE)
     images: dict[str, npt.NDArray[np.float32]] = {}
-    for precision in sorted(bundle.forms):
-        model = prepare_model(bundle, profile, precision)
+    for precision, model in models.items():
         for method, made in reconstruct_kspace(kspace, mask, model.reconstruction).items():
             name = f"learned {precision.upper()}" if method is Method.LEARNED else method.value
             images[name] = made.image

@@ -1,0 +1,67 @@
+"""The records of the quality table, from measurements that were made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
+pytest.importorskip("nibabel", reason="the extra 'bench' is not installed")
+
+from benchmarks.quality import FP32, INT8, PEER, Measurement, int8_loss, quality, records_of
+
+pytestmark = pytest.mark.full
+
+
+def measured(method: str, nrmse: float, psnr_db: float, scan: str = "head-2ch", factor: int = 2) -> Measurement:
+    return Measurement(scan, "measured", (2, 64, 64), factor, 1.9, 8, 0, method, nrmse, psnr_db, 1 - nrmse, {})
+
+
+TABLE = [
+    measured(method, nrmse, psnr)
+    for method, masks in {
+        FP32: [(0.10, 30.0), (0.12, 29.0), (0.11, 29.5)],
+        INT8: [(0.11, 29.8), (0.12, 29.0), (0.11, 29.4)],
+        PEER: [(0.20, 25.0), (0.22, 24.0), (0.21, 24.5)],
+    }.items()
+    for nrmse, psnr in masks
+]
+
+
+def test_one_record_a_method_and_figure() -> None:
+    records = {record.name: record for record in records_of(TABLE, threads=2)}
+    names = [f"quality.head-2ch.R2.learned_{p}.{figure}" for p in ("fp32", "int8") for figure in ("nrmse", "ssim")]
+    assert list(records) == names
+    error = records["quality.head-2ch.R2.learned_fp32.nrmse"]
+    assert (error.value, error.p10, error.p90, error.n) == (0.11, 0.10, 0.12, 3)
+    assert (error.peer, error.peer_value, error.target, error.met) == (PEER, 0.21, 0.21, True)
+    similarity = records["quality.head-2ch.R2.learned_fp32.ssim"]
+    assert similarity.better == "higher"
+    assert (similarity.value, similarity.peer_value) == pytest.approx((0.89, 0.79))
+
+
+def test_the_peer_is_the_target_only_where_it_is_to_be_beaten() -> None:
+    scans = (("head-2ch", 4), ("fernando-11", 4), ("fernando-11", 2))
+    for method in (FP32, "classical"):
+        table = [measured(m, 0.1, 30.0, scan, factor) for scan, factor in scans for m in (method, PEER)]
+        targets = [record.target for record in records_of(table, threads=2) if record.name.endswith(".nrmse")]
+        assert targets == [None, 0.1 if method == FP32 else None, None]
+
+
+def test_int8_loss_is_that_of_the_worst_scan() -> None:
+    other = [measured(FP32, 0.1, 30.0, "gre-2ch", 4), measured(INT8, 0.1, 29.0, "gre-2ch", 4)]
+    (record,) = int8_loss(TABLE, threads=2)
+    assert record.value == pytest.approx(0.1)
+    (record,) = int8_loss(TABLE + other, threads=2)
+    assert (record.value, record.n, record.met) == (pytest.approx(1.0), 2, False)
+    assert "gre-2ch at R = 4" in record.note
+    assert int8_loss(TABLE[:3], threads=2) == []
+
+
+def test_without_the_data_folder_there_are_no_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGE_DATA", str(tmp_path))
+    assert quality(quick=True) == []
+    assert f"no scans in {tmp_path}" in capsys.readouterr().err

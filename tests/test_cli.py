@@ -1,0 +1,94 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.cli import main
+from edge_runtime.demo.run import SCAN
+
+PATIENCE_S = 30.0
+
+
+def code_of(*arguments: str) -> int:
+    """The exit code, also where argparse ends the program."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("serve",), ("replay",)], ids=lambda command: " ".join(command))
+def test_help_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(*command, "--help") == 0
+    said = capsys.readouterr().out
+    assert "example" in said
+    assert " ".join(("edge-runtime", *command)) in said.partition("example")[2]
+
+
+def test_replay_into_a_server_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("replay", str(SCAN), "--classical-only", "--json", "--out", str(tmp_path)) == 0
+    said = json.loads(capsys.readouterr().out)
+    finals = [image["attributes"] for image in said["images"] if image["attributes"]["EdgeCompleteness"] == "final"]
+    assert [attributes["EdgeMethod"] for attributes in finals].count("classical") == 2  # slices
+    assert list(tmp_path.rglob("*.dcm"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("serve", "--port", "0", "--profile", "toaster", "--classical-only"), "toaster"),
+        (("serve", "--port", "0", "--bundle", "missing.edgebundle"), "missing.edgebundle"),
+        (("replay", str(SCAN), "--classical-only", "--accelerate", "99"), "--accelerate 99"),
+        (("replay", "missing.mrd", "--classical-only"), "missing.mrd"),
+    ],
+    ids=["profile", "bundle", "acceleration", "file"],
+)
+def test_work_that_cannot_be_done(
+    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code_of(*arguments) == 1
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.startswith("edge-runtime: ")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("develop",),
+        ("replay",),
+        ("serve", "--colour"),
+        ("serve", "--port", "65536"),
+        ("serve", "--previews", "1.5"),
+        ("replay", "scan.h5", "--order", "random"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(*arguments) == 2
+    assert "usage: edge-runtime" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_announces_its_address_and_ends_on_a_signal(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "edge_runtime.cli", "serve", "--port", "0", "--json", "--classical-only"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = json.loads(server.stdout.readline())
+            socket.create_connection((address["host"], address["port"]), PATIENCE_S).close()
+            server.send_signal(number)
+            assert server.wait(PATIENCE_S) == 0
+            assert server.stdout.read() == ""
+        finally:
+            server.kill()

@@ -1,0 +1,39 @@
+"""What the device install imports, and what the desk toolchain says without its extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("module", ["edge_runtime.cli", "edge_runtime.links.mrd", "edge_runtime.demo.run"])
+def test_the_device_imports_neither_torch_nor_the_desk(module: str) -> None:
+    heavy = ("torch", "scipy", "h5py", "export", "onnx", "matplotlib", "nibabel", "twixtools", "ismrmrd")
+    done = python(f"import sys, {module}; print(*sorted(set(sys.modules) & set({heavy!r})))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_edge_export_without_its_extra_says_what_to_install() -> None:
+    hidden = "import sys; sys.modules.update(dict.fromkeys(('torch', 'nibabel')));"
+    done = python(
+        f"{hidden} from export.cli import main; sys.exit(main(['demo-scan', 'ch2.nii.gz', '--out', 'nowhere']))"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "edge-export: torch, nibabel not installed: pip install 'edge-runtime[export]'\n"
+    assert not (ROOT / "nowhere").exists()
+
+
+def test_edge_export_helps_without_its_extra() -> None:
+    done = python("import sys; sys.modules['torch'] = None; from export.cli import main; main(['--help'])")
+    assert done.returncode == 0
+    assert "example:" in done.stdout
