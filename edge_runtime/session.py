@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import hashlib
 import json
 import logging
 import threading
@@ -28,11 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
-from edge_runtime.modalities.mri.assemble import Assembler
-from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.assemble import Assembler, CalibrationSamples
 from edge_runtime.modalities.mri.layout import Layout
 from edge_runtime.modalities.mri.reconstruct import (
     FEW_ACS_LINES,
@@ -130,6 +127,7 @@ class Session:
         self._writer: SeriesWriter | None = None
         self._progress: dict[SliceKey, _SliceProgress] = {}
         self._jobs: list[Future[None]] = []
+        self._unfinished: list[Future[None]] = []
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -222,8 +220,9 @@ class Session:
         if complete:
             self._final(key, Completeness.FINAL)
             return
-        measured = self._assembler.measured(key)
-        acs = calibration_lines(measured)
+        if progress.calibrating is not None and not progress.previews_due:
+            return
+        acs = calibration_lines(self._assembler.measured(key))
         lines = acs.stop - acs.start
         grown, progress.acs_lines = lines != progress.acs_lines, lines
         if progress.calibrating is None and (lines == MOST_ACS_LINES or (lines >= FEW_ACS_LINES and not grown)):
@@ -248,12 +247,11 @@ class Session:
     def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
         """Sensitivities while readouts still arrive, so that the last one leaves less to do."""
         assert self._assembler is not None
-        hybrid, measured = self._assembler.calibration_snapshot(key)
+        ahead = self._assembler.calibration_snapshot(key)
 
         def job() -> None:
-            calibration = calibrate(hybrid, measured)
-            identity = _identity(hybrid, calibration.acs)
-            progress.calibration, progress.calibration_identity = calibration, identity
+            progress.calibration = calibrate(ahead.hybrid(), ahead.measured)
+            progress.calibration_identity = ahead.identity()
 
         progress.calibrating = self._runtime.pool.offer(Priority.CALIBRATION, job)
 
@@ -261,8 +259,7 @@ class Session:
         assert self._assembler is not None
         if len(self._waiting()) >= self._assembler.slices_that_may_wait():
             return None
-        samples = self._assembler.snapshot(key)
-        hybrid, measured = self._assembler.calibration_snapshot(key)
+        samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), self._notes()
         share = float(samples.measured.sum()) / self._assembler.layout.lines
         arrived = time.time()
@@ -270,46 +267,52 @@ class Session:
         def job() -> None:
             if progress.final_queued:  # which overtook this one
                 return
-            calibration = self._calibration(progress, hybrid, measured)
+            calibration = self._calibration(progress, to_calibrate)
             self._reconstruct(
                 key, progress, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived
             )
 
         future = self._runtime.pool.offer(Priority.PREVIEW, job)
         if future is not None:
-            self._jobs.append(future)
+            self._add_job(future)
         return future
 
     def _final(self, key: SliceKey, completeness: Completeness, extra_note: str = "") -> None:
-        assert self._assembler is not None
+        assembler = self._assembler
+        assert assembler is not None
         progress = self._progress.setdefault(key, _SliceProgress([]))
-        while len(waiting := self._waiting()) >= self._assembler.slices_that_may_wait():
+        while len(waiting := self._waiting()) >= assembler.slices_that_may_wait():
             waiting[0].exception()  # memory is bounded: readouts wait until a reconstruction has ended
         progress.final_queued = True
-        samples = self._assembler.snapshot(key)
-        hybrid, measured = self._assembler.calibration_snapshot(key)
-        geometry, notes = self._assembler.geometry(key), self._notes()
+        geometry, notes = assembler.geometry(key), self._notes()
         if extra_note:
             notes = (*notes, extra_note)
-        share = float(samples.measured.sum()) / self._assembler.layout.lines
-        self._assembler.release(key)
+        samples, to_calibrate = assembler.take(key)
+        share = float(samples.measured.sum()) / assembler.layout.lines
         arrived = time.time()
 
         def job() -> None:
             try:
-                calibration = self._calibration(progress, hybrid, measured)
+                calibration = self._calibration(progress, to_calibrate)
                 self._reconstruct(key, progress, samples, calibration, geometry, completeness, notes, share, arrived)
             except NoImage as error:
                 self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
             except EdgeRuntimeError as error:
                 self._no_image(f"slice {key.slice} repetition {key.repetition}: {type(error).__name__}: {error}")
+            finally:
+                assembler.reuse(samples)
 
-        self._jobs.append(self._runtime.pool.submit(Priority.FINAL, job))
+        self._add_job(self._runtime.pool.submit(Priority.FINAL, job))
         self._progress.pop(key, None)
 
     def _waiting(self) -> list[Future[None]]:
         """Reconstructions that hold samples: they wait, or run."""
-        return [job for job in self._jobs if not job.done()]
+        self._unfinished = [job for job in self._unfinished if not job.done()]
+        return self._unfinished
+
+    def _add_job(self, job: Future[None]) -> None:
+        self._jobs.append(job)
+        self._unfinished.append(job)
 
     def _end_open_slices(self, *, aborted: bool = False) -> None:
         assert self._assembler is not None
@@ -317,7 +320,7 @@ class Session:
         for key in self._assembler.open_slices():
             measured = self._assembler.lines_measured(key)
             if measured == 0:
-                self._assembler.release(key)
+                self._assembler.drop(key)
             elif measured >= layout.expected_lines and not aborted:
                 self._final(key, Completeness.FINAL)
             else:
@@ -336,13 +339,12 @@ class Session:
 
     # Reconstruction, in the pool's threads
 
-    def _calibration(self, progress: _SliceProgress, hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
+    def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples) -> Calibration:
         """The calibration made ahead, if it was made of the very same samples; else a new one."""
-        acs = calibration_lines(measured)
         ahead = progress.calibration
-        if ahead is not None and ahead.acs == acs and progress.calibration_identity == _identity(hybrid, acs):
+        if ahead is not None and ahead.acs == samples.lines and progress.calibration_identity == samples.identity():
             return ahead
-        return calibrate(hybrid, measured)
+        return calibrate(samples.hybrid(), samples.measured)
 
     def _reconstruct(
         self,
@@ -467,8 +469,3 @@ class Session:
                 "message", message, "a second scan on the same connection; open a connection for each scan"
             )
         raise ProtocolError("message", message, f"came while the session was {self.state.value}")
-
-
-def _identity(hybrid: Complex, acs: slice) -> bytes:
-    """Tells whether two calibrations would see the same samples."""
-    return hashlib.blake2b(np.ascontiguousarray(hybrid[:, acs]).tobytes() + repr(acs).encode()).digest()

@@ -138,7 +138,9 @@ def _validate(options: argparse.Namespace) -> int:
     from export.validate import Row, validate
 
     groups: dict[tuple[int, str], list[Row]] = {}
-    for row in validate(load_bundle(options.bundle), load_volumes(options.data), options.count, options.seed, foreground):
+    for row in validate(
+        load_bundle(options.bundle), load_volumes(options.data), options.count, options.seed, foreground
+    ):
         groups.setdefault((row.acceleration, row.method), []).append(row)
         if options.json:
             print(json.dumps(asdict(row)), flush=True)

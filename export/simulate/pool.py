@@ -31,7 +31,8 @@ def simulate_acquisition(
 ) -> KSpace:
     """One fully sampled, noise-free multi-coil k-space ``(coils, phase_encodes, samples)``, compressed to at most eight coils.
 
-    ``validation`` draws coils and phase from generators that training never uses. Magnitudes are scaled so that the root-sum-of-squares image has its 99th percentile at 1.
+    ``validation`` draws coils and phase from generators that training never uses. Magnitudes are scaled so that the
+    root-sum-of-squares image has its 99th percentile at 1.
     """
     matrix = (
         2 * int(rng.integers(phase_encodes[0] // 2, phase_encodes[1] // 2 + 1)),
@@ -40,7 +41,9 @@ def simulate_acquisition(
     finer = rng.uniform(1.5, 2.2)
     size = (_even(matrix[0] * finer), _even(matrix[1] * finer))
     phase = random_field_phase if validation else tissue_phase
-    complex_object = draw_phantom(size, rng, phase) if rng.random() < phantom_share else draw_anatomy(volumes, size, rng, phase)
+    complex_object = (
+        draw_phantom(size, rng, phase) if rng.random() < phantom_share else draw_anatomy(volumes, size, rng, phase)
+    )
     coils = int(rng.choice(COIL_COUNTS))
     make_coils = gaussian_coils if validation else loop_coils
     kspace = measure(complex_object, make_coils(size, coils, rng), matrix)

@@ -1,20 +1,22 @@
 """Readouts become slices while they arrive: whitening, readout transform, crop, and a place in hybrid space.
 
-One `Assembler` serves one scan and is used by its ingest thread alone; what it hands out (`SliceSamples`) is a copy or will not be
-written again.
+One `Assembler` serves one scan and is used by its ingest thread alone, but for `Assembler.reuse`. What it hands out
+(`SliceSamples`, `CalibrationSamples`) is a copy, or a slice's own memory of which it keeps nothing.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
-from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image
+from edge_runtime.modalities.mri.fourier import Complex, to_image_columns
 from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibration_lines
@@ -36,13 +38,22 @@ NOT_IMAGE_LINES = (
 COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
 ENDS_A_SLICE = ReadoutFlag.LAST_IN_SLICE
 ENDS_THE_SCAN = ReadoutFlag.LAST_IN_MEASUREMENT
+UNUSUAL = functools.reduce(
+    ReadoutFlag.__or__,
+    (*NOT_IMAGE_LINES, COMPRESSED, ReadoutFlag.IS_NOISE_MEASUREMENT, ReadoutFlag.IS_PARALLEL_CALIBRATION),
+)
+"""A readout without any of these is an image line."""
+
 TRANSFORM_SAMPLES = 1 << 18
 """Complex samples (2 MB) transformed at once: a batch of short readouts would otherwise grow by its padding."""
+
+BLOCK_SAMPLES = 1 << 16
+"""Complex samples (0.5 MB) in one pass of the transform, so that its scratch memory stays in a core's own cache."""
 
 MOST_NOTES = 32
 
 COPIES_OF_A_WAITING_SLICE = 2
-"""Its samples and those to calibrate from."""
+"""Its samples and, at most as many, those to calibrate from."""
 
 
 @dataclass
@@ -50,7 +61,8 @@ class SliceBuffer:
     """One slice being filled.
 
     Attributes:
-        samples: sums over averages, ``(phase_encodes, coils, columns)``: a readout is contiguous.
+        samples: sums over averages, ``(phase_encodes, coils, columns)``: a readout is contiguous. Lines that are not measured
+            hold anything: clearing all, most of which are overwritten, would take time.
         counts: averages summed, ``(phase_encodes,)``.
         seen: which lines each average has brought.
         last_arrival: scanner's time stamp of the latest readout.
@@ -70,6 +82,32 @@ class SliceBuffer:
     @property
     def lines_measured(self) -> int:
         return int(np.count_nonzero(self.counts))
+
+
+@dataclass(frozen=True)
+class CalibrationSamples:
+    """What `calibrate` needs of a slice.
+
+    Attributes:
+        acs: averaged samples of the calibration lines, ``(acs_lines, coils, columns)``.
+        lines: which lines those are.
+        measured: ``(phase_encodes,)``; image and calibration lines count.
+    """
+
+    acs: Complex
+    lines: slice
+    measured: npt.NDArray[np.bool_]
+
+    def hybrid(self) -> Complex:
+        """``(coils, phase_encodes, columns)``, zero outside the ACS."""
+        _, coils, columns = self.acs.shape
+        hybrid = np.zeros((coils, self.measured.size, columns), np.complex64)
+        hybrid[:, self.lines] = self.acs.transpose(1, 0, 2)
+        return hybrid
+
+    def identity(self) -> bytes:
+        """Tells whether two calibrations would see the same samples."""
+        return hashlib.blake2b(self.acs.tobytes() + repr(self.lines).encode()).digest()
 
 
 class Assembler:
@@ -94,8 +132,7 @@ class Assembler:
         self._noise: NoiseModel | None = None
         self._coils: int | None = None
         self._counters = _Counters(layout)
-        self._signs = (1 - 2 * (np.arange(layout.samples) % 2)).astype(np.float32)
-        self._scratch = np.empty(0, np.complex64)
+        self._scratch = np.empty((0, 0, 0), np.complex64)
         self._spare: Complex | None = None
 
     def add(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
@@ -105,6 +142,9 @@ class Assembler:
             ScanRefused: a readout contradicts the header, or memory would not suffice; readouts before it are kept.
         """
         self._check_coils(batch)
+        if not _has(batch.header["flags"], UNUSUAL).any() and not batch.header["encoding_space"].any():
+            yield from self._add_image_lines(batch)
+            return
         compressed = _has(batch.header["flags"], COMPRESSED)
         if compressed.any():
             first = int(np.argmax(compressed))
@@ -130,13 +170,18 @@ class Assembler:
             & ~_has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
         )
         if calibration_only.any():
-            self._place(batch[calibration_only], calibration=True)
+            self._settle_noise()
+            for key, part in _by_key(batch[calibration_only]):
+                self._place(key, part, calibration=True)
         image &= ~calibration_only
         if image.any():
-            for counted in self._counters.repair(batch if image.all() else batch[image]):
-                if self._counters.missing:
-                    self._note("the readouts carry no counters; phase encodes were numbered in the order they arrived")
-                yield from self._add_image(counted)
+            yield from self._add_image_lines(batch if image.all() else batch[image])
+
+    def _add_image_lines(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
+        for counted in self._counters.repair(batch):
+            if self._counters.missing:
+                self._note("the readouts carry no counters; phase encodes were numbered in the order they arrived")
+            yield from self._add_image(counted)
 
     def finish(self) -> Iterator[tuple[SliceKey, bool]]:
         """No more readouts come: settles what was still undecided; yields as `add` does."""
@@ -158,24 +203,49 @@ class Assembler:
         return self._open[key].geometry
 
     def snapshot(self, key: SliceKey) -> SliceSamples:
-        """What is measured of a slice, as an image needs it."""
+        """A copy of what is measured of a slice, as an image needs it."""
         buffer = self._open[key]
+        return self._averaged(key, buffer, buffer.samples.copy())
+
+    def calibration_snapshot(self, key: SliceKey) -> CalibrationSamples:
+        """A copy of what `calibrate` needs."""
+        calibration = self._calibration_samples(self._open[key])
+        return replace(calibration, acs=calibration.acs.copy())
+
+    def take(self, key: SliceKey) -> tuple[SliceSamples, CalibrationSamples]:
+        """Both of a slice whose image is on its way, without a copy where there need not be one. The slice is forgotten; later
+        readouts for it are refused. `reuse` gives the memory back when the image is made."""
+        buffer = self._open.pop(key)
+        self._ended.add(key)
+        calibration = self._calibration_samples(buffer)  # first: the sums are about to become averages
+        return self._averaged(key, buffer, buffer.samples), calibration
+
+    def reuse(self, samples: SliceSamples) -> None:
+        """Fills the memory of `take` with another slice, which is faster than memory new to the process. From any thread; nobody
+        may read the samples any more."""
+        self._spare = samples.hybrid.transpose(1, 0, 2)
+
+    def drop(self, key: SliceKey) -> None:
+        """Forgets a slice of which there will be no image; later readouts for it are refused."""
+        del self._open[key]
+        self._ended.add(key)
+
+    def _averaged(self, key: SliceKey, buffer: SliceBuffer, samples: Complex) -> SliceSamples:
+        """Makes the sums in ``samples``, the buffer's own or a copy, what an image needs."""
         counts = np.maximum(buffer.counts, 1).astype(np.float32)
-        hybrid = buffer.samples.transpose(1, 0, 2).copy()
         measured = buffer.measured
+        samples[~measured] = 0
         if (counts > 1).any():
-            hybrid /= counts[None, :, None]
+            samples /= counts[:, None, None]
         noise = None
         if self._noise is not None:
             share = float(np.mean(1 / counts[measured])) if measured.any() else 1.0
             noise = NoiseLevel(float(np.sqrt(share)), "noise scan")
         seed = (key.slice, key.contrast, key.phase, key.repetition, key.set)
-        return SliceSamples(hybrid, measured, noise, seed)
+        return SliceSamples(samples.transpose(1, 0, 2), measured, noise, seed)
 
-    def calibration_snapshot(self, key: SliceKey) -> tuple[Complex, npt.NDArray[np.bool_]]:
-        """What `calibrate` takes: ``(coils, phase_encodes, columns)``, zero outside the ACS, and which lines are measured;
-        image and calibration lines count."""
-        buffer = self._open[key]
+    def _calibration_samples(self, buffer: SliceBuffer) -> CalibrationSamples:
+        """The image's own lines where there are any; may share the buffer's memory."""
         counts, only = buffer.counts, np.zeros(self.layout.lines, np.bool_)
         if buffer.calibration_counts is not None:
             only = (counts == 0) & (buffer.calibration_counts > 0)
@@ -185,22 +255,15 @@ class Assembler:
         lines = buffer.samples[acs]
         if buffer.calibration_samples is not None:
             lines = np.where(only[acs, None, None], buffer.calibration_samples[acs], lines)
-        hybrid = np.zeros((lines.shape[1], self.layout.lines, self.layout.columns), np.complex64)
-        hybrid[:, acs] = lines.transpose(1, 0, 2)
         if (counts[acs] > 1).any():
-            hybrid[:, acs] /= np.maximum(counts[acs], 1).astype(np.float32)[:, None]
-        return hybrid, measured
+            lines = lines / counts[acs].astype(np.float32)[:, None, None]
+        return CalibrationSamples(lines, acs, measured)
 
     def slices_that_may_wait(self) -> int:
         """How many slices may wait for reconstruction, as copies, beside those in progress and the one that is reconstructed; at
         least one."""
         fitting = self._budget_bytes // self.layout.slice_bytes(self._coils or 1)
         return max(1, (fitting - WORKING_COPIES - len(self._open)) // COPIES_OF_A_WAITING_SLICE)
-
-    def release(self, key: SliceKey) -> None:
-        """Forgets a slice whose image is on its way; later readouts for it are refused."""
-        self._spare = self._open.pop(key).samples
-        self._ended.add(key)
 
     def _check_coils(self, batch: ReadoutBatch) -> None:
         if self._coils is None:
@@ -254,15 +317,16 @@ class Assembler:
             ends &= part.header["average"] + np.uint32(1) >= self.layout.averages
             complete = bool(ends.any())
             last = int(np.argmax(ends)) + 1 if complete else len(part)
-            self._place(part[:last], calibration=False)
+            self._place(key, part[:last], calibration=False)
             yield key, complete
             if last < len(part):
-                self._place(part[last:], calibration=False)  # refused: the slice has been released
+                self._place(key, part[last:], calibration=False)  # refused: the slice has been taken
 
-    def _place(self, batch: ReadoutBatch, *, calibration: bool) -> None:
-        """Transforms readouts and adds them to their slices."""
-        self._settle_noise()
-        for key, part in _by_key(batch, max(1, TRANSFORM_SAMPLES // (batch.coils * self.layout.samples))):
+    def _place(self, key: SliceKey, batch: ReadoutBatch, *, calibration: bool) -> None:
+        """Transforms readouts and adds them to their slice."""
+        most = max(1, TRANSFORM_SAMPLES // (batch.coils * self.layout.samples))
+        for first in range(0, len(batch), most):
+            part = batch[first : first + most]
             buffer = self._buffer(key, part)
             lines, fault = self._lines(part)
             if not calibration:
@@ -275,7 +339,13 @@ class Assembler:
     def _add_lines(
         self, buffer: SliceBuffer, part: ReadoutBatch, lines: npt.NDArray[np.intp], *, calibration: bool
     ) -> None:
-        transformed = self._transform(part)
+        run = _evenly_spaced(lines)
+        if not calibration and run is not None and not buffer.counts[run].any():
+            self._transform(part, out=buffer.samples[run])
+            buffer.counts[run] = 1
+            return
+        transformed = np.empty((len(part), part.coils, self.layout.columns), np.complex64)
+        self._transform(part, out=transformed)
         if calibration:
             if buffer.calibration_samples is None or buffer.calibration_counts is None:
                 self._check_room(1)
@@ -283,15 +353,14 @@ class Assembler:
                 buffer.calibration_counts = np.zeros_like(buffer.counts)
             np.add.at(buffer.calibration_samples, lines, transformed)
             np.add.at(buffer.calibration_counts, lines, 1)
-        elif len(np.unique(lines)) == len(lines):
-            if buffer.counts[lines].any():
-                buffer.samples[lines] += transformed
-            else:
-                buffer.samples[lines] = transformed
-            buffer.counts[lines] += 1
-        else:  # several averages in one batch
+            return
+        new = lines[buffer.counts[lines] == 0]
+        if len(new) == len(lines) == len(np.unique(lines)):
+            buffer.samples[lines] = transformed
+        else:  # several averages, perhaps in one batch
+            buffer.samples[new] = 0
             np.add.at(buffer.samples, lines, transformed)
-            np.add.at(buffer.counts, lines, 1)
+        np.add.at(buffer.counts, lines, 1)
 
     def _buffer(self, key: SliceKey, part: ReadoutBatch) -> SliceBuffer:
         buffer = self._open.get(key)
@@ -306,10 +375,9 @@ class Assembler:
         self._check_room(1)
         layout = self.layout
         if self._spare is None:
-            samples = np.zeros((layout.lines, part.coils, layout.columns), np.complex64)
+            samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
         else:  # memory that is new to the process costs as much as the transform
             samples, self._spare = self._spare, None
-            samples.fill(0)
         buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), _geometry(part.header[0], layout))
         self._open[key] = buffer
         return buffer
@@ -347,14 +415,13 @@ class Assembler:
         self, buffer: SliceBuffer, part: ReadoutBatch, lines: npt.NDArray[np.intp], fault: ReadoutError | None
     ) -> tuple[npt.NDArray[np.intp], ReadoutError | None]:
         """The leading lines that their average has not brought before, marked as seen, and what is wrong with the next one."""
-        averages = part.header["average"]
+        averages = part.header["average"].copy()
+        numbers = sorted(set(averages.tolist()))
         again = np.zeros(len(lines), np.bool_)
-        for average in np.unique(averages):
-            seen = buffer.seen.setdefault(int(average), np.zeros(self.layout.lines, np.bool_))
+        for average in numbers:
+            seen = buffer.seen.setdefault(average, np.zeros(self.layout.lines, np.bool_))
             here = np.flatnonzero(averages == average)
-            _, first = np.unique(lines[here], return_index=True)
-            again[here] = True
-            again[here[first]] = seen[lines[here[first]]]
+            again[here] = seen[lines[here]] | _repeated(lines[here])
         if again.any():
             stop = int(np.argmax(again))
             culprit = part.header[stop]
@@ -365,24 +432,24 @@ class Assembler:
                 f"(scan_counter {int(culprit['scan_counter'])}); give repeats their own average or repetition",
             )
             lines, averages = lines[:stop], averages[:stop]
-        for average in np.unique(averages):
-            buffer.seen[int(average)][lines[averages == average]] = True
+        for average in numbers:
+            buffer.seen[average][lines[averages == average]] = True
         return lines, fault
 
-    def _transform(self, part: ReadoutBatch) -> Complex:
-        """Whitened hybrid-space lines ``(readouts, coils, columns)``, valid until the next call; readouts of one centre and discard
-        share a pass."""
+    def _transform(self, part: ReadoutBatch, out: Complex) -> None:
+        """Writes whitened hybrid-space lines ``(readouts, coils, columns)``; readouts of one centre and discard share a pass."""
         header = part.header
         kinds = np.stack([header["centre_sample"], header["discard_pre"], header["discard_post"]], axis=1)
         if (kinds == kinds[0]).all():
-            return self._transform_alike(part)
-        out = np.empty((len(part), part.coils, self.layout.columns), np.complex64)
+            self._transform_alike(part, out)
+            return
         for kind in np.unique(kinds, axis=0):
             chosen = (kinds == kind).all(axis=1)
-            out[chosen] = self._transform_alike(part[chosen])
-        return out
+            alike = np.empty((np.count_nonzero(chosen), *out.shape[1:]), np.complex64)
+            self._transform_alike(part[chosen], alike)
+            out[chosen] = alike
 
-    def _transform_alike(self, part: ReadoutBatch) -> Complex:
+    def _transform_alike(self, part: ReadoutBatch, out: Complex) -> None:
         first = part.header[0]
         count = part.samples.shape[2]
         start, stop = int(first["discard_pre"]), count - int(first["discard_post"])
@@ -396,18 +463,12 @@ class Assembler:
             kept = np.asarray(np.matmul(self._noise.whitening_for(float(first["sample_time_us"])), kept), np.complex64)
         if kept.shape[2] != length:
             kept = self._embed(kept, int(first["centre_sample"]) - start)
-        columns = centre_slice(length, self.layout.columns)
-        if length % 2:
-            return to_image(kept, axis=2)[:, :, columns]
-        # As `to_image`; alternating signs centre an even length for a tenth of the time that moving its halves takes.
-        if self._scratch.size < kept.size:
-            self._scratch = np.empty(kept.size, np.complex64)
-        image = self._scratch[: kept.size].reshape(kept.shape)
-        np.multiply(kept, self._signs, out=image)
-        np.fft.ifft(image, axis=2, norm="ortho", out=image)  # type: ignore[arg-type]  # the stubs know complex128 only
-        image = image[:, :, columns]
-        image *= self._signs[columns] if length % 4 == 0 else -self._signs[columns]
-        return image
+        block = max(1, BLOCK_SAMPLES // kept[0].size)
+        if self._scratch.shape != (block, *kept.shape[1:]):
+            self._scratch = np.empty((block, *kept.shape[1:]), np.complex64)
+        for begin in range(0, len(kept), block):
+            some = kept[begin : begin + block]
+            to_image_columns(some, out[begin : begin + block], self._scratch[: len(some)])
 
     def _embed(self, kept: Complex, centre: int) -> Complex:
         """Zero-pads an asymmetric echo so that its centre comes to the centre of the readout."""
@@ -512,16 +573,31 @@ def _has(flags: npt.NDArray[np.uint64], wanted: ReadoutFlag) -> npt.NDArray[np.b
     return np.asarray((flags & np.uint64(wanted)) != 0)
 
 
-def _by_key(batch: ReadoutBatch, most: int | None = None) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
-    """Parts of a batch, of at most so many readouts, that belong to one image, in their order; mostly the whole batch."""
+def _evenly_spaced(lines: npt.NDArray[np.intp]) -> slice | None:
+    """The same lines as a slice, if they ascend in equal steps, as in most scans; a slice's memory can be written to directly."""
+    steps = np.diff(lines)
+    step = int(steps[0]) if len(steps) else 1
+    return slice(int(lines[0]), int(lines[-1]) + 1, step) if step > 0 and (steps == step).all() else None
+
+
+def _repeated(lines: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Marks the lines that stand further ahead already."""
+    repeated = np.zeros(len(lines), np.bool_)
+    if not (lines[1:] > lines[:-1]).all():  # which is quicker to see than which are the first of their kind
+        repeated[:] = True
+        repeated[np.unique(lines, return_index=True)[1]] = False
+    return repeated
+
+
+def _by_key(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
+    """Parts of a batch that belong to one image, in their order; mostly the whole batch."""
     header = batch.header
     keys = np.stack([header[name] for name in ("slice", "contrast", "phase", "repetition", "set")], axis=1)
     start = 0
     changes = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
     for stop in [*changes.tolist(), len(header)]:
         key = SliceKey(*(int(value) for value in keys[start]))
-        for first in range(start, stop, most or len(header)):
-            yield key, batch[first : min(stop, first + most) if most else stop]
+        yield key, batch[start:stop]
         start = stop
 
 

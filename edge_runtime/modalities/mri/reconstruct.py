@@ -18,6 +18,7 @@ from edge_runtime.modalities.mri.noise import NoiseLevel, estimate_noise
 from edge_runtime.modalities.mri.normalise import image_scale
 from edge_runtime.modalities.mri.sampling import contiguous_centre
 from edge_runtime.modalities.mri.sense import SenseProblem
+from edge_runtime.modalities.mri.support import object_support
 from edge_runtime.scan import Evidence, Method
 from edge_runtime.trust.heldout import choose_held_out
 
@@ -52,7 +53,7 @@ class Calibration:
     Attributes:
         acs: the lines it was made from.
         compression: ``(virtual_coils, coils)``.
-        sensitivities: ``(virtual_coils, phase_encodes, columns)``.
+        sensitivities: ``(virtual_coils, phase_encodes, columns)``, zero in the air.
         scale: brightness of the ACS image.
     """
 
@@ -97,6 +98,7 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
     compression = compression_matrix(hybrid[:, acs], MAX_VIRTUAL_COILS)
     virtual = np.tensordot(compression, hybrid[:, acs], axes=1)
     sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), hybrid.shape[1], hybrid.shape[2])
+    sensitivities *= object_support(virtual, acs, hybrid.shape[1])
     try:
         scale = image_scale(hybrid, acs)
     except ValueError as error:

@@ -183,10 +183,44 @@ def test_the_next_slice_does_not_touch_one_that_was_handed_out():
     assembler = assembler_of(header_of(coils=1))
     single = kspace_of(object_image(), coil_maps(1), SAMPLES)
     feed(assembler, readouts_of(single))
-    snapshot = assembler.snapshot(KEY)
-    assembler.release(KEY)
+    samples, _ = assembler.take(KEY)
     feed(assembler, readouts_of(2 * single, slice=1))
-    np.testing.assert_allclose(snapshot.hybrid, direct(single), atol=1e-5)
+    np.testing.assert_allclose(samples.hybrid, direct(single), atol=1e-5)
+
+
+def test_nothing_of_a_slice_shows_in_the_next_that_uses_its_memory():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(1e6 * KSPACE))
+    first, _ = assembler.take(KEY)
+    assembler.reuse(first)
+    lines = np.arange(0, LINES, 3)
+    feed(assembler, readouts_of(KSPACE, lines, slice=1))
+    second, to_calibrate = assembler.take(SliceKey(slice=1))
+    assert np.shares_memory(first.hybrid, second.hybrid)
+    expected = np.zeros_like(direct(KSPACE))
+    expected[:, lines] = direct(KSPACE)[:, lines]
+    np.testing.assert_allclose(second.hybrid, expected, atol=1e-5)
+    assert np.abs(to_calibrate.hybrid()).max() <= np.abs(expected).max()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_averages_in_used_memory_are_of_this_slice_alone(together):
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 1, 0)}))
+    feed(assembler, readouts_of(1e6 * KSPACE, average=1))
+    assembler.reuse(assembler.take(KEY)[0])
+    averages = [readouts_of(k * KSPACE, slice=1, average=a, last=a == 1) for a, k in enumerate((1, 3))]
+    feed(assembler, *([joined(*averages)] if together else averages))
+    np.testing.assert_allclose(assembler.take(SliceKey(slice=1))[0].hybrid, 2 * direct(KSPACE), atol=1e-4)
+
+
+def test_what_is_taken_equals_the_snapshots():
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 1, 0)}))
+    feed(assembler, readouts_of(KSPACE, last=False), readouts_of(2 * KSPACE, np.arange(12, 20), average=1, last=False))
+    copied, ahead = assembler.snapshot(KEY), assembler.calibration_snapshot(KEY)
+    samples, to_calibrate = assembler.take(KEY)
+    np.testing.assert_array_equal(samples.hybrid, copied.hybrid)
+    np.testing.assert_array_equal(to_calibrate.hybrid(), ahead.hybrid())
+    assert to_calibrate.identity() == ahead.identity()
 
 
 # ------------------------------------------------------------------------------------------------- noise, calibration
@@ -257,7 +291,8 @@ def test_separate_calibration_lines_serve_calibration_only():
     assembler = assembler_of()
     calibration = readouts_of(2 * KSPACE, np.arange(12, 20), flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False)
     feed(assembler, calibration, readouts_of(KSPACE, np.arange(0, LINES, 2), last=False))
-    hybrid, measured = assembler.calibration_snapshot(KEY)
+    samples = assembler.calibration_snapshot(KEY)
+    hybrid, measured = samples.hybrid(), samples.measured
     np.testing.assert_array_equal(np.flatnonzero(measured[11:21]) + 11, np.arange(12, 21))
     np.testing.assert_allclose(hybrid[:, 13], 2 * direct(KSPACE)[:, 13], atol=1e-5)  # measured for calibration only
     np.testing.assert_allclose(hybrid[:, 14], direct(KSPACE)[:, 14], atol=1e-5)  # the image's own line comes first
@@ -367,7 +402,7 @@ def test_readouts_after_the_end_of_their_slice_are_refused(together):
         for batch in [joined(*batches)] if together else batches:
             for key, complete in assembler.add(batch):
                 if complete:
-                    assembler.release(key)
+                    assembler.take(key)
 
     with pytest.raises(ReadoutError, match="LAST_IN_SLICE"):
         scan()
