@@ -85,7 +85,7 @@ def ingest(quick: bool) -> list[Record]:
     figures = {
         "ingest.readouts_per_s": (
             "assembled",
-            "whole session in MrdServer: receive, parse, check, readout transform, placement in k-space, both snapshots of every "
+            "whole session in MrdServer: receive, parse, check, readout transform, placement in k-space, the hand-over of every "
             "finished slice; no prewhitening, calibration or reconstruction",
         ),
         "ingest.parsed_readouts_per_s": ("parsed", "MessageReader alone: receive, parse, check; what the peer does"),
