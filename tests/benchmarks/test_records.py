@@ -119,6 +119,7 @@ def test_unknown_names_are_wrong_usage(tmp_path: Path) -> None:
     assert ended.value.code == 2
 
 
+@pytest.mark.full
 def test_every_benchmark_exists() -> None:
     for place in run.BENCHMARKS.values():
         assert callable(run._load(place))
