@@ -2,8 +2,9 @@
 
 Sensitivities follow ESPIRiT (Uecker et al., Magn Reson Med 71:990, 2014): kernels that span the signal subspace of the calibration
 matrix become one small Hermitian matrix a pixel, whose dominant eigenvector holds the coil sensitivities there. The kernels are
-short, so the maps are band-limited and are computed on a coarse grid. Unlike ESPIRiT's usual form nothing is cropped where
-the eigenvalue is small: a map that is cut off removes signal at the rim of the head, one that is kept costs a little noise.
+short, so the maps are band-limited and are computed on a coarse grid. Unlike ESPIRiT's usual form nothing is
+cropped where the eigenvalue is small, which removes signal at the rim of the head; what is air is told apart more cautiously, in
+`edge_runtime.modalities.mri.support`.
 """
 
 from __future__ import annotations
