@@ -10,7 +10,6 @@ from pathlib import Path
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from export.config import ModelConfig
-from export.digest import code_digest
 from export.pack import write_bundle
 from export.quantize import quantize_int8
 from export.split import regulariser_onnx
@@ -23,7 +22,7 @@ GOLDEN_COLUMNS = 64
 def make_bundle(config: ModelConfig, config_path: Path, work: Path, out: Path) -> str:
     """Writes ``out`` from ``work/model.pt`` and the pool in ``work``; returns the bundle's SHA-256."""
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
-    network = load_model(work / "model.pt")
+    network, code = load_model(work / "model.pt")
     log_weights = tuple((float(a), float(b)) for a, b in network.log_weights.tolist())
     settings = UnrolledSettings(
         network.config.iterations, network.config.cg_steps, log_weights, network.regulariser.multiple
@@ -46,7 +45,7 @@ def make_bundle(config: ModelConfig, config_path: Path, work: Path, out: Path) -
             "configuration": config_path.read_text(encoding="utf-8"),
             "configuration_sha256": hashlib.sha256(config_path.read_bytes()).hexdigest(),
             "training_data": data,
-            "code_sha256": code_digest(),
+            "code_sha256": ", ".join(code),
             "data_kind": "simulated acquisitions of magnitude volumes",
         },
     )

@@ -14,14 +14,16 @@ import numpy.typing as npt
 from edge_runtime.modalities.mri import sampling
 from edge_runtime.modalities.mri.classical import STEPS as CLASSICAL_STEPS
 from edge_runtime.modalities.mri.classical import wiener_weight
-from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import to_image
-from edge_runtime.modalities.mri.normalise import image_scale
+from edge_runtime.modalities.mri.noise import NoiseLevel
+from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress
 from edge_runtime.modalities.mri.sense import SenseProblem
-from edge_runtime.trust.heldout import choose_held_out
 from export.simulate.receive import KSpace, complex_noise
 
 Complex = npt.NDArray[np.complex64]
+
+LEAST_NOISE, MOST_NOISE = 0.004, 0.13
+"""Standard deviation of a complex sample, as a share of the object's brightness; scanners of 0.05 T are near the upper end."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,22 @@ class Draw:
 
     Attributes:
         hybrid: measured samples, zero elsewhere, ``(coils, phase_encodes, columns)``.
-        sensitivities: ``(coils, phase_encodes, columns)``.
+        sensitivities: ``(coils, phase_encodes, columns)``, zero in the air.
+        measured: which samples were measured, ``(phase_encodes, columns)``.
+        visible: which of them the network may see.
         first: the classical image of what the network may see, where it starts, ``(phase_encodes, columns)``.
-        mask: what the network may see, ``(phase_encodes, columns)``.
         target: the fully sampled image combined with the same sensitivities, noise included, ``(phase_encodes, columns)``.
-        noise_level: standard deviation of a complex sample.
+        reference: root-sum-of-squares of the fully sampled coil images, ``(phase_encodes, columns)``.
+        noise_level: standard deviation of a complex sample, as the device would know it.
     """
 
     hybrid: Complex
     sensitivities: Complex
+    measured: npt.NDArray[np.bool_]
+    visible: npt.NDArray[np.bool_]
     first: Complex
-    mask: npt.NDArray[np.bool_]
     target: Complex
+    reference: npt.NDArray[np.float32]
     noise_level: float
 
 
@@ -50,35 +56,39 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
 
     The target keeps the noise of the full acquisition: what is asked of the network is the image that the fully sampled scan would
     have shown, not a smoother one.
+
+    Raises:
+        NoImage: the centre holds no signal, as in an empty phantom.
     """
     kspace = _augment(kspace, rng)
-    noise_level = float(np.exp(rng.uniform(np.log(0.004), np.log(0.13))))
-    kspace = kspace + np.float32(noise_level) * complex_noise(kspace.shape, rng)
-    lines = kspace.shape[1]
-    measured = _draw_mask(lines, rng)
-    acs = kspace[:, sampling.contiguous_centre(measured)]
-    matrix = compression_matrix(acs, kspace.shape[0])
-    kspace = np.einsum("vc,cyx->vyx", matrix, kspace)
-    acs = kspace[:, sampling.contiguous_centre(measured)]
-    sensitivities = estimate_sensitivities(acs, lines, kspace.shape[2])
-    hybrid = to_image(kspace, axis=2)
-    scale = image_scale(hybrid, sampling.contiguous_centre(measured))
-    held_out = choose_held_out(measured, kspace.shape[2], rng)
-    left = int(rng.integers(0, max(1, kspace.shape[2] - columns + 1)))
+    noise_level = float(np.exp(rng.uniform(np.log(LEAST_NOISE), np.log(MOST_NOISE))))
+    full = to_image(kspace + np.float32(noise_level) * complex_noise(kspace.shape, rng), axis=2)
+    measured = _draw_mask(full.shape[1], rng)
+    # Half of the scans come with a noise scan, which tells the noise exactly; of the others it is estimated.
+    known = NoiseLevel(noise_level, "noise scan") if rng.random() < 0.5 else None
+    samples = SliceSamples(full * measured[None, :, None], measured, known, (int(rng.integers(1 << 32)),))
+    calibration = calibrate(samples.hybrid, measured)
+    compressed = compress(samples, calibration)
+    noise, scale = compressed.noise.standard_deviation, calibration.scale
+
+    left = int(rng.integers(0, max(1, full.shape[2] - columns + 1)))
     band = slice(left, left + columns)
-    visible = measured[:, None] & ~held_out
-    weight = wiener_weight(hybrid * visible, measured, noise_level)[band]
-    hybrid, sensitivities = hybrid[:, :, band] / scale, sensitivities[:, :, band]
-    seen = np.ascontiguousarray(hybrid * visible[:, band], np.complex64)
-    first = SenseProblem(seen, sensitivities, visible[:, band]).regularised(weight, CLASSICAL_STEPS).T
-    target = np.sum(sensitivities.conj() * to_image(hybrid, axis=1), axis=0)
+    visible = measured[:, None] & ~compressed.held_out
+    weight = wiener_weight(compressed.hybrid * visible, measured, noise)[band]
+    hybrid = np.ascontiguousarray(compressed.hybrid[:, :, band] / np.float32(scale))
+    sensitivities = np.ascontiguousarray(calibration.sensitivities[:, :, band])
+    visible = np.ascontiguousarray(visible[:, band])
+    first = SenseProblem(hybrid, sensitivities, visible).regularised(weight, CLASSICAL_STEPS).T
+    coil_images = to_image(np.tensordot(calibration.compression, full[:, :, band], axes=1) / np.float32(scale), axis=1)
     return Draw(
-        seen,
-        np.ascontiguousarray(sensitivities),
+        hybrid,
+        sensitivities,
+        np.repeat(measured[:, None], visible.shape[1], axis=1),
+        visible,
         np.ascontiguousarray(first),
-        visible[:, band],
-        target,
-        noise_level / scale,
+        np.sum(sensitivities.conj() * coil_images, axis=0),
+        np.sqrt(np.sum(coil_images.real**2 + coil_images.imag**2, axis=0)),
+        noise / scale,
     )
 
 

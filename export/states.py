@@ -39,6 +39,6 @@ def reconstruction_states(
         kspace = np.load(files[int(rng.integers(len(files)))], allow_pickle=False)
         draw = draw_problem(kspace, rng, columns)
         recording = _Recording(session)
-        problem = SenseProblem(draw.hybrid, draw.sensitivities, draw.mask)
+        problem = SenseProblem(draw.hybrid, draw.sensitivities, draw.visible)
         LearnedReconstruction(settings, recording).run(problem, draw.first.T, 1.0, draw.noise_level)
         yield from recording.inputs

@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from edge_runtime.errors import NoImage
 from export.config import NetworkConfig, TrainingConfig
+from export.digest import code_digest
 from export.draws import Draw, draw_problem
 from export.families.unrolled import SenseProblem, UnrolledNetwork
 
-SSIM_WEIGHT = 0.25
+SHOWN_WEIGHT = 1.0
+SSIM_WEIGHT = 0.5
 INTERMEDIATE_WEIGHT = 0.3
 EMA_DECAY = 0.998
+LARGEST_GRADIENT = 2.0
 WEIGHT_LR_FACTOR = 5.0
 """The few data-consistency weights move on a logarithmic scale and need longer steps."""
 
@@ -43,7 +48,7 @@ class PoolDataset(torch.utils.data.Dataset[Draw]):
             kspace = np.load(self.files[int(rng.integers(len(self.files)))], allow_pickle=False)
             try:
                 return draw_problem(kspace, rng, self.config.columns)
-            except ValueError:  # an empty centre: a phantom without signal there
+            except NoImage:  # an empty centre: a phantom without signal there
                 continue
 
 
@@ -56,7 +61,8 @@ def train(
 ) -> Path:
     """Trains and writes ``out/model.pt`` (averaged weights); returns its path.
 
-    ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists.
+    ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists. Both files name the digest of the code,
+    of all versions that took part where a run was resumed with another.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
@@ -76,12 +82,14 @@ def train(
     )
     checkpoint = out / "checkpoint.pt"
     first_step = 0
+    code = {code_digest()}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
         first_step = int(state["step"])
+        code |= set(state["code"])
     network.train()
     started, running = time.monotonic(), 0.0
     for step, draws in _batches(PoolDataset(pool, config), config, first_step):
@@ -93,10 +101,10 @@ def train(
         problems = [problem_of(draw) for draw in draws]
         firsts = [torch.from_numpy(draw.first) for draw in draws]
         estimates = network(problems, firsts, [draw.noise_level for draw in draws])
-        losses = [scan_loss(e, torch.from_numpy(d.target)) for e, d in zip(estimates, draws, strict=True)]
+        losses = [scan_loss(e, d) for e, d in zip(estimates, draws, strict=True)]
         loss = torch.stack(losses).mean()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         if torch.isfinite(norm):
             optimiser.step()
             averaged.update_parameters(network)
@@ -114,6 +122,7 @@ def train(
                     "averaged": averaged.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "step": step + 1,
+                    "code": sorted(code),
                 },
             )
             _save(
@@ -121,48 +130,65 @@ def train(
                 {
                     "config": json.dumps(asdict(network_config)),
                     "step": step + 1,
+                    "code": sorted(code),
                     "weights": averaged.module.state_dict(),
                 },
             )
     return out / "model.pt"
 
 
-def load_model(path: Path) -> UnrolledNetwork:
-    """The network that `train` wrote. Pickles that hold more than tensors and plain values are refused by torch."""
+def load_model(path: Path) -> tuple[UnrolledNetwork, list[str]]:
+    """The network that `train` wrote, and the digests of the code it was trained with.
+
+    Pickles that hold more than tensors and plain values are refused by torch.
+    """
     state = torch.load(path, weights_only=True)
     values = json.loads(state["config"])
     network = UnrolledNetwork(NetworkConfig(**{**values, "widths": tuple(values["widths"])}))
     network.load_state_dict(state["weights"])
-    return network.eval()
+    return network.eval(), list(state["code"])
 
 
 def problem_of(draw: Draw) -> SenseProblem:
-    """A draw as the torch operator sees it."""
-    mask = torch.from_numpy(draw.mask).float()
-    return SenseProblem(torch.from_numpy(draw.hybrid), torch.from_numpy(draw.sensitivities), mask)
+    """What the network may see of a draw, as the torch operator."""
+    return _problem(draw, draw.visible)
 
 
-def scan_loss(estimates: list[Tensor], target: Tensor) -> Tensor:
-    """Relative error of the complex image, structural dissimilarity of its magnitude, and a share of the steps before."""
+def _problem(draw: Draw, mask: npt.NDArray[np.bool_]) -> SenseProblem:
+    return SenseProblem(
+        torch.from_numpy(draw.hybrid), torch.from_numpy(draw.sensitivities), torch.from_numpy(mask).float()
+    )
+
+
+def scan_loss(estimates: list[Tensor], draw: Draw) -> Tensor:
+    """Error of the image that the device would show, of the complex image behind it, and a share of those of the steps before.
+
+    Shown is the image with every measured sample in its place, also those that the network did not see; its error and its
+    structural dissimilarity count where the sensitivities say that there is an object.
+    """
+    target, reference = torch.from_numpy(draw.target), torch.from_numpy(draw.reference)
     scale = target.abs().square().sum().sqrt().clamp_min(1e-6)
     errors = [(e - target).abs().square().sum().clamp_min(1e-12).sqrt() / scale for e in estimates[1:]]
-    dissimilarity = 1 - ssim(magnitude(estimates[-1]), magnitude(target))
-    return errors[-1] + SSIM_WEIGHT * dissimilarity + INTERMEDIATE_WEIGHT * torch.stack(errors[:-1]).mean()
-
-
-def magnitude(image: Tensor) -> Tensor:
-    """|image| with a gradient at zero."""
-    return torch.view_as_real(image).square().sum(-1).add(1e-10).sqrt()
+    inside = torch.from_numpy(draw.sensitivities).abs().square().sum(0)
+    shown = _problem(draw, draw.measured).substituted(estimates[-1]).add(1e-10).sqrt()
+    shown_error = (inside * (shown - reference).square()).sum().clamp_min(1e-12).sqrt() / scale
+    dissimilarity = (inside * (1 - ssim(shown, reference))).sum() / inside.sum().clamp_min(1)
+    return (
+        errors[-1]
+        + SHOWN_WEIGHT * shown_error
+        + SSIM_WEIGHT * dissimilarity
+        + INTERMEDIATE_WEIGHT * torch.stack(errors[:-1]).mean()
+    )
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:
-    """Mean structural similarity of two images of range about 1 (Wang et al., IEEE TIP 13:600, 2004), 7-pixel box window."""
+    """Structural similarity at every pixel of two images of range about 1 (Wang et al., IEEE TIP 13:600, 2004), 7-pixel box."""
     x, y = image[None, None], target[None, None]
-    mean = lambda v: nn.functional.avg_pool2d(v, 7, stride=1)  # noqa: E731
+    mean = lambda v: nn.functional.avg_pool2d(v, 7, stride=1, padding=3, count_include_pad=False)  # noqa: E731
     mx, my = mean(x), mean(y)
     vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
-    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
+    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2)))[0, 0]
 
 
 def _batches(dataset: PoolDataset, config: TrainingConfig, first_step: int) -> Iterator[tuple[int, list[Draw]]]:

@@ -78,7 +78,7 @@ class Regulariser(nn.Module):
 class SenseProblem:
     """One hybrid-space SENSE problem: sensitivities ``(coils, phase_encodes, columns)``, mask ``(phase_encodes, columns)``.
 
-    ``hybrid`` holds the measured samples, zero where nothing was measured. All arrays are centred; only the mask is turned to
+    ``hybrid`` holds samples, of which only those under the mask are looked at. All arrays are centred; only the mask is turned to
     FFT order, because ``Fᴴ M F`` commutes with a shift of the image, which saves every shift inside the iterations.
     """
 
@@ -86,8 +86,9 @@ class SenseProblem:
         self.sensitivities = sensitivities
         self.conjugate = sensitivities.conj().resolve_conj()
         self.mask = torch.fft.ifftshift(mask, dim=-2)
-        measured = torch.fft.ifftshift(hybrid, dim=-2)
-        self.adjoint = self._combine(torch.fft.fftshift(torch.fft.ifft(measured, dim=-2, norm="ortho"), dim=-2))
+        seen = torch.fft.ifftshift(hybrid * mask, dim=-2)
+        self.zero_filled = torch.fft.fftshift(torch.fft.ifft(seen, dim=-2, norm="ortho"), dim=-2)
+        self.adjoint = self._combine(self.zero_filled)
 
     def _combine(self, coil_images: Tensor) -> Tensor:
         return (self.conjugate * coil_images).sum(0)
@@ -95,6 +96,13 @@ class SenseProblem:
     def normal(self, image: Tensor) -> Tensor:
         spectrum = torch.fft.fft(self.sensitivities * image, dim=-2, norm="ortho") * self.mask
         return self._combine(torch.fft.ifft(spectrum, dim=-2, norm="ortho"))
+
+    def substituted(self, image: Tensor) -> Tensor:
+        """The power of the image that agrees with every sample under the mask: what the device shows, squared."""
+        coil_images = self.sensitivities * image
+        spectrum = torch.fft.fft(coil_images, dim=-2, norm="ortho") * self.mask
+        modelled = torch.fft.ifft(spectrum, dim=-2, norm="ortho")
+        return torch.view_as_real(coil_images - modelled + self.zero_filled).square().sum((0, -1))
 
     def solve(self, right_side: Tensor, weight: Tensor, start: Tensor | None, steps: int) -> Tensor:
         """Conjugate gradients on ``(AᴴA + weight) x = right_side``, with a step length of its own in every column.

@@ -64,6 +64,21 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Compressed:
+    """The samples of one slice in virtual coils, and which of them the network may not see.
+
+    Attributes:
+        hybrid: ``(virtual_coils, phase_encodes, columns)``, zero where nothing was measured.
+        held_out: ``(phase_encodes, columns)``; a part of what was measured.
+        noise: of one sample.
+    """
+
+    hybrid: Complex
+    held_out: npt.NDArray[np.bool_]
+    noise: NoiseLevel
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """One magnitude image ``(phase_encodes, columns)`` and its evidence."""
 
@@ -106,10 +121,8 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
     return Calibration(acs, compression, sensitivities, scale)
 
 
-def reconstruct(
-    samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, executor: Executor | None
-) -> Iterator[tuple[Method, Reconstruction]]:
-    """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled."""
+def compress(samples: SliceSamples, calibration: Calibration) -> Compressed:
+    """Virtual coils, held-out samples and the noise level of a slice. Training draws its problems from here too."""
     measured = samples.measured
     hybrid = np.tensordot(calibration.compression, samples.hybrid, axes=1)
     # Neither the image's central lines nor those that separate calibration lines have shown already are held out.
@@ -117,6 +130,15 @@ def reconstruct(
     shown[calibration.acs] = True
     held_out = choose_held_out(shown, hybrid.shape[2], np.random.default_rng(samples.seed)) & measured[:, None]
     noise = samples.noise or estimate_noise(hybrid, measured & ~held_out.any(axis=1))
+    return Compressed(hybrid, held_out, noise)
+
+
+def reconstruct(
+    samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, executor: Executor | None
+) -> Iterator[tuple[Method, Reconstruction]]:
+    """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled."""
+    measured, compressed = samples.measured, compress(samples, calibration)
+    hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.broadcast_to(measured[:, None], hybrid.shape[1:])
     problem = SenseProblem(hybrid, calibration.sensitivities, everything, executor)
     if learned is not None:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from edge_runtime.modalities.mri.fourier import Complex, to_image
 
-LEVEL = 0.05
-"""Signal above the air that counts as object, as a share of the brightness (99th percentile)."""
+LEVEL = 0.1
+"""Signal above the air that counts as object, as a share of the brightness (99th percentile). Chosen on simulated training scans:
+0.05 left the classical image's error 2 % higher, 0.15 made that of single scans a third worse."""
 
 MARGIN_PIXELS = 3
 """The region is widened by about this, and fades to nothing over as much."""
