@@ -10,7 +10,9 @@ CONSTRAINTS := -c requirements/constraints.txt
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.device: pyproject.toml
+KERNELS := $(wildcard kernels/*.* kernels/*/*.*)
+
+$(VENV)/.device: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e . $(CONSTRAINTS)
 	@touch $@

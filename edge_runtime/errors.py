@@ -13,6 +13,7 @@
     ├── ProfileError           a hardware profile that is missing or invalid
     ├── DeliveryError          an image that could not be written or sent
     ├── RecordingError         a recorded scan that can't be read
+    ├── ArgumentError          an array that is not what a kernel's plan was made for; a caller's mistake
     └── PlaybackError          a recorded scan that can't be played; in hil/player.py
 
 `ScanRefused` ends one session and nothing else; its text is sent to the scanner.
@@ -82,3 +83,16 @@ class DeliveryError(EdgeRuntimeError):
 
 class RecordingError(EdgeRuntimeError):
     """A recorded scan that can't be read."""
+
+
+class ArgumentError(EdgeRuntimeError, ValueError):
+    """An argument that is not what a kernel's plan was made for.
+
+    Args:
+        name: of the argument.
+        came: what it was.
+        expected: what it should have been.
+    """
+
+    def __init__(self, name: str, came: object, expected: str) -> None:
+        super().__init__(f"{name}: {expected} expected, {came} came")

@@ -203,7 +203,7 @@ class ReadoutBatch:
 
     Attributes:
         header: structured array ``(readouts,)`` with at least the fields of `READOUT_DTYPE`.
-        samples: complex64 ``(readouts, coils, samples)``, finite.
+        samples: complex64 ``(readouts, coils, samples)``, finite; contiguous along the samples, at any address.
     """
 
     header: npt.NDArray[np.void]

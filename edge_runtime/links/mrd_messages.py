@@ -25,10 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, ProtocolError, ReadoutError, ScanRefused
+from edge_runtime.kernels import count_leading_finite
 from edge_runtime.scan import COUNTERS, READOUT_DTYPE, Image, ReadoutBatch
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Records: TypeAlias = npt.NDArray[np.void]
+Samples: TypeAlias = npt.NDArray[np.complex64]
 
 
 class MessageId(enum.IntEnum):
@@ -373,9 +375,9 @@ class MessageReader:
 
     Iterating yields a `Message` as soon as it is complete; a batch never waits for more readouts than have arrived. Bytes are
     read into one buffer that is used again and again: **a yielded ReadoutBatch is valid only until the next message is asked
-    for** (copy what must live longer). Its header is a view of the buffer with the fields of `ACQUISITION_HEADER`; its samples
-    lie in a second reused array, because on the wire every other readout begins at an odd multiple of 2 bytes. Trajectories
-    are skipped. All other messages own their data.
+    for** (copy what must live longer). Its header and its samples are views of the buffer, the header with the fields of
+    `ACQUISITION_HEADER`, the samples at whatever address the wire brought them to. Trajectories are skipped. All other messages own
+    their data.
 
     A timeout or another `OSError` of ``receive_into`` passes through and loses nothing: a new iteration goes on where it was.
 
@@ -401,8 +403,6 @@ class MessageReader:
         self._buffer = _memory(limits.buffer_bytes)
         self._start = 0  # of the first message not yet yielded
         self._end = 0  # of what was received
-        self._samples = np.empty(0, np.complex64)
-        self._finite = np.empty(0, np.bool_)
 
     def expect(self, max_coils: int, max_samples: int) -> None:
         """From here on, refuse readouts larger than the scan's header allows. Limits only ever narrow."""
@@ -546,31 +546,17 @@ class MessageReader:
         sound &= _sound_headers(frames, self._limits)
         count = _leading(sound)
 
-        # One copy, to aligned memory; the bytes are copied because numpy moves misaligned numbers one by one.
-        data_offset = self._start + size - payload
-        wire: npt.NDArray[np.uint8] = np.ndarray((count, payload), np.uint8, self._buffer, data_offset, (size, 1))
-        data = self._room(count * samples * coils).reshape(count, coils, samples)
-        np.copyto(data.view(np.uint8).reshape(count, payload), wire)
-        count = self._leading_finite(data)
+        begin = self._start + size - payload
+        strides = (size, _SAMPLE_BYTES * samples, _SAMPLE_BYTES)
+        data: Samples = np.ndarray((count, coils, samples), np.complex64, self._buffer, begin, strides)
+        count = count_leading_finite(data)
         if count == 0:
             raise _not_finite(self._record(ACQUISITION_HEADER), data[0])
 
         header: Records = np.ndarray((count,), ACQUISITION_HEADER, self._buffer, self._start + _ID_BYTES, (size,))
-        header.flags.writeable = False
+        header.flags.writeable = data.flags.writeable = False
         self._start += count * size
         return ReadoutBatch(header, data[:count])
-
-    def _room(self, count: int) -> npt.NDArray[np.complex64]:
-        """``count`` numbers of the reused sample array."""
-        if count > len(self._samples):
-            self._samples = np.empty(count, np.complex64)
-            self._finite = np.empty(2 * count, np.bool_)
-        return self._samples[:count]
-
-    def _leading_finite(self, data: npt.NDArray[np.complex64]) -> int:
-        """How many readouts of ``data`` come before the first that has a sample which is not finite."""
-        finite: Bools = np.isfinite(data.view(np.float32).reshape(-1), out=self._finite[: 2 * data.size])
-        return len(data) if finite.all() else _leading(np.all(finite.reshape(len(data), -1), axis=1))
 
 
 def _memory(count: int) -> memoryview:
@@ -583,7 +569,7 @@ def _leading(flags: Bools) -> int:
     return len(flags) if flags.all() else int(flags.argmin())
 
 
-def _not_finite(header: np.void, data: npt.NDArray[np.complex64]) -> ReadoutError:
+def _not_finite(header: np.void, data: Samples) -> ReadoutError:
     coil, sample = np.argwhere(~np.isfinite(data))[0].tolist()
     where = f"coil {coil}, sample {sample} of the readout with scan_counter {header['scan_counter']}"
     return ReadoutError("data", data[coil, sample], f"finite samples, but not at {where}")

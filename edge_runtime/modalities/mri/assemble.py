@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
-from edge_runtime.modalities.mri.fourier import Complex, to_image_columns
+from edge_runtime.kernels import IngestPlan, Lines, Workers
+from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibration_lines
@@ -43,12 +44,6 @@ UNUSUAL = functools.reduce(
     (*NOT_IMAGE_LINES, COMPRESSED, ReadoutFlag.IS_NOISE_MEASUREMENT, ReadoutFlag.IS_PARALLEL_CALIBRATION),
 )
 """A readout without any of these is an image line."""
-
-TRANSFORM_SAMPLES = 1 << 18
-"""Complex samples (2 MB) transformed at once: a batch of short readouts would otherwise grow by its padding."""
-
-BLOCK_SAMPLES = 1 << 16
-"""Complex samples (0.5 MB) in one pass of the transform, so that its scratch memory stays in a core's own cache."""
 
 MOST_NOTES = 32
 
@@ -132,7 +127,7 @@ class Assembler:
         self._noise: NoiseModel | None = None
         self._coils: int | None = None
         self._counters = _Counters(layout)
-        self._scratch = np.empty((0, 0, 0), np.complex64)
+        self._ingest: IngestPlan | None = None
         self._spare: Complex | None = None
 
     def add(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
@@ -324,42 +319,30 @@ class Assembler:
 
     def _place(self, key: SliceKey, batch: ReadoutBatch, *, calibration: bool) -> None:
         """Transforms readouts and adds them to their slice."""
-        most = max(1, TRANSFORM_SAMPLES // (batch.coils * self.layout.samples))
-        for first in range(0, len(batch), most):
-            part = batch[first : first + most]
-            buffer = self._buffer(key, part)
-            lines, fault = self._lines(part)
-            if not calibration:
-                lines, fault = self._unseen(buffer, part[: len(lines)], lines, fault)
-            if len(lines):
-                self._add_lines(buffer, part[: len(lines)], lines, calibration=calibration)
-            if fault is not None:
-                raise fault
+        buffer = self._buffer(key, batch)
+        lines, fault = self._lines(batch)
+        if not calibration:
+            lines, fault = self._unseen(buffer, batch[: len(lines)], lines, fault)
+        if len(lines):
+            self._add_lines(buffer, batch[: len(lines)], lines, calibration=calibration)
+        if fault is not None:
+            raise fault
 
-    def _add_lines(
-        self, buffer: SliceBuffer, part: ReadoutBatch, lines: npt.NDArray[np.intp], *, calibration: bool
-    ) -> None:
-        run = _evenly_spaced(lines)
-        if not calibration and run is not None and not buffer.counts[run].any():
-            self._transform(part, out=buffer.samples[run])
-            buffer.counts[run] = 1
-            return
-        transformed = np.empty((len(part), part.coils, self.layout.columns), np.complex64)
-        self._transform(part, out=transformed)
+    def _add_lines(self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines, *, calibration: bool) -> None:
         if calibration:
             if buffer.calibration_samples is None or buffer.calibration_counts is None:
                 self._check_room(1)
                 buffer.calibration_samples = np.zeros_like(buffer.samples)
                 buffer.calibration_counts = np.zeros_like(buffer.counts)
-            np.add.at(buffer.calibration_samples, lines, transformed)
+            self._transform(part, lines, buffer.calibration_samples, add=True)
             np.add.at(buffer.calibration_counts, lines, 1)
             return
-        new = lines[buffer.counts[lines] == 0]
-        if len(new) == len(lines) == len(np.unique(lines)):
-            buffer.samples[lines] = transformed
+        first = (buffer.counts[lines] == 0) & ~_repeated(lines)
+        if first.all():
+            self._transform(part, lines, buffer.samples, add=False)
         else:  # several averages, perhaps in one batch
-            buffer.samples[new] = 0
-            np.add.at(buffer.samples, lines, transformed)
+            self._transform(part[first], lines[first], buffer.samples, add=False)
+            self._transform(part[~first], lines[~first], buffer.samples, add=True)
         np.add.at(buffer.counts, lines, 1)
 
     def _buffer(self, key: SliceKey, part: ReadoutBatch) -> SliceBuffer:
@@ -393,10 +376,10 @@ class Assembler:
                 "end slices with LAST_IN_SLICE, or raise memory.session_mb",
             )  # fmt: skip
 
-    def _lines(self, part: ReadoutBatch) -> tuple[npt.NDArray[np.intp], ReadoutError | None]:
+    def _lines(self, part: ReadoutBatch) -> tuple[Lines, ReadoutError | None]:
         """Array indices of the leading readouts that lie in the matrix, and what is wrong with the next one."""
         header, layout = part.header, self.layout
-        lines = header["phase_encode"].astype(np.intp) - layout.centre_step + layout.lines // 2
+        lines = header["phase_encode"].astype(np.int64) - layout.centre_step + layout.lines // 2
         outside = (lines < 0) | (lines >= layout.lines) | (header["partition"] != 0)
         if not outside.any():
             return lines, None
@@ -412,8 +395,8 @@ class Assembler:
         return lines[:first], fault
 
     def _unseen(
-        self, buffer: SliceBuffer, part: ReadoutBatch, lines: npt.NDArray[np.intp], fault: ReadoutError | None
-    ) -> tuple[npt.NDArray[np.intp], ReadoutError | None]:
+        self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines, fault: ReadoutError | None
+    ) -> tuple[Lines, ReadoutError | None]:
         """The leading lines that their average has not brought before, marked as seen, and what is wrong with the next one."""
         averages = part.header["average"].copy()
         numbers = sorted(set(averages.tolist()))
@@ -436,52 +419,46 @@ class Assembler:
             buffer.seen[average][lines[averages == average]] = True
         return lines, fault
 
-    def _transform(self, part: ReadoutBatch, out: Complex) -> None:
-        """Writes whitened hybrid-space lines ``(readouts, coils, columns)``; readouts of one centre and discard share a pass."""
+    def _transform(self, part: ReadoutBatch, lines: Lines, out: Complex, *, add: bool) -> None:
+        """Puts whitened lines into ``out`` ``(lines, coils, columns)``; readouts of one centre and discard share a pass."""
         header = part.header
         kinds = np.stack([header["centre_sample"], header["discard_pre"], header["discard_post"]], axis=1)
-        if (kinds == kinds[0]).all():
-            self._transform_alike(part, out)
+        if (kinds == kinds[:1]).all():
+            self._transform_alike(part, lines, out, add=add)
             return
         for kind in np.unique(kinds, axis=0):
             chosen = (kinds == kind).all(axis=1)
-            alike = np.empty((np.count_nonzero(chosen), *out.shape[1:]), np.complex64)
-            self._transform_alike(part[chosen], alike)
-            out[chosen] = alike
+            self._transform_alike(part[chosen], lines[chosen], out, add=add)
 
-    def _transform_alike(self, part: ReadoutBatch, out: Complex) -> None:
+    def _transform_alike(self, part: ReadoutBatch, lines: Lines, out: Complex, *, add: bool) -> None:
+        if not len(part):
+            return
         first = part.header[0]
-        count = part.samples.shape[2]
-        start, stop = int(first["discard_pre"]), count - int(first["discard_post"])
+        start, stop = int(first["discard_pre"]), part.samples.shape[2] - int(first["discard_post"])
         kept = part.samples[:, :, start:stop]
         length = self.layout.samples
         if kept.shape[2] > length:
             raise ReadoutError(
                 "number_of_samples", kept.shape[2], f"is more than encodedSpace.matrixSize.x = {length} declares"
             )
-        if self._noise is not None:
-            kept = np.asarray(np.matmul(self._noise.whitening_for(float(first["sample_time_us"])), kept), np.complex64)
-        if kept.shape[2] != length:
-            kept = self._embed(kept, int(first["centre_sample"]) - start)
-        block = max(1, BLOCK_SAMPLES // kept[0].size)
-        if self._scratch.shape != (block, *kept.shape[1:]):
-            self._scratch = np.empty((block, *kept.shape[1:]), np.complex64)
-        for begin in range(0, len(kept), block):
-            some = kept[begin : begin + block]
-            to_image_columns(some, out[begin : begin + block], self._scratch[: len(some)])
+        if self._ingest is None:
+            self._ingest = IngestPlan(Workers(threads=1), part.coils, length, self.layout.columns)
+        whitening = self._noise.whitening_for(float(first["sample_time_us"])) if self._noise is not None else None
+        offset = self._offset(kept.shape[2], int(first["centre_sample"]) - start)
+        self._ingest.execute(kept, lines, out, first_sample=offset, whitening=whitening, add=add)
 
-    def _embed(self, kept: Complex, centre: int) -> Complex:
-        """Zero-pads an asymmetric echo so that its centre comes to the centre of the readout."""
-        length, count = self.layout.samples, kept.shape[2]
+    def _offset(self, count: int, centre: int) -> int:
+        """Where the first of ``count`` samples belongs in the readout, so that the echo's centre comes to its centre."""
+        length = self.layout.samples
+        if count == length:
+            return 0
         offset = length // 2 - centre
         if not 0 <= centre < count or not 0 <= offset <= length - count:
             self._note(
                 f"centre_sample {centre} does not fit {count} samples in a matrix of {length}; the middle is assumed"
             )
             offset = length // 2 - count // 2
-        padded = np.zeros((*kept.shape[:2], length), np.complex64)
-        padded[:, :, offset : offset + count] = kept
-        return padded
+        return offset
 
     def _note(self, note: str) -> None:
         """Notes come with every image; what they say is up to the scanner, so their number is bounded."""
@@ -573,14 +550,7 @@ def _has(flags: npt.NDArray[np.uint64], wanted: ReadoutFlag) -> npt.NDArray[np.b
     return np.asarray((flags & np.uint64(wanted)) != 0)
 
 
-def _evenly_spaced(lines: npt.NDArray[np.intp]) -> slice | None:
-    """The same lines as a slice, if they ascend in equal steps, as in most scans; a slice's memory can be written to directly."""
-    steps = np.diff(lines)
-    step = int(steps[0]) if len(steps) else 1
-    return slice(int(lines[0]), int(lines[-1]) + 1, step) if step > 0 and (steps == step).all() else None
-
-
-def _repeated(lines: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+def _repeated(lines: Lines) -> npt.NDArray[np.bool_]:
     """Marks the lines that stand further ahead already."""
     repeated = np.zeros(len(lines), np.bool_)
     if not (lines[1:] > lines[:-1]).all():  # which is quicker to see than which are the first of their kind

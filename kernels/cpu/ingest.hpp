@@ -1,0 +1,42 @@
+// Readouts into hybrid space: whitened, zero-padded, transformed along the readout, cropped and put in their places.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "transform.hpp"
+
+namespace edge {
+
+struct IngestGeometry {
+    int coils;
+    int columns;  // kept of the transform's length, around its centre
+};
+
+struct IngestJob {
+    const unsigned char* samples;  // complex64 (readouts, coils, count) at any address
+    std::int64_t readout_bytes;    // from one readout to the next
+    std::int64_t coil_bytes;       // from one coil to the next
+    std::size_t readouts;
+    int count;               // samples of a readout
+    int offset;              // of the first sample in the transform's length
+    const float* whitening;  // complex64 (coils, coils), or null
+    const std::int64_t* lines;
+    float* out;  // complex64 (lines, coils, columns), C order
+    bool add;    // to what is there, instead of replacing it
+};
+
+// Floats of scratch that one thread needs.
+std::size_t ingest_scratch(const Transform& transform, const IngestGeometry& geometry);
+
+// Samples from one coil's whitened readout to the next: never a power of two, or eight coils would compete for one cache set.
+inline int whitened_stride(int length) { return (length + 7) / 8 * 8 + 8; }
+
+// The `chunk`-th group of `kReadoutsAtOnce` readouts.
+constexpr std::size_t kReadoutsAtOnce = 8;
+typedef void (*IngestChunk)(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);
+
+// Whether `count` floats at any address are all finite.
+typedef bool (*AllFinite)(const unsigned char* floats, std::size_t count);
+
+}  // namespace edge

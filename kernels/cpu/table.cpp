@@ -1,0 +1,72 @@
+#include "table.hpp"
+
+#include <atomic>
+#include <cstring>
+
+namespace edge {
+
+namespace {
+
+#define EDGE_TABLE(isa) \
+    { #isa, isa::ingest_chunk, isa::all_finite }
+
+const Kernels kTables[] = {
+#if defined(EDGE_X86)
+    EDGE_TABLE(avx512),
+    EDGE_TABLE(avx2),
+#endif
+    EDGE_TABLE(baseline),
+};
+
+bool runs_here(const char* name) {
+#if defined(EDGE_X86)
+    if (!std::strcmp(name, "avx512")) {
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+    }
+    if (!std::strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return !std::strcmp(name, "baseline");
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+}  // namespace
+
+std::size_t ingest_scratch(const Transform& transform, const IngestGeometry& geometry) {
+    constexpr std::size_t kPacked = 16;  // floats of a packed element: see vector.hpp
+    const std::size_t length = static_cast<std::size_t>(transform.length), coils = static_cast<std::size_t>(geometry.coils);
+    const std::size_t whitened = 2 * kReadoutsAtOnce * coils * static_cast<std::size_t>(whitened_stride(transform.length));
+    return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + coils + length) + whitened;
+}
+
+const Kernels& kernels() {
+    const Kernels* table = chosen.load(std::memory_order_acquire);
+    if (!table) {
+        table = kTables;
+        while (!runs_here(table->name)) ++table;  // the last one always does
+        chosen.store(table, std::memory_order_release);
+    }
+    return *table;
+}
+
+bool choose_kernels(const char* name) {
+    for (const Kernels& table : kTables) {
+        if (!std::strcmp(table.name, name) && runs_here(name)) {
+            chosen.store(&table, std::memory_order_release);
+            return true;
+        }
+    }
+    return false;
+}
+
+const char* const* kernel_names(int* count) {
+    static const char* names[sizeof kTables / sizeof *kTables];
+    int found = 0;
+    for (const Kernels& table : kTables) {
+        if (runs_here(table.name)) names[found++] = table.name;
+    }
+    *count = found;
+    return names;
+}
+
+}  // namespace edge

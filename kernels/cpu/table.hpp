@@ -1,0 +1,30 @@
+// The kernels, once for each instruction set they are compiled for; `kernels()` is the one this processor runs best.
+#pragma once
+
+#include "ingest.hpp"
+
+namespace edge {
+
+struct Kernels {
+    const char* name;
+    IngestChunk ingest_chunk;
+    AllFinite all_finite;
+};
+
+#define EDGE_DECLARE(isa)                                                                                              \
+    namespace isa {                                                                                                    \
+    void ingest_chunk(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);   \
+    bool all_finite(const unsigned char* floats, std::size_t count);                                                   \
+    }
+
+EDGE_DECLARE(baseline)
+#if defined(EDGE_X86)
+EDGE_DECLARE(avx2)
+EDGE_DECLARE(avx512)
+#endif
+
+const Kernels& kernels();                      // chosen when first asked
+bool choose_kernels(const char* name);         // for tests: false where this processor can't run them, or they are not built
+const char* const* kernel_names(int* count);   // that this processor runs, best first
+
+}  // namespace edge
