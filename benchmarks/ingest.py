@@ -20,6 +20,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.records import Record, summarise
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.links import mrd
 from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import (
@@ -151,7 +152,7 @@ def assembled_rate(repetitions: int) -> float:
             meter.took(len(batch))
 
     pool = _NoReconstruction(workers=1, depth=1)
-    runtime = Runtime(load_profile(DEFAULT_PROFILE), None, pool, None, None, previews=())
+    runtime = Runtime(load_profile(DEFAULT_PROFILE), None, pool, Plans(Workers(threads=1)), None, previews=())
     with mock.patch.object(mrd, "Session", TimedSession):
         server = mrd.MrdServer(runtime, port=0)
         thread = threading.Thread(target=server.serve_forever)

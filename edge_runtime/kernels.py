@@ -9,6 +9,9 @@ Raises, all of them: `ArgumentError`, naming the argument, what was expected and
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,12 @@ from edge_runtime import _kernels
 from edge_runtime._kernels import Workers
 from edge_runtime.errors import ArgumentError
 
-__all__ = ["IngestPlan", "Workers", "count_leading_finite", "instruction_set"]
+__all__ = ["IngestPlan", "Plans", "SensePlan", "Workers", "count_leading_finite", "instruction_set"]
 
 Complex = npt.NDArray[np.complex64]
 Lines = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Reals = npt.NDArray[np.float32]
 
 
 def instruction_set() -> str:
@@ -87,17 +92,143 @@ class IngestPlan:
             self._plan.execute(samples.view(np.uint8), first_sample, whitening, lines, out, add)
 
 
+class SensePlan:
+    """The SENSE operator ``A = M F S`` of one slice in hybrid space, and solves on it: sensitivities, phase-encode transform, mask.
+
+    Along the readout the data are measured whole and already transformed, so every image column is a problem of its own with
+    one Fourier axis, the phase encodes (Pruessmann et al., Magn Reson Med 42:952, 1999, in its Cartesian hybrid form). Every
+    column has its own step lengths, so results do not depend on the number of threads. Arrays are C-contiguous, k-space and
+    images centred at ``n // 2``, transforms unitary. `set_maps` and `set_samples` come first.
+
+    Args:
+        workers: threads that the columns are shared between.
+        coils, phase_encodes, columns: the geometry.
+    """
+
+    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+        _at_least("coils", coils, 1)
+        _at_least("phase_encodes", phase_encodes, 1)
+        _at_least("columns", columns, 1)
+        self.coils, self.phase_encodes, self.columns = coils, phase_encodes, columns
+        self._plan = _kernels.SensePlan(workers, coils, phase_encodes, columns)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of an image: ``(phase_encodes, columns)``."""
+        return self.phase_encodes, self.columns
+
+    def set_maps(self, sensitivities: Complex) -> None:
+        """Takes the sensitivities ``(coils, phase_encodes, columns)``; samples must be set anew."""
+        self._plan.set_maps(self._hybrid("sensitivities", sensitivities))
+
+    def set_samples(self, hybrid: Complex, mask: Mask) -> None:
+        """Takes the samples ``(coils, phase_encodes, columns)`` that count by the mask ``(phase_encodes, columns)``."""
+        self._plan.set_samples(self._hybrid("hybrid", hybrid), self._image("mask", mask, np.bool_))
+
+    def normal(self, image: Complex, out: Complex | None = None) -> Complex:
+        """``Aᴴ A x``; all ``(phase_encodes, columns)``."""
+        image, out = self._image("image", image), self._out(out)
+        self._plan.normal(image, out)
+        return out
+
+    def gradient(self, image: Complex, out: Complex | None = None) -> Complex:
+        """``Aᴴ (A x - y)``; of an image of zeros it is ``-Aᴴ y``."""
+        image, out = self._image("image", image), self._out(out)
+        self._plan.gradient(image, out)
+        return out
+
+    def data_consistent(self, prior: Complex, weight: float, steps: int, out: Complex | None = None) -> Complex:
+        """``argmin |A x - y|² + weight |x - prior|²`` by conjugate gradients from ``prior``."""
+        prior, out = self._image("prior", prior), self._out(out)
+        self._plan.data_consistent(prior, weight, steps, out)
+        return out
+
+    def regularised(self, spectral_weight: Reals, steps: int, out: Complex | None = None) -> Complex:
+        """``argmin |A x - y|² + Σ w |F x|²`` by preconditioned conjugate gradients.
+
+        Args:
+            spectral_weight: ``w``, positive, ``(phase_encodes, columns)``.
+        """
+        spectral_weight, out = self._image("spectral_weight", spectral_weight, np.float32), self._out(out)
+        self._plan.regularised(spectral_weight, steps, out)
+        return out
+
+    def substituted(self, image: Complex, hybrid: Complex, measured: Mask) -> tuple[Reals, Reals]:
+        """The magnitude image that agrees with every measured sample: in each coil's k-space the model's samples give way to the
+        measured ones, and the coil images are combined by root-sum-of-squares.
+
+        Args:
+            image: ``(phase_encodes, columns)``.
+            hybrid: ``(coils, phase_encodes, columns)``.
+            measured: which samples take their place, ``(phase_encodes, columns)``.
+
+        Returns:
+            the image, and ``|F S x - y|²`` where samples were measured, mean over the coils; both ``(phase_encodes, columns)``.
+        """
+        out, power = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
+        self._plan.substituted(
+            self._image("image", image),
+            self._hybrid("hybrid", hybrid),
+            self._image("measured", measured, np.bool_),
+            out,
+            power,
+        )
+        return out, power
+
+    def _hybrid(self, name: str, array: Complex) -> Complex:
+        return _array(name, array, np.complex64, (self.coils, *self.shape))
+
+    def _image(self, name: str, array: Any, dtype: type[np.generic] = np.complex64) -> Any:
+        return _array(name, array, dtype, self.shape)
+
+    def _out(self, out: Complex | None) -> Complex:
+        if out is None:
+            return np.empty(self.shape, np.complex64)
+        return _array("out", out, np.complex64, self.shape, writeable=True)
+
+
+class Plans:
+    """Plans ready to be used again: whoever needs one takes it and gives it back, so that reconstructions that run at the same time
+    never share one.
+
+    Args:
+        workers: threads that all of them share.
+    """
+
+    KEPT = 4
+    """Plans not in use that are remembered; one of 8 coils and 256 x 256 holds 5 MB."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._spare: list[SensePlan] = []
+
+    @contextlib.contextmanager
+    def sense(self, coils: int, phase_encodes: int, columns: int) -> Iterator[SensePlan]:
+        """A plan of this geometry; what it held before is there still."""
+        with self._lock:
+            fitting = [p for p in self._spare if (p.coils, *p.shape) == (coils, phase_encodes, columns)]
+            if fitting:
+                self._spare.remove(fitting[-1])
+        plan = fitting[-1] if fitting else SensePlan(self._workers, coils, phase_encodes, columns)
+        try:
+            yield plan
+        finally:
+            with self._lock:
+                self._spare = [*self._spare, plan][-self.KEPT :]
+
+
 def count_leading_finite(samples: Complex) -> int:
     """How many readouts of ``(readouts, coils, samples)`` come before the first that holds a sample which is not finite.
 
     Every readout is contiguous, at any address.
     """
     samples = _array("samples", samples, np.complex64, (None, None, None), contiguous=False)
-    readouts, coils, count = samples.shape
+    readouts, _, count = samples.shape
     if samples.strides[1:] != (count * samples.itemsize, samples.itemsize) and samples[:1].size > 1:
         raise ArgumentError("samples", f"strides {samples.strides}", "contiguous readouts")
     if not samples.size:
-        return readouts
+        return len(samples)
     return _kernels.count_leading_finite(samples.view(np.uint8).reshape(readouts, -1))
 
 

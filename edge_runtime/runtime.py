@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
@@ -42,6 +42,7 @@ class Runtime:
 
     Attributes:
         model: ``None`` where only classical images are wanted.
+        plans: kernels of the slices that are being reconstructed.
         output: folder for DICOM series and reports, ``None`` to keep nothing.
         previews: shares of a slice's expected readouts at which a preview is made.
     """
@@ -49,7 +50,7 @@ class Runtime:
     profile: Profile
     model: Model | None
     pool: ReconstructionPool
-    executor: Executor | None
+    plans: Plans
     output: Path | None
     previews: tuple[float, ...] = (0.25, 0.5, 0.75)
 
@@ -107,11 +108,9 @@ def open_runtime(
         bundle: the model bundle, ``None`` for classical images only.
     """
     model = prepare_model(load_bundle(bundle), profile, precision) if bundle is not None else None
-    executor = ThreadPoolExecutor(profile.threads, thread_name_prefix="columns") if profile.threads > 1 else None
+    plans = Plans(Workers(profile.threads))
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:
-        yield Runtime(profile, model, pool, executor, output, previews)
+        yield Runtime(profile, model, pool, plans, output, previews)
     finally:
         pool.close()
-        if executor is not None:
-            executor.shutdown()

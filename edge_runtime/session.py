@@ -364,7 +364,7 @@ class Session:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
         began = time.monotonic()
         learned = model.reconstruction if model else None
-        for method, made in reconstruct(samples, calibration, learned, self._runtime.executor):
+        for method, made in reconstruct(samples, calibration, learned, self._runtime.plans):
             if completeness is Completeness.PREVIEW and progress.final_queued:  # the final image is wanted more
                 return
             if method not in self._methods:

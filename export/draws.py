@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.kernels import SensePlan, Workers
 from edge_runtime.modalities.mri import sampling
 from edge_runtime.modalities.mri.classical import STEPS as CLASSICAL_STEPS
 from edge_runtime.modalities.mri.classical import wiener_weight
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.noise import NoiseLevel
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress
-from edge_runtime.modalities.mri.sense import SenseProblem
 from export.simulate.receive import KSpace, complex_noise
 
 Complex = npt.NDArray[np.complex64]
@@ -74,18 +74,22 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
     left = int(rng.integers(0, max(1, full.shape[2] - columns + 1)))
     band = slice(left, left + columns)
     visible = measured[:, None] & ~compressed.held_out
-    weight = wiener_weight(compressed.hybrid * visible, measured, noise)[band]
+    power = np.sum(np.abs(compressed.hybrid) ** 2, axis=0) * visible
+    weight = wiener_weight(power, compressed.hybrid.shape[0], measured, noise)[:, band]
     hybrid = np.ascontiguousarray(compressed.hybrid[:, :, band] / np.float32(scale))
     sensitivities = np.ascontiguousarray(calibration.sensitivities[:, :, band])
     visible = np.ascontiguousarray(visible[:, band])
-    first = SenseProblem(hybrid, sensitivities, visible).regularised(weight, CLASSICAL_STEPS).T
+    plan = SensePlan(Workers(threads=1), *hybrid.shape)
+    plan.set_maps(sensitivities)
+    plan.set_samples(hybrid, visible)
+    first = plan.regularised(np.ascontiguousarray(weight), CLASSICAL_STEPS)
     coil_images = to_image(np.tensordot(calibration.compression, full[:, :, band], axes=1) / np.float32(scale), axis=1)
     return Draw(
         hybrid,
         sensitivities,
         np.repeat(measured[:, None], visible.shape[1], axis=1),
         visible,
-        np.ascontiguousarray(first),
+        first,
         np.sum(sensitivities.conj() * coil_images, axis=0),
         np.sqrt(np.sum(coil_images.real**2 + coil_images.imag**2, axis=0)),
         noise / scale,

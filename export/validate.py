@@ -13,6 +13,7 @@ import numpy as np
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import NoImage
 from edge_runtime.hil.quality import Magnitude, Mask, Quality, compare_within
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.noise import NoiseLevel, noise_model
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, reconstruct
@@ -47,6 +48,7 @@ def validate(
     """
     profile = load_profile(DEFAULT_PROFILE)
     models = {precision: prepare_model(bundle, profile, precision).reconstruction for precision in sorted(bundle.forms)}
+    plans = Plans(Workers(profile.threads))
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         kspace = _whitened(simulate_acquisition(volumes, rng, phantom_share=0.0, validation=True), rng)
@@ -62,7 +64,7 @@ def validate(
             except NoImage:
                 continue
             for precision, model in models.items():
-                for method, made in reconstruct(samples, calibration, model, None):
+                for method, made in reconstruct(samples, calibration, model, plans):
                     name = f"learned {precision}" if method is Method.LEARNED else method.value
                     if method is Method.LEARNED or precision == next(iter(models)):
                         yield Row(index, acceleration, name, compare_within(made.image, reference, where))

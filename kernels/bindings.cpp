@@ -96,6 +96,118 @@ class IngestPlan {
     std::mutex busy_;
 };
 
+class SensePlan {
+  public:
+    SensePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
+        : workers_(workers),
+          transform_((require(phase_encodes >= 1, "phase_encodes >= 1"), phase_encodes)),
+          geometry_{coils, phase_encodes, columns},
+          scratch_(workers.threads(), edge::sense_scratch(transform_, geometry_)),
+          memory_((require(coils >= 1 && columns >= 1, "coils, columns >= 1"), 1), blocks() * lines() * (16 * coils_() + 8 + 16)) {
+        data_.maps = memory_[0];
+        data_.adjoint = data_.maps + blocks() * lines() * 16 * coils_();
+        data_.mask = data_.adjoint + blocks() * lines() * 16;
+    }
+
+    typedef Contiguous<const Complex64, 2> Image;
+    typedef Contiguous<const Complex64, 3> Hybrid;
+    typedef Contiguous<const bool, 2> Mask;
+
+    void set_maps(Hybrid maps) {
+        require_hybrid(maps);
+        edge::SenseTask task;
+        task.hybrid = reinterpret_cast<const float*>(maps.data());
+        run(&edge::Kernels::pack_maps, task);
+    }
+
+    void set_samples(Hybrid hybrid, Mask measured) {
+        require_hybrid(hybrid);
+        require_image(measured);
+        edge::SenseTask task;
+        task.hybrid = reinterpret_cast<const float*>(hybrid.data());
+        task.measured = measured.data();
+        run(&edge::Kernels::pack_samples, task);
+    }
+
+    void normal(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::normal, image, out, 0, 0); }
+    void gradient(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::gradient, image, out, 0, 0); }
+
+    void data_consistent(Image prior, float weight, int steps, Contiguous<Complex64, 2> out) {
+        image_to_image(&edge::Kernels::data_consistent, prior, out, weight, steps);
+    }
+
+    void regularised(Contiguous<const float, 2> weight, int steps, Contiguous<Complex64, 2> out) {
+        require_image(weight);
+        require_image(out);
+        edge::SenseTask task;
+        task.weight = weight.data();
+        task.steps = steps;
+        task.out = reinterpret_cast<float*>(out.data());
+        run(&edge::Kernels::regularised, task);
+    }
+
+    void substituted(Image image, Hybrid hybrid, Mask measured, Contiguous<float, 2> out, Contiguous<float, 2> power) {
+        require_image(image);
+        require_hybrid(hybrid);
+        require_image(measured);
+        require_image(out);
+        require_image(power);
+        edge::SenseTask task;
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.hybrid = reinterpret_cast<const float*>(hybrid.data());
+        task.measured = measured.data();
+        task.out = out.data();
+        task.power = power.data();
+        run(&edge::Kernels::substituted, task);
+    }
+
+  private:
+    std::size_t lines() const { return static_cast<std::size_t>(geometry_.phase_encodes); }
+    std::size_t coils_() const { return static_cast<std::size_t>(geometry_.coils); }
+    std::size_t blocks() const { return edge::sense_blocks(geometry_); }
+
+    template <class A>
+    void require_image(const A& array) const {
+        require(array.shape(0) == lines() && array.shape(1) == static_cast<std::size_t>(geometry_.columns),
+                "(phase_encodes, columns) differ from the plan's");
+    }
+
+    void require_hybrid(const Hybrid& array) const {
+        require(array.shape(0) == coils_() && array.shape(1) == lines() &&
+                    array.shape(2) == static_cast<std::size_t>(geometry_.columns),
+                "(coils, phase_encodes, columns) differ from the plan's");
+    }
+
+    void image_to_image(edge::SenseKernel edge::Kernels::*kernel, const Image& image, const Contiguous<Complex64, 2>& out,
+                        float lambda, int steps) {
+        require_image(image);
+        require_image(out);
+        edge::SenseTask task;
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.lambda = lambda;
+        task.steps = steps;
+        task.out = reinterpret_cast<float*>(out.data());
+        run(kernel, task);
+    }
+
+    void run(edge::SenseKernel edge::Kernels::*member, const edge::SenseTask& task) {
+        const edge::SenseKernel kernel = edge::kernels().*member;
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        workers_.run(blocks(), [&](std::size_t block, int slot) {
+            kernel(transform_, geometry_, data_, task, block, scratch_[slot]);
+        });
+    }
+
+    edge::Workers& workers_;
+    edge::Transform transform_;
+    edge::SenseGeometry geometry_;
+    edge::Scratch scratch_;
+    edge::Scratch memory_;
+    edge::SenseData data_;
+    std::mutex busy_;
+};
+
 }  // namespace
 
 NB_MODULE(_kernels, module) {
@@ -127,4 +239,16 @@ NB_MODULE(_kernels, module) {
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "samples"_a, "columns"_a, nb::keep_alive<1, 2>())
         .def("execute", &IngestPlan::execute, "samples"_a.noconvert(), "offset"_a, "whitening"_a.noconvert().none(),
              "lines"_a.noconvert(), "out"_a.noconvert(), "add"_a);
+
+    nb::class_<SensePlan>(module, "SensePlan")
+        .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,
+             nb::keep_alive<1, 2>())
+        .def("set_maps", &SensePlan::set_maps, "maps"_a.noconvert())
+        .def("set_samples", &SensePlan::set_samples, "hybrid"_a.noconvert(), "measured"_a.noconvert())
+        .def("normal", &SensePlan::normal, "image"_a.noconvert(), "out"_a.noconvert())
+        .def("gradient", &SensePlan::gradient, "image"_a.noconvert(), "out"_a.noconvert())
+        .def("data_consistent", &SensePlan::data_consistent, "prior"_a.noconvert(), "weight"_a, "steps"_a, "out"_a.noconvert())
+        .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "out"_a.noconvert())
+        .def("substituted", &SensePlan::substituted, "image"_a.noconvert(), "hybrid"_a.noconvert(), "measured"_a.noconvert(),
+             "out"_a.noconvert(), "power"_a.noconvert());
 }

@@ -11,14 +11,6 @@ namespace EDGE_ISA {
 
 namespace {
 
-// `count` complex numbers at any address; zeros beyond `left`.
-ComplexVector load_some(const unsigned char* from, int left) {
-    if (left >= kLanes) return load_interleaved(from);
-    unsigned char padded[8 * kLanes] = {};
-    std::memcpy(padded, from, static_cast<std::size_t>(left) * 8);
-    return load_interleaved(padded);
-}
-
 // Mixes the coils of one readout: out (coils, stride) complex.
 void whiten(const IngestGeometry& geometry, const IngestJob& job, const unsigned char* readout, float* out, int stride,
             ComplexVector* inputs) {

@@ -7,8 +7,10 @@ namespace edge {
 
 namespace {
 
+#define EDGE_SENSE(isa)                                                                                                \
+    isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted
 #define EDGE_TABLE(isa) \
-    { #isa, isa::ingest_chunk, isa::all_finite }
+    { #isa, isa::ingest_chunk, isa::all_finite, EDGE_SENSE(isa) }
 
 const Kernels kTables[] = {
 #if defined(EDGE_X86)
@@ -37,6 +39,14 @@ std::size_t ingest_scratch(const Transform& transform, const IngestGeometry& geo
     const std::size_t length = static_cast<std::size_t>(transform.length), coils = static_cast<std::size_t>(geometry.coils);
     const std::size_t whitened = 2 * kReadoutsAtOnce * coils * static_cast<std::size_t>(whitened_stride(transform.length));
     return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + coils + length) + whitened;
+}
+
+std::size_t sense_blocks(const SenseGeometry& geometry) { return (static_cast<std::size_t>(geometry.columns) + 7) / 8; }
+
+std::size_t sense_scratch(const Transform& transform, const SenseGeometry&) {
+    constexpr std::size_t kPacked = 16, kArrays = 7;  // see Memory in sense.cpp
+    return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) +
+                      kArrays * (static_cast<std::size_t>(transform.length) + 1));
 }
 
 const Kernels& kernels() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ingest.hpp"
+#include "sense.hpp"
 
 namespace edge {
 
@@ -9,12 +10,19 @@ struct Kernels {
     const char* name;
     IngestChunk ingest_chunk;
     AllFinite all_finite;
+#define EDGE_MEMBER(name) SenseKernel name;
+    EDGE_SENSE_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
 };
+
+#define EDGE_DECLARE_SENSE(name)                                                                                       \
+    void name(const Transform&, const SenseGeometry&, const SenseData&, const SenseTask&, std::size_t, float*);
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
     void ingest_chunk(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);   \
     bool all_finite(const unsigned char* floats, std::size_t count);                                                   \
+    EDGE_SENSE_KERNELS(EDGE_DECLARE_SENSE)                                                                             \
     }
 
 EDGE_DECLARE(baseline)

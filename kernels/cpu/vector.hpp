@@ -136,6 +136,21 @@ inline void transpose(Vector* rows) {
 
 typedef Complex<Vector> ComplexVector;
 
+// Up to kLanes interleaved complex numbers; zeros beyond `left`.
+inline ComplexVector load_some(const void* from, int left) {
+    if (left >= kLanes) return load_interleaved(from);
+    unsigned char padded[8 * kLanes] = {};
+    std::memcpy(padded, from, static_cast<std::size_t>(left) * 8);
+    return load_interleaved(padded);
+}
+
+inline void store_some(void* to, ComplexVector value, int left) {
+    if (left >= kLanes) return store_interleaved(to, value);
+    unsigned char padded[8 * kLanes];
+    store_interleaved(padded, value);
+    std::memcpy(to, padded, static_cast<std::size_t>(left) * 8);
+}
+
 // A packed element: kLanes real parts, then kLanes imaginary parts; one cache line.
 inline ComplexVector load_packed(const float* from) { return {load(from), load(from + kLanes)}; }
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.kernels import SensePlan
 from edge_runtime.modalities.mri.fourier import Complex, to_image
-from edge_runtime.modalities.mri.sense import SenseProblem
 
 STEPS = 12
 FREQUENCY_BINS = 12
@@ -28,22 +28,23 @@ def zero_filled(hybrid: Complex, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.
     return np.asarray(np.sqrt(np.sum(images.real**2 + images.imag**2, axis=0)), dtype=np.float32)
 
 
-def wiener_weight(hybrid: Complex, measured: npt.NDArray[np.bool_], noise: float) -> npt.NDArray[np.float32]:
-    """Noise over expected signal power of the combined image's spectrum, ``(columns, phase_encodes)``.
+def wiener_weight(
+    power: npt.NDArray[np.float32], coils: int, measured: npt.NDArray[np.bool_], noise: float
+) -> npt.NDArray[np.float32]:
+    """Noise over expected signal power of the combined image's spectrum, ``(phase_encodes, columns)``.
 
     The power is taken as a product of a profile over the distance from the centre of k-space and one over the columns.
 
     Args:
-        hybrid: ``(coils, phase_encodes, columns)``.
+        power: of the samples, summed over the coils, ``(phase_encodes, columns)``.
         measured: ``(phase_encodes,)``.
         noise: standard deviation of a complex sample.
     """
     lines = measured.size
-    power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)  # (phase_encodes, columns)
     noise_power = max(noise, 1e-12) ** 2
     distance = np.abs(np.arange(lines) - lines // 2).astype(np.float64)
     known = np.flatnonzero(measured)
-    signal = np.maximum(power[known].mean(axis=1) - hybrid.shape[0] * noise_power, 0) + noise_power
+    signal = np.maximum(power[known].mean(axis=1) - coils * noise_power, 0) + noise_power
     edges = np.concatenate([[0.0, 1.5], np.geomspace(3.0, lines / 2 + 1, FREQUENCY_BINS)])
     centres, levels = [], []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
@@ -52,11 +53,13 @@ def wiener_weight(hybrid: Complex, measured: npt.NDArray[np.bool_], noise: float
             centres.append(float(distance[known][inside].mean()))
             levels.append(float(signal[inside].mean()))
     profile = np.exp(np.interp(distance, centres, np.log(levels)))
-    columns = power[known].mean(axis=0) - hybrid.shape[0] * noise_power
+    columns = power[known].mean(axis=0) - coils * noise_power
     columns = np.maximum(columns / max(float(columns.mean()), 1e-30), 0.02)
-    return np.asarray(noise_power / (columns[:, None] * profile[None, :]), dtype=np.float32)
+    return np.asarray(noise_power / (profile[:, None] * columns[None, :]), dtype=np.float32)
 
 
-def regularised_sense(problem: SenseProblem, hybrid: Complex, measured: npt.NDArray[np.bool_], noise: float) -> Complex:
-    """The regularised SENSE image, complex ``(columns, phase_encodes)``."""
-    return problem.regularised(wiener_weight(hybrid, measured, noise), STEPS)
+def regularised_sense(
+    plan: SensePlan, power: npt.NDArray[np.float32], measured: npt.NDArray[np.bool_], noise: float
+) -> Complex:
+    """The regularised SENSE image of the plan's samples, complex ``(phase_encodes, columns)``; arguments as `wiener_weight`'s."""
+    return plan.regularised(wiener_weight(power, plan.coils, measured, noise), STEPS)

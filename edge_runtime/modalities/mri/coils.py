@@ -81,7 +81,7 @@ def estimate_sensitivities(acs_kspace: Complex, phase_encodes: int, columns: int
 
     full = _interpolate(_interpolate(maps, phase_encodes, axis=1), columns, axis=2)
     norm = np.sqrt(np.sum(full.real**2 + full.imag**2, axis=0))
-    return np.asarray(full / np.maximum(norm, 1e-6), dtype=np.complex64)
+    return np.ascontiguousarray(full / np.maximum(norm, 1e-6), dtype=np.complex64)
 
 
 def _waves(kernel: int, grid: int) -> Complex:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines import Session, Tensor
+from edge_runtime.kernels import SensePlan
 from edge_runtime.modalities.mri.fourier import Complex
-from edge_runtime.modalities.mri.sense import SenseProblem
 
 CHANNELS = 6
 """Current and first estimate (real, imaginary), logarithm of the noise level, progress."""
@@ -28,30 +28,31 @@ class LearnedReconstruction:
     settings: UnrolledSettings
     regulariser: Session
 
-    def run(self, problem: SenseProblem, first: Complex, scale: float, noise: float) -> Complex:
-        """The image, complex ``(columns, phase_encodes)``, in the units of the samples.
+    def run(self, plan: SensePlan, first: Complex, scale: float, noise: float) -> Complex:
+        """The image, complex ``(phase_encodes, columns)``, in the units of the samples.
 
         Args:
-            problem: what the network may see.
-            first: the classical image of the same samples, ``(columns, phase_encodes)``, where the network starts.
+            plan: holds what the network may see.
+            first: the classical image of the same samples, ``(phase_encodes, columns)``, where the network starts.
             scale: divides the image down to the range the network was trained on (`normalise.image_scale`).
             noise: standard deviation of a complex sample.
         """
         settings = self.settings
         weights = self.weights(scale, noise)
-        columns, lines = problem.shape
+        lines, columns = plan.shape
         batch = np.zeros((1, CHANNELS, -(-lines // settings.multiple) * settings.multiple,
                           -(-columns // settings.multiple) * settings.multiple), np.float32)  # fmt: skip
         inside = batch[0, :, :lines, :columns]
         inside[4] = condition_of_noise(noise / scale)
-        image = first
+        image: Complex = first.copy()
+        prior: Complex = np.empty_like(first)
         _pack(image, scale, inside[2:4])
         for iteration in range(settings.iterations):
             _pack(image, scale, inside[0:2])
             inside[5] = iteration / settings.iterations
             correction = self.regulariser.run(batch)[0, :, :lines, :columns]
-            prior = image + _unpack(correction, scale)
-            image = problem.data_consistent(prior, weights[iteration], settings.cg_steps)
+            _add(image, correction, scale, prior)
+            plan.data_consistent(prior, weights[iteration], settings.cg_steps, out=image)
         return image
 
     def weights(self, scale: float, noise: float) -> list[float]:
@@ -66,15 +67,13 @@ def condition_of_noise(noise_level: float) -> float:
 
 
 def _pack(image: Complex, scale: float, planes: npt.NDArray[np.float32]) -> None:
-    """Writes an image ``(columns, phase_encodes)`` as two planes ``(2, phase_encodes, columns)``."""
-    planes[0] = image.real.T
-    planes[1] = image.imag.T
-    planes /= np.float32(scale)
+    """Writes an image ``(phase_encodes, columns)`` as two planes ``(2, phase_encodes, columns)``."""
+    np.divide(image.real, np.float32(scale), out=planes[0])
+    np.divide(image.imag, np.float32(scale), out=planes[1])
 
 
-def _unpack(planes: Tensor, scale: float) -> Complex:
-    out = np.empty(planes.shape[:0:-1], np.complex64)
-    out.real = planes[0].T
-    out.imag = planes[1].T
-    out *= np.float32(scale)
-    return out
+def _add(image: Complex, planes: Tensor, scale: float, out: Complex) -> None:
+    """The image plus a correction ``(2, phase_encodes, columns)``."""
+    np.multiply(planes[0], np.float32(scale), out=out.real)
+    np.multiply(planes[1], np.float32(scale), out=out.imag)
+    out += image

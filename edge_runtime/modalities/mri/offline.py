@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import Complex, to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.reconstruct import Reconstruction, SliceSamples, calibrate, reconstruct
@@ -18,7 +19,7 @@ from edge_runtime.scan import Method
 
 
 def reconstruct_kspace(
-    kspace: Complex, mask: npt.NDArray[np.bool_], learned: LearnedReconstruction | None
+    kspace: Complex, mask: npt.NDArray[np.bool_], learned: LearnedReconstruction | None, threads: int = 1
 ) -> dict[Method, Reconstruction]:
     """All images of one slice, with evidence, exactly as a session makes them of the same samples.
 
@@ -26,10 +27,11 @@ def reconstruct_kspace(
         kspace: ``(coils, phase_encodes, samples)`` without readout oversampling; rows outside the mask are not looked at.
         mask: ``(phase_encodes,)``.
         learned: the network, if its image is wanted.
+        threads: of the kernels; the network has its own.
     """
     hybrid = to_image(kspace.astype(np.complex64, copy=False), axis=2) * mask[None, :, None]
     samples = SliceSamples(hybrid, mask, None, seed=(0, 0, 0, 0, 0))
-    return dict(reconstruct(samples, calibrate(hybrid, mask), learned, executor=None))
+    return dict(reconstruct(samples, calibrate(hybrid, mask), learned, Plans(Workers(threads))))
 
 
 def load_models(bundle: Path = DEFAULT_BUNDLE, profile: str = DEFAULT_PROFILE) -> Mapping[str, Model]:

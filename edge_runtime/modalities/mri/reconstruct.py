@@ -1,15 +1,15 @@
-"""From one slice's samples to its images and their evidence. Pure functions: no sockets, no state, no clock."""
+"""From one slice's samples to its images and their evidence: no sockets, no state, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import NoImage
+from edge_runtime.kernels import Plans
 from edge_runtime.modalities.mri.classical import regularised_sense, zero_filled
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import Complex, to_kspace
@@ -17,7 +17,6 @@ from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.noise import NoiseLevel, estimate_noise
 from edge_runtime.modalities.mri.normalise import image_scale
 from edge_runtime.modalities.mri.sampling import contiguous_centre
-from edge_runtime.modalities.mri.sense import SenseProblem
 from edge_runtime.modalities.mri.support import object_support
 from edge_runtime.scan import Evidence, Method
 from edge_runtime.trust.heldout import choose_held_out
@@ -134,40 +133,33 @@ def compress(samples: SliceSamples, calibration: Calibration) -> Compressed:
 
 
 def reconstruct(
-    samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, executor: Executor | None
+    samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, plans: Plans
 ) -> Iterator[tuple[Method, Reconstruction]]:
     """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled."""
     measured, compressed = samples.measured, compress(samples, calibration)
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
-    everything = np.broadcast_to(measured[:, None], hybrid.shape[1:])
-    problem = SenseProblem(hybrid, calibration.sensitivities, everything, executor)
-    if learned is not None:
-        visible = everything & ~held_out
-        seen = hybrid * visible
-        blind_problem = problem.with_mask(seen, visible)
-        first = regularised_sense(blind_problem, seen, measured, noise.standard_deviation)
-        blind = learned.run(blind_problem, first, calibration.scale, noise.standard_deviation)
-        # Measured against the held-out samples, the image may now have them: `_finished` puts in all that was measured.
-        residual = problem.residuals(blind, hybrid)
-        proof = evidence(residual, visible, held_out, noise)
-        yield Method.LEARNED, Reconstruction(_finished(problem, blind, residual, measured), proof)
-    classical = regularised_sense(problem, hybrid, measured, noise.standard_deviation)
-    residual = problem.residuals(classical, hybrid)
-    proof = evidence(residual, everything, np.zeros_like(everything), noise)
-    yield Method.CLASSICAL, Reconstruction(_finished(problem, classical, residual, measured), proof)
+    everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
+    power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
+    with plans.sense(*hybrid.shape) as plan:
+        plan.set_maps(calibration.sensitivities)
+        if learned is not None:
+            visible = everything & ~held_out
+            plan.set_samples(hybrid, visible)
+            first = regularised_sense(plan, power * visible, measured, noise.standard_deviation)
+            blind = learned.run(plan, first, calibration.scale, noise.standard_deviation)
+            # Measured against the held-out samples, the image may now have them: every measured sample is put in its place.
+            image, residual_power = plan.substituted(blind, hybrid, everything)
+            yield Method.LEARNED, Reconstruction(image, evidence(residual_power, visible, held_out, noise))
+        plan.set_samples(hybrid, everything)
+        classical = regularised_sense(plan, power, measured, noise.standard_deviation)
+        image, residual_power = plan.substituted(classical, hybrid, everything)
+        proof = evidence(residual_power, everything, np.zeros_like(everything), noise)
+        yield Method.CLASSICAL, Reconstruction(image, proof)
     yield Method.ZERO_FILLED, Reconstruction(zero_filled(samples.hybrid, measured), None)
 
 
-def _finished(
-    problem: SenseProblem, image: Complex, residual: Complex, measured: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
-    """The magnitude image ``(phase_encodes, columns)`` with every measured sample in its place."""
-    residual *= measured[None, :, None]
-    return np.ascontiguousarray(problem.substituted(image, residual).T)
-
-
 def evidence(
-    residual: Complex,
+    residual_power: npt.NDArray[np.float32],
     fitted: npt.NDArray[np.bool_],
     held_out: npt.NDArray[np.bool_],
     noise: NoiseLevel,
@@ -175,14 +167,17 @@ def evidence(
     """Root-mean-square disagreement with the samples an image has seen and with those it has not.
 
     Args:
-        residual: ``(coils, phase_encodes, columns)``.
+        residual_power: squared disagreement with each sample, mean over the coils, ``(phase_encodes, columns)``.
         fitted: samples that the reconstruction was given, ``(phase_encodes, columns)``.
         held_out: measured samples that it was not given.
     """
-    power = np.mean(residual.real**2 + residual.imag**2, axis=0)
+
+    def root_mean(chosen: npt.NDArray[np.bool_]) -> float:
+        return float(np.sqrt(residual_power[chosen].mean(dtype=np.float64)))
+
     return Evidence(
-        held_out_residual=float(np.sqrt(power[held_out].mean())) if held_out.any() else None,
-        fitted_residual=float(np.sqrt(power[fitted].mean())),
+        held_out_residual=root_mean(held_out) if held_out.any() else None,
+        fitted_residual=root_mean(fitted),
         noise_floor=noise.standard_deviation,
         held_out_samples=int(held_out.sum()),
         fitted_samples=int(fitted.sum()),

@@ -7,8 +7,8 @@ import pytest
 from simulated import coil_maps, complex_noise
 
 from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.kernels import SensePlan, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction, condition_of_noise
-from edge_runtime.modalities.mri.sense import SenseProblem
 
 LINES, COLUMNS, SCALE = 10, 7, 4.0
 SETTINGS = UnrolledSettings(iterations=3, cg_steps=4, log_weights=((-2.0, 0.5),) * 3, multiple=4)
@@ -27,64 +27,67 @@ class Regulariser:
 
 
 @pytest.fixture
-def problem():
+def plan():
     rng = np.random.default_rng(0)
     mask = rng.random((LINES, COLUMNS)) < 0.7
-    return SenseProblem(complex_noise((3, LINES, COLUMNS), rng) * mask, coil_maps(3, LINES, COLUMNS), mask)
+    plan = SensePlan(Workers(threads=1), 3, LINES, COLUMNS)
+    plan.set_maps(coil_maps(3, LINES, COLUMNS))
+    plan.set_samples(complex_noise((3, LINES, COLUMNS), rng), mask)
+    return plan
 
 
 @pytest.fixture
-def first(problem):
-    return complex_noise(problem.shape, np.random.default_rng(1))
+def first(plan):
+    return complex_noise(plan.shape, np.random.default_rng(1))
 
 
-def run(problem, first, regulariser, noise=0.1):
-    return LearnedReconstruction(SETTINGS, regulariser).run(problem, first, SCALE, noise)
+def run(plan, first, regulariser, noise=0.1):
+    return LearnedReconstruction(SETTINGS, regulariser).run(plan, first, SCALE, noise)
 
 
-def test_it_runs_once_an_iteration_on_sizes_that_the_graph_takes(problem, first):
+def test_it_runs_once_an_iteration_on_sizes_that_the_graph_takes(plan, first):
     regulariser = Regulariser()
-    run(problem, first, regulariser)
+    run(plan, first, regulariser)
     assert [batch.shape for batch in regulariser.fed] == [(1, 6, 12, 8)] * SETTINGS.iterations
 
 
-def test_the_padding_is_zero(problem, first):
+def test_the_padding_is_zero(plan, first):
     regulariser = Regulariser()
-    run(problem, first, regulariser)
+    run(plan, first, regulariser)
     assert not regulariser.fed[-1][0, :, LINES:].any()
     assert not regulariser.fed[-1][0, :, :, COLUMNS:].any()
 
 
-def test_it_is_fed_the_estimate_the_first_estimate_the_noise_and_the_progress(problem, first):
+def test_it_is_fed_the_estimate_the_first_estimate_the_noise_and_the_progress(plan, first):
     regulariser = Regulariser()
-    run(problem, first, regulariser)
+    run(plan, first, regulariser)
     inside = regulariser.fed[1][0, :, :LINES, :COLUMNS]
-    np.testing.assert_allclose(inside[2], first.real.T / SCALE, rtol=1e-6)
-    np.testing.assert_allclose(inside[3], first.imag.T / SCALE, rtol=1e-6)
+    np.testing.assert_allclose(inside[2], first.real / SCALE, rtol=1e-6)
+    np.testing.assert_allclose(inside[3], first.imag / SCALE, rtol=1e-6)
     np.testing.assert_allclose(inside[4], condition_of_noise(0.1 / SCALE), rtol=1e-6)
     np.testing.assert_allclose(inside[5], 1 / 3, rtol=1e-6)
 
 
-def test_without_corrections_it_is_repeated_data_consistency(problem, first):
+def test_without_corrections_it_is_repeated_data_consistency(plan, first):
     reconstruction = LearnedReconstruction(SETTINGS, Regulariser())
     expected = first
     for weight in reconstruction.weights(SCALE, 0.1):
-        expected = problem.data_consistent(expected, weight, SETTINGS.cg_steps)
-    np.testing.assert_allclose(run(problem, first, Regulariser()), expected, atol=1e-6)
+        expected = plan.data_consistent(expected, weight, SETTINGS.cg_steps)
+    np.testing.assert_allclose(run(plan, first, Regulariser()), expected, atol=1e-6)
 
 
-def test_a_correction_is_in_units_of_the_scale(problem, first):
+def test_a_correction_is_in_units_of_the_scale(plan, first):
     (weight, *_) = LearnedReconstruction(SETTINGS, Regulariser()).weights(SCALE, 0.1)
     regulariser = Regulariser(correction=0.5)
-    run(problem, first, regulariser)
+    run(plan, first, regulariser)
     prior = first + np.complex64(0.5 + 0.5j) * SCALE
-    expected = problem.data_consistent(prior, weight, SETTINGS.cg_steps)
-    np.testing.assert_allclose(regulariser.fed[1][0, 0, :LINES, :COLUMNS], expected.real.T / SCALE, atol=1e-5)
+    expected = plan.data_consistent(prior, weight, SETTINGS.cg_steps)
+    np.testing.assert_allclose(regulariser.fed[1][0, 0, :LINES, :COLUMNS], expected.real / SCALE, atol=1e-5)
 
 
-def test_the_first_estimate_is_not_written_to(problem, first):
+def test_the_first_estimate_is_not_written_to(plan, first):
     before = first.copy()
-    run(problem, first, Regulariser(correction=0.5))
+    run(plan, first, Regulariser(correction=0.5))
     np.testing.assert_array_equal(first, before)
 
 

@@ -1,0 +1,357 @@
+#include "sense.hpp"
+
+#include "fft.hpp"
+#include "table.hpp"
+
+namespace edge {
+namespace EDGE_ISA {
+
+namespace {
+
+constexpr float kTiny = 1e-20f;            // keeps an empty column's step length finite
+constexpr float kLeastPrecondition = 0.05f;  // stands for frequencies that were not measured
+constexpr int kElement = 2 * kLanes;       // floats
+
+std::ptrdiff_t at(int element) { return static_cast<std::ptrdiff_t>(kElement) * element; }
+
+struct Block {
+    const Transform& transform;
+    const SenseGeometry& geometry;
+    int first;   // column
+    int columns;  // of kLanes, those that exist
+    float* maps;
+    float* mask;
+    float* adjoint;
+
+    Block(const Transform& t, const SenseGeometry& g, const SenseData& data, std::size_t block)
+        : transform(t),
+          geometry(g),
+          first(static_cast<int>(block) * kLanes),
+          columns(g.columns - first < kLanes ? g.columns - first : kLanes),
+          maps(data.maps + at(1) * static_cast<std::ptrdiff_t>(block) * g.coils * g.phase_encodes),
+          mask(data.mask + static_cast<std::ptrdiff_t>(kLanes) * static_cast<std::ptrdiff_t>(block) * g.phase_encodes),
+          adjoint(data.adjoint + at(1) * static_cast<std::ptrdiff_t>(block) * g.phase_encodes) {}
+
+    int lines() const { return geometry.phase_encodes; }
+    const float* coil_maps(int coil) const { return maps + at(1) * static_cast<std::ptrdiff_t>(coil) * lines(); }
+    // of the block's first column
+    std::ptrdiff_t sample(int coil, int line) const {
+        return (static_cast<std::ptrdiff_t>(coil) * lines() + line) * geometry.columns + first;
+    }
+    int shifted(int index) const {  // between a centred axis and one whose centre is index 0
+        const int moved = index + lines() / 2;
+        return moved < lines() ? moved : moved - lines();
+    }
+    Vector mask_at(int position) const { return load(mask + kLanes * static_cast<std::ptrdiff_t>(position)); }
+};
+
+void load_image(const Block& block, const float* image, float* packed) {
+    for (int line = 0; line < block.lines(); ++line) {
+        store_packed(packed + at(line), load_some(image + 2 * block.sample(0, line), block.columns));
+    }
+}
+
+void store_image(const Block& block, const float* packed, float* image) {
+    for (int line = 0; line < block.lines(); ++line) {
+        store_some(image + 2 * block.sample(0, line), load_packed(packed + at(line)), block.columns);
+    }
+}
+
+// The last forward pass, the mask and the first inverse pass, while a butterfly's points are in registers.
+template <int R>
+void masked_centre(const Block& block, const Pass& pass, float* packed) {
+    const float* roots = block.transform.tables.data() + pass.roots;
+    ComplexVector z[R];
+    for (int base = 0; base < block.lines(); base += R) {
+        for (int q = 0; q < R; ++q) z[q] = load_packed(packed + at(base + q));
+        butterfly<R, -1>(z, roots);
+        for (int q = 0; q < R; ++q) z[q] = scaled(z[q], block.mask_at(base + q));
+        butterfly<R, +1>(z, roots);
+        for (int q = 0; q < R; ++q) store_packed(packed + at(base + q), z[q]);
+    }
+}
+
+void masked_centre(const Block& block, float* packed, ComplexVector* scratch) {
+    if (block.transform.passes.empty()) {
+        store_packed(packed, scaled(load_packed(packed), block.mask_at(0)));
+        return;
+    }
+    const Pass& pass = block.transform.passes.back();
+    switch (pass.radix) {
+        case 2: return masked_centre<2>(block, pass, packed);
+        case 3: return masked_centre<3>(block, pass, packed);
+        case 4: return masked_centre<4>(block, pass, packed);
+        case 5: return masked_centre<5>(block, pass, packed);
+        case 7: return masked_centre<7>(block, pass, packed);
+        case 8: return masked_centre<8>(block, pass, packed);
+        default: break;
+    }
+    const InPlace here{packed};
+    run_pass<-1>(block.transform, pass, scratch, here, here);
+    for (int position = 0; position < block.lines(); ++position) {
+        store_packed(packed + at(position), scaled(load_packed(packed + at(position)), block.mask_at(position)));
+    }
+    run_pass<+1>(block.transform, pass, scratch, here, here);
+}
+
+// sum = Σ Sᴴ Fᴴ M F S image. The transforms need not be centred: Fᴴ M F commutes with a shift of the image.
+void apply_normal(const Block& block, const float* image, float* sum, float* work, ComplexVector* scratch) {
+    const std::vector<Pass>& passes = block.transform.passes;
+    const std::size_t count = passes.size();
+    const InPlace here{work};
+    std::memset(sum, 0, sizeof(float) * static_cast<std::size_t>(at(block.lines())));
+    for (int coil = 0; coil < block.geometry.coils; ++coil) {
+        const float* maps = block.coil_maps(coil);
+        const auto seen = [maps, image](int i) { return load_packed(maps + at(i)) * load_packed(image + at(i)); };
+        const auto combine = [maps, sum](int i, ComplexVector value) {
+            store_packed(sum + at(i), load_packed(sum + at(i)) + conjugate_times(load_packed(maps + at(i)), value));
+        };
+        if (count < 2) {
+            for (int i = 0; i < block.lines(); ++i) here(i, seen(i));
+            masked_centre(block, work, scratch);
+            for (int i = 0; i < block.lines(); ++i) combine(i, here(i));
+            continue;
+        }
+        run_pass<-1>(block.transform, passes[0], scratch, seen, here);
+        for (std::size_t p = 1; p + 1 < count; ++p) run_pass<-1>(block.transform, passes[p], scratch, here, here);
+        masked_centre(block, work, scratch);
+        for (std::size_t p = count - 2; p > 0; --p) run_pass<+1>(block.transform, passes[p], scratch, here, here);
+        run_pass<+1>(block.transform, passes[0], scratch, here, combine);
+    }
+}
+
+// Each lane its own sums and step lengths.
+struct LaneSums {
+    Vector sum = {};
+    void add(ComplexVector a, ComplexVector b) { sum = sum + (a.re * b.re + a.im * b.im); }
+};
+
+Vector ratio(Vector numerator, Vector denominator) {
+    float above[kLanes], below[kLanes];
+    store(above, numerator);
+    store(below, denominator);
+    for (int lane = 0; lane < kLanes; ++lane) above[lane] /= below[lane] > kTiny ? below[lane] : kTiny;
+    return load(above);
+}
+
+// Conjugate gradients (Hestenes and Stiefel, 1952) on operate(x) = right side, from x; `residual` holds right side - operate(x).
+template <class Operate>
+void conjugate_gradients(int lines, int steps, float* x, float* residual, float* direction, float* product, Operate operate) {
+    LaneSums start;
+    for (int i = 0; i < lines; ++i) {
+        const ComplexVector r = load_packed(residual + at(i));
+        store_packed(direction + at(i), r);
+        start.add(r, r);
+    }
+    Vector energy = start.sum;
+    for (int step = 0; step < steps; ++step) {
+        operate(direction, product);
+        LaneSums curvature, left;
+        for (int i = 0; i < lines; ++i) curvature.add(load_packed(direction + at(i)), load_packed(product + at(i)));
+        const Vector length = ratio(energy, curvature.sum);
+        for (int i = 0; i < lines; ++i) {
+            const ComplexVector d = load_packed(direction + at(i));
+            store_packed(x + at(i), load_packed(x + at(i)) + scaled(d, length));
+            const ComplexVector r = load_packed(residual + at(i)) - scaled(load_packed(product + at(i)), length);
+            store_packed(residual + at(i), r);
+            left.add(r, r);
+        }
+        const Vector turn = ratio(left.sum, energy);
+        energy = left.sum;
+        for (int i = 0; i < lines; ++i) {
+            store_packed(direction + at(i), load_packed(residual + at(i)) + scaled(load_packed(direction + at(i)), turn));
+        }
+    }
+}
+
+struct Memory {  // a thread's
+    ComplexVector* butterflies;
+    float* arrays;
+    std::ptrdiff_t size;
+
+    Memory(const Block& block, float* scratch)
+        : butterflies(reinterpret_cast<ComplexVector*>(scratch)),
+          arrays(scratch + static_cast<std::ptrdiff_t>(kElement) * 2 * block.transform.largest_prime),
+          size(at(block.lines()) + kElement) {}  // not a power of two: the arrays must not compete for one cache set
+    float* operator[](int array) const { return arrays + array * size; }
+};
+
+}  // namespace
+
+void pack_maps(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+               std::size_t index, float*) {
+    const Block block(transform, geometry, data, index);
+    for (int coil = 0; coil < geometry.coils; ++coil) {
+        float* maps = block.maps + at(1) * static_cast<std::ptrdiff_t>(coil) * block.lines();
+        for (int line = 0; line < block.lines(); ++line) {
+            store_packed(maps + at(line), load_some(task.hybrid + 2 * block.sample(coil, line), block.columns));
+        }
+    }
+}
+
+void pack_samples(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+                  std::size_t index, float* scratch) {
+    const Block block(transform, geometry, data, index);
+    const Memory memory(block, scratch);
+    for (int position = 0; position < block.lines(); ++position) {
+        const bool* measured = task.measured + block.sample(0, block.shifted(transform.frequency[static_cast<std::size_t>(position)]));
+        float* mask = block.mask + kLanes * static_cast<std::ptrdiff_t>(position);
+        for (int lane = 0; lane < kLanes; ++lane) {
+            mask[lane] = lane < block.columns && measured[lane] ? transform.scale * transform.scale : 0.0f;
+        }
+    }
+    std::memset(block.adjoint, 0, sizeof(float) * static_cast<std::size_t>(at(block.lines())));
+    const float unscale = 1.0f / transform.scale;  // the mask brings scale², the adjoint wants scale
+    for (int coil = 0; coil < geometry.coils; ++coil) {
+        for (int position = 0; position < block.lines(); ++position) {
+            const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
+            const ComplexVector sample = load_some(task.hybrid + 2 * block.sample(coil, line), block.columns);
+            store_packed(memory[0] + at(position), scaled(scaled(sample, block.mask_at(position)), unscale));
+        }
+        inverse(transform, memory[0], memory.butterflies);
+        const float* maps = block.coil_maps(coil);
+        for (int i = 0; i < block.lines(); ++i) {
+            const int line = block.shifted(i);
+            const ComplexVector value = conjugate_times(load_packed(maps + at(line)), load_packed(memory[0] + at(i)));
+            store_packed(block.adjoint + at(line), load_packed(block.adjoint + at(line)) + value);
+        }
+    }
+}
+
+void normal(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+            std::size_t index, float* scratch) {
+    const Block block(transform, geometry, data, index);
+    const Memory memory(block, scratch);
+    load_image(block, task.image, memory[0]);
+    apply_normal(block, memory[0], memory[1], memory[2], memory.butterflies);
+    store_image(block, memory[1], task.out);
+}
+
+void gradient(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+              std::size_t index, float* scratch) {
+    const Block block(transform, geometry, data, index);
+    const Memory memory(block, scratch);
+    load_image(block, task.image, memory[0]);
+    apply_normal(block, memory[0], memory[1], memory[2], memory.butterflies);
+    for (int i = 0; i < block.lines(); ++i) {
+        store_packed(memory[1] + at(i), load_packed(memory[1] + at(i)) - load_packed(block.adjoint + at(i)));
+    }
+    store_image(block, memory[1], task.out);
+}
+
+void data_consistent(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+                     std::size_t index, float* scratch) {
+    const Block block(transform, geometry, data, index);
+    const Memory memory(block, scratch);
+    float *x = memory[0], *residual = memory[1], *direction = memory[2], *product = memory[3], *work = memory[4];
+    load_image(block, task.image, x);
+    apply_normal(block, x, product, work, memory.butterflies);
+    for (int i = 0; i < block.lines(); ++i) {  // at x = prior, the prior's terms cancel
+        store_packed(residual + at(i), load_packed(block.adjoint + at(i)) - load_packed(product + at(i)));
+    }
+    conjugate_gradients(block.lines(), task.steps, x, residual, direction, product, [&](const float* in, float* out) {
+        apply_normal(block, in, out, work, memory.butterflies);
+        for (int i = 0; i < block.lines(); ++i) {
+            store_packed(out + at(i), load_packed(out + at(i)) + scaled(load_packed(in + at(i)), task.lambda));
+        }
+    });
+    store_image(block, x, task.out);
+}
+
+// Solved for the spectrum v with x = Fᴴ P v, where the preconditioner P is diagonal; frequencies stay in the transform's own order.
+void regularised(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+                 std::size_t index, float* scratch) {
+    const Block block(transform, geometry, data, index);
+    const Memory memory(block, scratch);
+    float *v = memory[0], *residual = memory[1], *direction = memory[2], *product = memory[3], *work = memory[4];
+    float *image = memory[5], *diagonals = memory[6];  // of the preconditioner and of the penalty, kLanes each
+    const int lines = block.lines();
+    for (int position = 0; position < lines; ++position) {
+        const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
+        float mask[kLanes];
+        store(mask, block.mask_at(position));
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const float weight = lane < block.columns ? task.weight[block.sample(0, line) + lane] : 1.0f;
+            const float seen = mask[lane] > 0 ? 1.0f : kLeastPrecondition;
+            diagonals[at(position) + lane] = 1.0f / __builtin_sqrtf(weight + seen);
+            diagonals[at(position) + kLanes + lane] = weight;
+        }
+    }
+    const auto to_image = [&](const float* spectrum) {  // image = Fᴴ P spectrum, unitary
+        for (int i = 0; i < lines; ++i) {
+            const Vector precondition = load(diagonals + at(i)) * transform.scale;
+            store_packed(image + at(i), scaled(load_packed(spectrum + at(i)), precondition));
+        }
+        inverse(transform, image, memory.butterflies);
+    };
+    const auto from_image = [&](float* spectrum) {  // in place: P F
+        forward(transform, spectrum, memory.butterflies);
+        for (int i = 0; i < lines; ++i) {
+            const Vector precondition = load(diagonals + at(i)) * transform.scale;
+            store_packed(spectrum + at(i), scaled(load_packed(spectrum + at(i)), precondition));
+        }
+    };
+    std::memset(v, 0, sizeof(float) * static_cast<std::size_t>(at(lines)));
+    std::memcpy(residual, block.adjoint, sizeof(float) * static_cast<std::size_t>(at(lines)));
+    from_image(residual);
+    conjugate_gradients(lines, task.steps, v, residual, direction, product, [&](const float* in, float* out) {
+        to_image(in);
+        apply_normal(block, image, out, work, memory.butterflies);
+        from_image(out);
+        for (int i = 0; i < lines; ++i) {
+            const Vector precondition = load(diagonals + at(i)), weight = load(diagonals + at(i) + kLanes);
+            const ComplexVector penalty = scaled(load_packed(in + at(i)), precondition * precondition * weight);
+            store_packed(out + at(i), load_packed(out + at(i)) + penalty);
+        }
+    });
+    to_image(v);
+    store_image(block, image, task.out);
+}
+
+void substituted(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+                 std::size_t index, float* scratch) {
+    const Block block(transform, geometry, data, index);
+    const Memory memory(block, scratch);
+    float *image = memory[0], *work = memory[1], *magnitude = memory[2], *power = memory[3];
+    load_image(block, task.image, image);
+    std::memset(magnitude, 0, sizeof(float) * static_cast<std::size_t>(at(block.lines())));
+    std::memset(power, 0, sizeof(float) * static_cast<std::size_t>(at(block.lines())));
+    for (int coil = 0; coil < geometry.coils; ++coil) {
+        const float* maps = block.coil_maps(coil);
+        for (int i = 0; i < block.lines(); ++i) {
+            const int line = block.shifted(i);
+            store_packed(work + at(i), load_packed(maps + at(line)) * load_packed(image + at(line)));
+        }
+        forward(transform, work, memory.butterflies);
+        for (int position = 0; position < block.lines(); ++position) {
+            const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
+            const bool* measured = task.measured + block.sample(0, line);
+            float mask[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane) mask[lane] = lane < block.columns && measured[lane] ? 1.0f : 0.0f;
+            const ComplexVector sample = load_some(task.hybrid + 2 * block.sample(coil, line), block.columns);
+            const ComplexVector model = scaled(load_packed(work + at(position)), transform.scale);
+            const ComplexVector residual = scaled(model - sample, load(mask));
+            store_packed(work + at(position), scaled(residual, transform.scale));
+            float* sum = power + at(line);
+            store(sum, load(sum) + residual.re * residual.re + residual.im * residual.im);
+        }
+        inverse(transform, work, memory.butterflies);
+        for (int i = 0; i < block.lines(); ++i) {
+            const int line = block.shifted(i);
+            const ComplexVector coil_image =
+                load_packed(maps + at(line)) * load_packed(image + at(line)) - load_packed(work + at(i));
+            float* sum = magnitude + at(line);
+            store(sum, load(sum) + coil_image.re * coil_image.re + coil_image.im * coil_image.im);
+        }
+    }
+    const float share = 1.0f / static_cast<float>(geometry.coils);
+    for (int line = 0; line < block.lines(); ++line) {
+        for (int lane = 0; lane < block.columns; ++lane) {
+            task.out[block.sample(0, line) + lane] = __builtin_sqrtf(magnitude[at(line) + lane]);
+            task.power[block.sample(0, line) + lane] = power[at(line) + lane] * share;
+        }
+    }
+}
+
+}  // namespace EDGE_ISA
+}  // namespace edge

@@ -1,0 +1,231 @@
+"""The SENSE plan against its dense matrix, and its solves against the dense solution, for every instruction set at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated import coil_maps, complex_noise
+
+from edge_runtime import _kernels
+from edge_runtime.errors import ArgumentError
+from edge_runtime.kernels import Plans, SensePlan, Workers, instruction_set
+from edge_runtime.modalities.mri.fourier import to_image, to_kspace
+
+SHAPES = [
+    (1, 8, 3),
+    (1, 7, 1),
+    (2, 6, 5),
+    (3, 9, 4),
+    (4, 16, 9),
+    (8, 5, 2),
+    (3, 15, 17),
+    (2, 11, 8),
+    (2, 1, 3),
+    (5, 64, 8),
+]
+"""``(coils, phase_encodes, columns)``; even and odd, a prime, more columns than a vector holds."""
+
+
+@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
+def isa(request):
+    best = instruction_set()
+    _kernels.choose_instruction_set(request.param)
+    yield request.param
+    _kernels.choose_instruction_set(best)
+
+
+def problem_of(shape, *, seed=0, threads=1, full=False):
+    """A plan with a random mask that differs from column to column, and what it was given."""
+    coils, lines, columns = shape
+    rng = np.random.default_rng(seed)
+    mask = np.ones((lines, columns), bool) if full else rng.random((lines, columns)) < 0.6
+    hybrid = complex_noise(shape, rng)
+    maps = coil_maps(coils, lines, columns)
+    plan = SensePlan(Workers(threads), *shape)
+    plan.set_maps(maps)
+    plan.set_samples(hybrid, mask)
+    return plan, maps, hybrid, mask
+
+
+def image_like(plan, seed=1):
+    return complex_noise(plan.shape, np.random.default_rng(seed))
+
+
+def dense_matrix(maps, mask, column):
+    """``M F S`` of one column, ``(coils * phase_encodes, phase_encodes)``, in double precision."""
+    transform = to_kspace(np.eye(mask.shape[0], dtype=np.complex128), axis=0).astype(np.complex128)
+    return np.concatenate([mask[:, column, None] * transform * coil[:, column] for coil in maps])
+
+
+def dense_solution(maps, hybrid, mask, penalty):
+    """``(Aᴴ A + penalty) x = Aᴴ y + …`` column by column; ``penalty(column)`` is a matrix and a right side."""
+    solved = []
+    for column in range(mask.shape[1]):
+        matrix = dense_matrix(maps, mask, column)
+        extra, right = penalty(column)
+        samples = (hybrid * mask)[:, :, column].reshape(-1)
+        solved.append(np.linalg.solve(matrix.conj().T @ matrix + extra, matrix.conj().T @ samples + right))
+    return np.stack(solved, axis=1)
+
+
+def assert_close(ours, theirs, tolerance=3e-6):
+    assert np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), 1e-30)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_normal_operator_is_the_dense_one(shape):
+    plan, maps, _, mask = problem_of(shape)
+    image = image_like(plan)
+    matrices = [dense_matrix(maps, mask, column) for column in range(shape[2])]
+    expected = np.stack([a.conj().T @ a @ x for a, x in zip(matrices, image.T, strict=True)], axis=1)
+    assert_close(plan.normal(image), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_adjoint_is_the_adjoint(shape):
+    """``<A x, y> = <x, Aᴴ y>``, the left side by plain transforms."""
+    plan, maps, hybrid, mask = problem_of(shape)
+    image = image_like(plan)
+    adjoint = -plan.gradient(np.zeros_like(image))
+    in_samples = np.vdot(mask * to_kspace(maps * image, axis=1), hybrid)
+    assert np.vdot(image, adjoint) == pytest.approx(in_samples, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_normal_operator_is_its_own_adjoint(shape):
+    plan, _, _, _ = problem_of(shape)
+    x, y = image_like(plan, 1), image_like(plan, 2)
+    assert np.vdot(plan.normal(x), y) == pytest.approx(np.vdot(x, plan.normal(y)), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_gradient_is_that_of_the_squared_disagreement(shape):
+    plan, maps, hybrid, mask = problem_of(shape)
+    image = image_like(plan)
+    residual = mask * (to_kspace(maps * image, axis=1) - hybrid)
+    expected = np.sum(maps.conj() * to_image(residual, axis=1), axis=0)
+    assert_close(plan.gradient(image), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_data_consistency_reaches_the_dense_solution(shape):
+    plan, maps, hybrid, mask = problem_of(shape)
+    prior, weight = image_like(plan), 0.3
+    expected = dense_solution(maps, hybrid, mask, lambda c: (weight * np.eye(shape[1]), weight * prior[:, c]))
+    assert_close(plan.data_consistent(prior, weight, steps=40), expected, 1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_regularised_sense_reaches_the_dense_solution(shape):
+    plan, maps, hybrid, mask = problem_of(shape)
+    weights = np.random.default_rng(3).uniform(0.05, 1.0, plan.shape).astype(np.float32)
+    transform = to_kspace(np.eye(shape[1], dtype=np.complex128), axis=0).astype(np.complex128)
+
+    def penalty(column):
+        return transform.conj().T @ (weights[:, column, None] * transform), 0
+
+    assert_close(plan.regularised(weights, steps=60), dense_solution(maps, hybrid, mask, penalty), 2e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_substitution_puts_measured_samples_in_their_place(shape):
+    plan, maps, hybrid, mask = problem_of(shape)
+    image = image_like(plan)
+    model = to_kspace(maps * image, axis=1)
+    expected = np.sqrt(np.sum(np.abs(to_image(np.where(mask, hybrid, model), axis=1)) ** 2, axis=0))
+    magnitude, power = plan.substituted(image, hybrid, mask)
+    assert_close(magnitude, expected)
+    assert_close(power, np.mean(np.abs(mask * (model - hybrid)) ** 2, axis=0), 1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 130), st.integers(1, 20))
+def test_the_operator_of_any_geometry(coils, lines, columns):
+    plan, maps, hybrid, mask = problem_of((coils, lines, columns), seed=lines)
+    image = image_like(plan)
+    residual = mask * (to_kspace(maps * image, axis=1) - hybrid)
+    expected = np.sum(maps.conj() * to_image(residual, axis=1), axis=0)
+    assert np.abs(plan.gradient(image) - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+
+
+def test_a_prior_that_already_agrees_is_left_alone():
+    plan, maps, _, mask = problem_of((3, 12, 5))
+    image = image_like(plan)
+    plan.set_samples(to_kspace(maps * image, axis=1), mask)
+    np.testing.assert_allclose(plan.data_consistent(image, 0.1, steps=4), image, atol=1e-5)
+
+
+def test_samples_outside_the_mask_are_not_looked_at():
+    plan, _, hybrid, mask = problem_of((2, 8, 3))
+    before = plan.gradient(image_like(plan))
+    plan.set_samples(np.where(mask, hybrid, np.complex64(np.float32(1e9))), mask)
+    np.testing.assert_array_equal(plan.gradient(image_like(plan)), before)
+
+
+def test_the_result_does_not_depend_on_the_threads():
+    shape = (4, 48, 75)
+    results = []
+    for threads in (1, 2, 3):
+        plan, _, hybrid, mask = problem_of(shape, threads=threads)
+        prior = image_like(plan)
+        weights = np.full(plan.shape, 0.1, np.float32)
+        solved = (
+            plan.data_consistent(prior, 0.1, 5),
+            plan.regularised(weights, 5),
+            *plan.substituted(prior, hybrid, mask),
+        )
+        results.append(solved)
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_plan_writes_where_it_is_told():
+    plan, _, _, _ = problem_of((2, 8, 3))
+    out = np.empty(plan.shape, np.complex64)
+    assert plan.normal(image_like(plan), out) is out
+    in_place = image_like(plan)
+    expected = plan.data_consistent(in_place.copy(), 0.3, 3)
+    plan.data_consistent(in_place, 0.3, 3, out=in_place)
+    np.testing.assert_array_equal(in_place, expected)
+
+
+def test_an_empty_column_stays_finite():
+    plan, _, hybrid, mask = problem_of((2, 8, 3))
+    plan.set_samples(hybrid, np.zeros_like(mask))
+    np.testing.assert_array_equal(plan.regularised(np.full(plan.shape, 0.1, np.float32), steps=5), 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda plan: plan.normal(np.zeros((8, 4), np.complex64)),
+            r"image: shape \(8, 3\) expected, shape \(8, 4\) came",
+        ),
+        (lambda plan: plan.normal(np.zeros((8, 3))), "image: dtype complex64 expected, dtype float64 came"),
+        (lambda plan: plan.normal(np.zeros((3, 8), np.complex64).T), "image: C order without gaps expected"),
+        (lambda plan: plan.set_maps(np.zeros((1, 8, 3), np.complex64)), r"sensitivities: shape \(2, 8, 3\) expected"),
+        (
+            lambda plan: plan.set_samples(np.zeros((2, 8, 3), np.complex64), np.zeros((8, 3))),
+            "mask: dtype bool expected, dtype float64 came",
+        ),
+        (lambda plan: plan.regularised(np.zeros((8, 3)), 3), "spectral_weight: dtype float32 expected"),
+    ],
+)
+def test_an_argument_that_was_not_planned_is_named(call, text):
+    plan, _, _, _ = problem_of((2, 8, 3))
+    with pytest.raises(ArgumentError, match=text):
+        call(plan)
+
+
+def test_plans_are_used_again_but_never_by_two_at_once():
+    plans = Plans(Workers(threads=1))
+    with plans.sense(2, 8, 3) as first, plans.sense(2, 8, 3) as second:
+        assert first is not second
+    with plans.sense(2, 8, 3) as again:
+        assert again in (first, second)
+    with plans.sense(2, 8, 4) as other:
+        assert other.shape == (8, 4)
