@@ -1,7 +1,7 @@
 """Which measured samples the learned reconstruction may not see.
 
-Each band of readout columns gives up one measured line outside the ACS, another line in each band. Every column thus loses one
-line, at a spatial frequency that changes along the image, and no column's neighbourhood knows the line that it lost.
+Each band of readout columns gives up one measured line outside the calibration lines, another line in each band. Every column thus
+loses one line, at a spatial frequency that changes along the image, and no column's neighbourhood knows the line that it lost.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.modalities.mri.sampling import contiguous_centre
-
 BANDS = 8
 """Bands along the readout, so that evidence is gathered at this many spatial frequencies."""
 
 FEWEST_LINES = 8
-"""With fewer measured lines outside the ACS nothing is held out: the loss would outweigh the evidence."""
+"""With fewer measured lines outside the calibration lines nothing is held out: the loss would outweigh the evidence."""
 
 
-def choose_held_out(measured: npt.NDArray[np.bool_], columns: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+def choose_held_out(
+    measured: npt.NDArray[np.bool_], calibration: slice, columns: int, rng: np.random.Generator
+) -> npt.NDArray[np.bool_]:
     """Held-out samples in hybrid space.
 
     Args:
         measured: ``(phase_encodes,)``.
+        calibration: lines that the sensitivities were estimated from, by which the network has seen them already.
         columns: readout columns of the image.
         rng: seeded from the scan's identity, so that a repeated reconstruction holds out the same samples.
 
@@ -31,7 +32,7 @@ def choose_held_out(measured: npt.NDArray[np.bool_], columns: int, rng: np.rando
     """
     held_out = np.zeros((measured.size, columns), np.bool_)
     outer = measured.copy()
-    outer[contiguous_centre(measured)] = False
+    outer[calibration] = False
     candidates = np.flatnonzero(outer)
     if candidates.size < FEWEST_LINES:
         return held_out

@@ -124,10 +124,7 @@ def compress(samples: SliceSamples, calibration: Calibration) -> Compressed:
     """Virtual coils, held-out samples and the noise level of a slice. Training draws its problems from here too."""
     measured = samples.measured
     hybrid = np.tensordot(calibration.compression, samples.hybrid, axes=1)
-    # Neither the image's central lines nor those that separate calibration lines have shown already are held out.
-    shown = measured.copy()
-    shown[calibration.acs] = True
-    held_out = choose_held_out(shown, hybrid.shape[2], np.random.default_rng(samples.seed)) & measured[:, None]
+    held_out = choose_held_out(measured, calibration.acs, hybrid.shape[2], np.random.default_rng(samples.seed))
     noise = samples.noise or estimate_noise(hybrid, measured & ~held_out.any(axis=1))
     return Compressed(hybrid, held_out, noise)
 

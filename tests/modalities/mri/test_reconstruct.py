@@ -16,7 +16,7 @@ from edge_runtime.modalities.mri import reconstruct as module
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.noise import NoiseLevel
-from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, evidence, reconstruct
+from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, calibration_lines, evidence, reconstruct
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import Method
 from edge_runtime.trust.heldout import choose_held_out
@@ -54,6 +54,7 @@ def learned(tiny_bundle):
 
 
 HALF = uniform(LINES, 2, acs_fraction=0.25)
+HALF_ACS = calibration_lines(HALF)
 
 
 def test_zero_filled_is_the_root_sum_of_squares_of_the_transform_when_all_is_measured():
@@ -105,7 +106,7 @@ def test_the_true_image_leaves_a_residual_of_the_noise_floor():
     hybrid = to_kspace(maps * image, axis=1)
     hybrid = hybrid + np.float32(NOISE) * complex_noise(hybrid.shape, np.random.default_rng(0))
     everything = np.ones((LINES, COLUMNS), bool)
-    held_out = choose_held_out(HALF, COLUMNS, np.random.default_rng(0))
+    held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
     found = evidence(
         power_of(hybrid - to_kspace(maps * image, axis=1)), everything & ~held_out, held_out, NoiseLevel(NOISE, "known")
     )
@@ -116,7 +117,7 @@ def test_the_true_image_leaves_a_residual_of_the_noise_floor():
 def test_fine_structure_that_was_invented_stands_out_of_the_noise():
     image, maps = object_image(LINES, COLUMNS), coil_maps(COILS, LINES, COLUMNS)
     hybrid = to_kspace(maps * image, axis=1)
-    held_out = choose_held_out(HALF, COLUMNS, np.random.default_rng(0))
+    held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
     invented = image.copy()
     invented[20:40:3, 10:20] += 0.5
     found = evidence(
@@ -129,7 +130,9 @@ def test_held_out_samples_do_not_influence_what_the_network_makes(learned):
     """They are replaced by nonsense: agreement with everything else stays the same to the last bit."""
     samples = samples_of(HALF)
     calibration = calibrate(samples.hybrid, samples.measured)
-    held_out = choose_held_out(samples.measured, COLUMNS, np.random.default_rng(samples.seed))
+    held_out = choose_held_out(
+        samples.measured, calibration_lines(samples.measured), COLUMNS, np.random.default_rng(samples.seed)
+    )
     assert held_out.any()
     altered = replace(samples, hybrid=np.where(held_out, np.complex64(7 + 3j), samples.hybrid))
     honest = next(reconstruct(samples, calibration, learned, PLANS))[1].evidence
@@ -140,7 +143,9 @@ def test_held_out_samples_do_not_influence_what_the_network_makes(learned):
 
 def test_held_out_samples_do_not_influence_calibration():
     samples = samples_of(HALF)
-    held_out = choose_held_out(samples.measured, COLUMNS, np.random.default_rng(samples.seed))
+    held_out = choose_held_out(
+        samples.measured, calibration_lines(samples.measured), COLUMNS, np.random.default_rng(samples.seed)
+    )
     altered = np.where(held_out, np.complex64(7 + 3j), samples.hybrid)
     one, other = calibrate(samples.hybrid, samples.measured), calibrate(altered, samples.measured)
     np.testing.assert_array_equal(one.sensitivities, other.sensitivities)
@@ -168,15 +173,23 @@ def test_lines_that_calibration_has_seen_are_not_held_out(learned, monkeypatch):
 
 
 def test_every_column_loses_exactly_one_line():
-    held_out = choose_held_out(HALF, COLUMNS, np.random.default_rng(0))
+    held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
     np.testing.assert_array_equal(held_out.sum(axis=0), 1)
     assert not held_out[~HALF].any()
+
+
+@pytest.mark.parametrize("measured", [np.ones(LINES, bool), np.arange(LINES) < 3 * LINES // 4], ids=["full", "partial"])
+def test_a_scan_without_gaps_holds_out_lines_too(learned, measured):
+    """Its calibration uses the centre alone; the rest of the lines can bear witness."""
+    proof = images_of(samples_of(measured), learned)[Method.LEARNED].evidence
+    assert proof.held_out_samples == COLUMNS
+    assert proof.held_out_residual is not None
 
 
 def test_with_few_lines_outside_the_acs_nothing_is_held_out():
     measured = np.zeros(LINES, bool)
     measured[24:40] = measured[[2, 10, 50, 60]] = True
-    assert not choose_held_out(measured, COLUMNS, np.random.default_rng(0)).any()
+    assert not choose_held_out(measured, calibration_lines(measured), COLUMNS, np.random.default_rng(0)).any()
 
 
 def test_a_repeated_reconstruction_is_the_same(learned):
