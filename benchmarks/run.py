@@ -21,6 +21,7 @@ from benchmarks.records import Record, environment, merge, read, table, write
 BENCHMARKS = {
     "start": "benchmarks.footprint:start",
     "memory": "benchmarks.footprint:memory",
+    "kernels": "benchmarks.kernels:kernels",
     "ingest": "benchmarks.ingest:ingest",
     "latency": "benchmarks.latency:latency",
     "install": "benchmarks.footprint:install",

@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from edge_runtime import _kernels
 from edge_runtime._kernels import Workers
 from edge_runtime.errors import ArgumentError
 
-__all__ = ["IngestPlan", "Plans", "SensePlan", "Workers", "count_leading_finite", "instruction_set"]
+__all__ = ["CoilPlan", "IngestPlan", "Plans", "SensePlan", "Workers", "count_leading_finite", "instruction_set"]
 
 Complex = npt.NDArray[np.complex64]
 Lines = npt.NDArray[np.int64]
@@ -90,6 +91,57 @@ class IngestPlan:
             whitening = _array("whitening", whitening, np.complex64, (self.coils, self.coils))
         if count and len(lines):
             self._plan.execute(samples.view(np.uint8), first_sample, whitening, lines, out, add)
+
+
+class CoilPlan:
+    """What is done with whole coils of one slice in hybrid space: compression into virtual coils, and combination of coil images.
+
+    Args:
+        workers: threads that lines and columns are shared between.
+        coils, phase_encodes, columns: the geometry.
+    """
+
+    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+        _at_least("coils", coils, 1)
+        _at_least("phase_encodes", phase_encodes, 1)
+        _at_least("columns", columns, 1)
+        self.coils, self.phase_encodes, self.columns = coils, phase_encodes, columns
+        self._plan = _kernels.CoilPlan(workers, coils, phase_encodes, columns)
+
+    def compress(self, hybrid: Complex, measured: Mask, matrix: Complex, out: Complex | None = None) -> Complex:
+        """Virtual coils ``(virtual_coils, phase_encodes, columns)``, zero where nothing was measured.
+
+        Args:
+            hybrid: ``(coils, phase_encodes, columns)``, contiguous along the columns only; other lines than the measured ones are
+                not looked at.
+            measured: ``(phase_encodes,)``.
+            matrix: ``(virtual_coils, coils)``.
+        """
+        matrix = _array("matrix", matrix, np.complex64, (None, self.coils))
+        shape = (len(matrix), self.phase_encodes, self.columns)
+        out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
+        self._plan.compress(self._samples(hybrid), self._measured(measured), matrix, out)
+        return out
+
+    def root_sum_of_squares(self, hybrid: Complex, measured: Mask, out: Reals | None = None) -> Reals:
+        """Magnitude image ``(phase_encodes, columns)`` of all coils (Roemer et al., Magn Reson Med 16:192, 1990); what was not
+        measured counts as zero. Arguments as `compress`'s."""
+        shape = (self.phase_encodes, self.columns)
+        out = np.empty(shape, np.float32) if out is None else _array("out", out, np.float32, shape, writeable=True)
+        self._plan.combine(self._samples(hybrid), self._measured(measured), out)
+        return out
+
+    def _samples(self, hybrid: Complex) -> Complex:
+        shape = (self.coils, self.phase_encodes, self.columns)
+        hybrid = _array("hybrid", hybrid, np.complex64, shape, contiguous=False)
+        if (hybrid.strides[2] != hybrid.itemsize and self.columns > 1) or not hybrid.flags.aligned:
+            raise ArgumentError(
+                "hybrid", f"strides {hybrid.strides}", "columns that lie side by side in aligned memory"
+            )
+        return hybrid
+
+    def _measured(self, measured: Mask) -> Mask:
+        return _array("measured", measured, np.bool_, (self.phase_encodes,))
 
 
 class SensePlan:
@@ -187,6 +239,9 @@ class SensePlan:
         return _array("out", out, np.complex64, self.shape, writeable=True)
 
 
+PlanOf = TypeVar("PlanOf", CoilPlan, SensePlan)
+
+
 class Plans:
     """Plans ready to be used again: whoever needs one takes it and gives it back, so that reconstructions that run at the same time
     never share one.
@@ -195,22 +250,32 @@ class Plans:
         workers: threads that all of them share.
     """
 
-    KEPT = 4
-    """Plans not in use that are remembered; one of 8 coils and 256 x 256 holds 5 MB."""
+    KEPT = 6
+    """Plans not in use that are remembered; a SENSE plan of 8 coils and 256 x 256 holds 5 MB, a coil plan next to nothing."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._lock = threading.Lock()
-        self._spare: list[SensePlan] = []
+        self._spare: list[CoilPlan | SensePlan] = []
+
+    def coils(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[CoilPlan]:
+        """A coil plan of this geometry."""
+        return self._borrowed(CoilPlan, (coils, phase_encodes, columns))
+
+    def sense(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[SensePlan]:
+        """A SENSE plan of this geometry; what it held before is there still."""
+        return self._borrowed(SensePlan, (coils, phase_encodes, columns))
 
     @contextlib.contextmanager
-    def sense(self, coils: int, phase_encodes: int, columns: int) -> Iterator[SensePlan]:
-        """A plan of this geometry; what it held before is there still."""
+    def _borrowed(self, kind: type[PlanOf], geometry: tuple[int, int, int]) -> Iterator[PlanOf]:
+        plan: PlanOf | None = None
         with self._lock:
-            fitting = [p for p in self._spare if (p.coils, *p.shape) == (coils, phase_encodes, columns)]
-            if fitting:
-                self._spare.remove(fitting[-1])
-        plan = fitting[-1] if fitting else SensePlan(self._workers, coils, phase_encodes, columns)
+            for spare in self._spare:
+                if isinstance(spare, kind) and (spare.coils, spare.phase_encodes, spare.columns) == geometry:
+                    plan = spare
+                    self._spare.remove(spare)
+                    break
+        plan = plan or kind(self._workers, *geometry)
         try:
             yield plan
         finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.kernels import SensePlan, Workers
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri import sampling
 from edge_runtime.modalities.mri.classical import STEPS as CLASSICAL_STEPS
 from edge_runtime.modalities.mri.classical import wiener_weight
@@ -68,7 +68,8 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
     known = NoiseLevel(noise_level, "noise scan") if rng.random() < 0.5 else None
     samples = SliceSamples(full * measured[None, :, None], measured, known, (int(rng.integers(1 << 32)),))
     calibration = calibrate(samples.hybrid, measured)
-    compressed = compress(samples, calibration)
+    plans = Plans(Workers(threads=1))
+    compressed = compress(samples, calibration, plans)
     noise, scale = compressed.noise.standard_deviation, calibration.scale
 
     left = int(rng.integers(0, max(1, full.shape[2] - columns + 1)))
@@ -79,10 +80,10 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
     hybrid = np.ascontiguousarray(compressed.hybrid[:, :, band] / np.float32(scale))
     sensitivities = np.ascontiguousarray(calibration.sensitivities[:, :, band])
     visible = np.ascontiguousarray(visible[:, band])
-    plan = SensePlan(Workers(threads=1), *hybrid.shape)
-    plan.set_maps(sensitivities)
-    plan.set_samples(hybrid, visible)
-    first = plan.regularised(np.ascontiguousarray(weight), CLASSICAL_STEPS)
+    with plans.sense(*hybrid.shape) as plan:
+        plan.set_maps(sensitivities)
+        plan.set_samples(hybrid, visible)
+        first = plan.regularised(np.ascontiguousarray(weight), CLASSICAL_STEPS)
     coil_images = to_image(np.tensordot(calibration.compression, full[:, :, band], axes=1) / np.float32(scale), axis=1)
     return Draw(
         hybrid,

@@ -96,6 +96,68 @@ class IngestPlan {
     std::mutex busy_;
 };
 
+class CoilPlan {
+  public:
+    CoilPlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
+        : workers_(workers),
+          transform_((require(phase_encodes >= 1, "phase_encodes >= 1"), phase_encodes)),
+          coils_((require(coils >= 1 && columns >= 1, "coils, columns >= 1"), coils)),
+          columns_(columns),
+          scratch_(workers.threads(), edge::coil_scratch(transform_, coils)) {}
+
+    typedef Array<const Complex64, 3> Samples;
+    typedef Contiguous<const bool, 1> Lines;
+
+    void compress(Samples samples, Lines measured, Contiguous<const Complex64, 2> matrix, Contiguous<Complex64, 3> out) {
+        edge::CoilTask task = task_of(samples, measured);
+        require(matrix.shape(1) == samples.shape(0), "matrix: (virtual_coils, coils)");
+        require(out.shape(0) == matrix.shape(0) && out.shape(1) == samples.shape(1) && out.shape(2) == samples.shape(2),
+                "out: (virtual_coils, phase_encodes, columns)");
+        task.matrix = reinterpret_cast<const float*>(matrix.data());
+        task.virtual_coils = static_cast<int>(matrix.shape(0));
+        task.out = reinterpret_cast<float*>(out.data());
+        const edge::CompressLine kernel = edge::kernels().compress_line;
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        workers_.run(samples.shape(1), [&](std::size_t line, int slot) { kernel(task, line, scratch_[slot]); });
+    }
+
+    void combine(Samples samples, Lines measured, Contiguous<float, 2> out) {
+        edge::CoilTask task = task_of(samples, measured);
+        require(out.shape(0) == samples.shape(1) && out.shape(1) == samples.shape(2), "out: (phase_encodes, columns)");
+        task.out = out.data();
+        const edge::CombineBlock kernel = edge::kernels().combine_block;
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        workers_.run((samples.shape(2) + 7) / 8,
+                     [&](std::size_t block, int slot) { kernel(transform_, task, block, scratch_[slot]); });
+    }
+
+  private:
+    edge::CoilTask task_of(const Samples& samples, const Lines& measured) const {
+        require(samples.shape(0) == static_cast<std::size_t>(coils_) &&
+                    samples.shape(1) == static_cast<std::size_t>(transform_.length) &&
+                    samples.shape(2) == static_cast<std::size_t>(columns_) && (samples.stride(2) == 1 || columns_ == 1),
+                "samples: (coils, phase_encodes, columns), columns side by side");
+        require(measured.shape(0) == samples.shape(1), "measured: (phase_encodes,)");
+        edge::CoilTask task{};
+        task.samples = reinterpret_cast<const float*>(samples.data());
+        task.coil_stride = samples.stride(0);
+        task.line_stride = samples.stride(1);
+        task.coils = coils_;
+        task.phase_encodes = transform_.length;
+        task.columns = columns_;
+        task.measured = measured.data();
+        return task;
+    }
+
+    edge::Workers& workers_;
+    edge::Transform transform_;
+    int coils_, columns_;
+    edge::Scratch scratch_;
+    std::mutex busy_;
+};
+
 class SensePlan {
   public:
     SensePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
@@ -239,6 +301,13 @@ NB_MODULE(_kernels, module) {
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "samples"_a, "columns"_a, nb::keep_alive<1, 2>())
         .def("execute", &IngestPlan::execute, "samples"_a.noconvert(), "offset"_a, "whitening"_a.noconvert().none(),
              "lines"_a.noconvert(), "out"_a.noconvert(), "add"_a);
+
+    nb::class_<CoilPlan>(module, "CoilPlan")
+        .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,
+             nb::keep_alive<1, 2>())
+        .def("compress", &CoilPlan::compress, "samples"_a.noconvert(), "measured"_a.noconvert(), "matrix"_a.noconvert(),
+             "out"_a.noconvert())
+        .def("combine", &CoilPlan::combine, "samples"_a.noconvert(), "measured"_a.noconvert(), "out"_a.noconvert());
 
     nb::class_<SensePlan>(module, "SensePlan")
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,

@@ -10,7 +10,7 @@ namespace {
 #define EDGE_SENSE(isa)                                                                                                \
     isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted
 #define EDGE_TABLE(isa) \
-    { #isa, isa::ingest_chunk, isa::all_finite, EDGE_SENSE(isa) }
+    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa) }
 
 const Kernels kTables[] = {
 #if defined(EDGE_X86)
@@ -39,6 +39,14 @@ std::size_t ingest_scratch(const Transform& transform, const IngestGeometry& geo
     const std::size_t length = static_cast<std::size_t>(transform.length), coils = static_cast<std::size_t>(geometry.coils);
     const std::size_t whitened = 2 * kReadoutsAtOnce * coils * static_cast<std::size_t>(whitened_stride(transform.length));
     return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + coils + length) + whitened;
+}
+
+std::size_t coil_scratch(const Transform& transform, int coils) {
+    constexpr std::size_t kPacked = 16, kPower = 8;
+    const std::size_t length = static_cast<std::size_t>(transform.length);
+    const std::size_t combining = kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + length) + kPower * length;
+    const std::size_t compressing = kPacked * static_cast<std::size_t>(coils);
+    return combining > compressing ? combining : compressing;
 }
 
 std::size_t sense_blocks(const SenseGeometry& geometry) { return (static_cast<std::size_t>(geometry.columns) + 7) / 8; }

@@ -1,6 +1,7 @@
 // The kernels, once for each instruction set they are compiled for; `kernels()` is the one this processor runs best.
 #pragma once
 
+#include "coils.hpp"
 #include "ingest.hpp"
 #include "sense.hpp"
 
@@ -10,6 +11,8 @@ struct Kernels {
     const char* name;
     IngestChunk ingest_chunk;
     AllFinite all_finite;
+    CompressLine compress_line;
+    CombineBlock combine_block;
 #define EDGE_MEMBER(name) SenseKernel name;
     EDGE_SENSE_KERNELS(EDGE_MEMBER)
 #undef EDGE_MEMBER
@@ -22,6 +25,8 @@ struct Kernels {
     namespace isa {                                                                                                    \
     void ingest_chunk(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);   \
     bool all_finite(const unsigned char* floats, std::size_t count);                                                   \
+    void compress_line(const CoilTask&, std::size_t line, float* scratch);                                             \
+    void combine_block(const Transform&, const CoilTask&, std::size_t block, float* scratch);                          \
     EDGE_SENSE_KERNELS(EDGE_DECLARE_SENSE)                                                                             \
     }
 

@@ -1,4 +1,4 @@
-"""The classical images: zero-filled, and SENSE regularised by the expected power of every spatial frequency.
+"""The classical image: SENSE regularised by the expected power of every spatial frequency.
 
 The regularisation weight is noise over signal power (a Wiener prior, the linear optimum for a Gaussian image model),
 both taken from the data: it damps where noise wins and leaves the measured centre alone, and nothing needs tuning from
@@ -11,21 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.kernels import SensePlan
-from edge_runtime.modalities.mri.fourier import Complex, to_image
+from edge_runtime.modalities.mri.fourier import Complex
 
 STEPS = 12
 FREQUENCY_BINS = 12
-
-
-def zero_filled(hybrid: Complex, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Root-sum-of-squares of the coil images ``(phase_encodes, columns)``; what was not measured counts as zero.
-
-    Args:
-        hybrid: ``(coils, phase_encodes, columns)``.
-        mask: ``(phase_encodes,)``.
-    """
-    images = to_image(hybrid * mask[None, :, None], axis=1)
-    return np.asarray(np.sqrt(np.sum(images.real**2 + images.imag**2, axis=0)), dtype=np.float32)
 
 
 def wiener_weight(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import NoImage
 from edge_runtime.kernels import Plans
-from edge_runtime.modalities.mri.classical import regularised_sense, zero_filled
+from edge_runtime.modalities.mri.classical import regularised_sense
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import Complex, to_kspace
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
@@ -120,10 +120,11 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
     return Calibration(acs, compression, sensitivities, scale)
 
 
-def compress(samples: SliceSamples, calibration: Calibration) -> Compressed:
+def compress(samples: SliceSamples, calibration: Calibration, plans: Plans) -> Compressed:
     """Virtual coils, held-out samples and the noise level of a slice. Training draws its problems from here too."""
     measured = samples.measured
-    hybrid = np.tensordot(calibration.compression, samples.hybrid, axes=1)
+    with plans.coils(*samples.hybrid.shape) as plan:
+        hybrid = plan.compress(samples.hybrid, measured, calibration.compression)
     held_out = choose_held_out(measured, calibration.acs, hybrid.shape[2], np.random.default_rng(samples.seed))
     noise = samples.noise or estimate_noise(hybrid, measured & ~held_out.any(axis=1))
     return Compressed(hybrid, held_out, noise)
@@ -133,7 +134,7 @@ def reconstruct(
     samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, plans: Plans
 ) -> Iterator[tuple[Method, Reconstruction]]:
     """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled."""
-    measured, compressed = samples.measured, compress(samples, calibration)
+    measured, compressed = samples.measured, compress(samples, calibration, plans)
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
     power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
@@ -152,7 +153,8 @@ def reconstruct(
         image, residual_power = plan.substituted(classical, hybrid, everything)
         proof = evidence(residual_power, everything, np.zeros_like(everything), noise)
         yield Method.CLASSICAL, Reconstruction(image, proof)
-    yield Method.ZERO_FILLED, Reconstruction(zero_filled(samples.hybrid, measured), None)
+    with plans.coils(*samples.hybrid.shape) as coil_plan:
+        yield Method.ZERO_FILLED, Reconstruction(coil_plan.root_sum_of_squares(samples.hybrid, measured), None)
 
 
 def evidence(

@@ -1,0 +1,78 @@
+"""Coil compression and combination against plain NumPy, for every instruction set at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from simulated import complex_noise
+
+from edge_runtime import _kernels
+from edge_runtime.errors import ArgumentError
+from edge_runtime.kernels import CoilPlan, Workers, instruction_set
+from edge_runtime.modalities.mri.fourier import to_image
+
+SHAPES = [(1, 8, 3), (2, 9, 8), (5, 16, 17), (12, 30, 9), (3, 1, 1)]
+"""``(coils, phase_encodes, columns)``."""
+
+
+@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
+def isa(request):
+    best = instruction_set()
+    _kernels.choose_instruction_set(request.param)
+    yield request.param
+    _kernels.choose_instruction_set(best)
+
+
+def samples_of(shape):
+    """As the assembler keeps them: phase encodes first, anything where nothing was measured."""
+    rng = np.random.default_rng(0)
+    coils, lines, columns = shape
+    measured = rng.random(lines) < 0.6
+    samples = complex_noise((lines, coils, columns), rng)
+    samples[~measured] = np.nan
+    return samples.transpose(1, 0, 2), measured, np.where(measured[:, None], samples.transpose(1, 0, 2), 0)
+
+
+@pytest.mark.parametrize("virtual", [1, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compression_mixes_the_coils_of_measured_lines(shape, virtual):
+    samples, measured, clean = samples_of(shape)
+    matrix = complex_noise((virtual, shape[0]), np.random.default_rng(1))
+    made = CoilPlan(Workers(threads=2), *shape).compress(samples, measured, matrix)
+    expected = np.einsum("vc,cyx->vyx", matrix.astype(complex), clean)
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compression_by_the_adjoint_matrix_is_the_adjoint(shape):
+    """``<C x, y> = <x, Cᴴ y>``."""
+    samples, measured, clean = samples_of(shape)
+    rng = np.random.default_rng(1)
+    matrix = complex_noise((4, shape[0]), rng)
+    other = complex_noise((4, *shape[1:]), rng)
+    there = CoilPlan(Workers(threads=1), *shape).compress(samples, measured, matrix)
+    adjoint = np.ascontiguousarray(matrix.conj().T)
+    back = CoilPlan(Workers(threads=1), 4, *shape[1:]).compress(other, measured, adjoint)
+    assert np.vdot(there, other) == pytest.approx(np.vdot(clean, back), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_root_sum_of_squares(shape, threads):
+    samples, measured, clean = samples_of(shape)
+    image = CoilPlan(Workers(threads), *shape).root_sum_of_squares(samples, measured)
+    expected = np.sqrt(np.sum(np.abs(to_image(clean.astype(np.complex64), axis=1)) ** 2, axis=0))
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+
+
+def test_an_argument_that_was_not_planned_is_named():
+    samples, measured, _ = samples_of((2, 8, 4))
+    plan = CoilPlan(Workers(threads=1), 2, 8, 4)
+    with pytest.raises(ArgumentError, match=r"hybrid: shape \(2, 8, 4\) expected"):
+        plan.root_sum_of_squares(samples[:, :, :3], measured)
+    with pytest.raises(ArgumentError, match="hybrid: columns that lie side by side"):
+        plan.root_sum_of_squares(np.asfortranarray(samples), measured)
+    with pytest.raises(ArgumentError, match=r"measured: shape \(8,\) expected"):
+        plan.root_sum_of_squares(samples, measured[:3])
+    with pytest.raises(ArgumentError, match=r"matrix: shape \(any, 2\) expected"):
+        plan.compress(samples, measured, np.eye(3, dtype=np.complex64))
