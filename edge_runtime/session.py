@@ -277,7 +277,7 @@ class Session:
             self._add_job(future)
         return future
 
-    def _final(self, key: SliceKey, completeness: Completeness, extra_note: str = "") -> None:
+    def _final(self, key: SliceKey, completeness: Completeness) -> None:
         assembler = self._assembler
         assert assembler is not None
         progress = self._progress.setdefault(key, _SliceProgress([]))
@@ -285,8 +285,8 @@ class Session:
             waiting[0].exception()  # memory is bounded: readouts wait until a reconstruction has ended
         progress.final_queued = True
         geometry, notes = assembler.geometry(key), self._notes()
-        if extra_note:
-            notes = (*notes, extra_note)
+        if missing := assembler.layout.missing(assembler.measured(key)):
+            notes = (*notes, missing)
         samples, to_calibrate = assembler.take(key)
         share = float(samples.measured.sum()) / assembler.layout.lines
         arrived = time.time()
@@ -316,16 +316,14 @@ class Session:
 
     def _end_open_slices(self, *, aborted: bool = False) -> None:
         assert self._assembler is not None
-        layout = self._assembler.layout
         for key in self._assembler.open_slices():
-            measured = self._assembler.lines_measured(key)
-            if measured == 0:
+            measured = self._assembler.measured(key)
+            if not measured.any():
                 self._assembler.drop(key)
-            elif measured >= layout.expected_lines and not aborted:
-                self._final(key, Completeness.FINAL)
+            elif aborted or self._assembler.layout.missing(measured):
+                self._final(key, Completeness.INCOMPLETE)
             else:
-                note = f"{measured} of {layout.expected_lines} expected phase encodes were measured"
-                self._final(key, Completeness.INCOMPLETE, note)
+                self._final(key, Completeness.FINAL)
 
     def _explain_nothing(self) -> None:
         """Says why, where a scan held nothing of which an image could even be tried."""

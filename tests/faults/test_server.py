@@ -43,6 +43,7 @@ from edge_runtime.links.mrd_messages import (
     pack_image,
     pack_readouts,
     pack_text,
+    parse_meta_attributes,
 )
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import EncodingSpace, Limit, ReadoutBatch, ReadoutFlag
@@ -218,6 +219,34 @@ def test_half_a_scan_then_close_gives_an_image_marked_incomplete(serve):
     replies = serve().exchange(half_a_scan() + pack_close())
     assert replies.kinds() == INCOMPLETE
     assert f"{len(HALF)} of {LINES} expected phase encodes" in replies.images[-1].attributes
+
+
+ACCELERATED = header_of(acceleration=2)
+WITH_ACS = np.flatnonzero(uniform(LINES, 2, acs_fraction=0.375))
+"""22 phase encodes; the 12 in the centre make up in number for some that are missing further out."""
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_an_accelerated_scan_that_ends_early_is_incomplete_for_all_its_acs(serve, close):
+    batch = readouts_of(KSPACE, WITH_ACS[:17], last=False)
+    replies = serve().exchange(scan_bytes(batch, header=ACCELERATED, close=close))
+    assert replies.kinds() == INCOMPLETE
+    notes = parse_meta_attributes(replies.images[-1].attributes)["EdgeNotes"]
+    assert f"phase encodes 0 to {WITH_ACS[16]} of 0 to 31 were reached" in notes
+    assert not any("of 16 expected" in note for note in notes)
+
+
+def test_an_accelerated_scan_without_the_flag_that_ends_a_slice_is_final_when_its_lines_are_all_there(serve):
+    batch = readouts_of(KSPACE, WITH_ACS, last=False)
+    assert serve().exchange(scan_bytes(batch, header=ACCELERATED)).kinds() == FINAL
+
+
+def test_a_slice_that_is_ended_with_lines_missing_says_how_many(serve):
+    replies = serve().exchange(scan_bytes(readouts_of(KSPACE, np.arange(25))))
+    assert replies.kinds() == FINAL
+    assert f"25 of {LINES} expected phase encodes were measured" in replies.images[0].attributes
+    whole = serve().exchange(scan_bytes(readouts_of(KSPACE)))
+    assert not any("expected phase encodes" in image.attributes for image in whole.images)
 
 
 def test_half_a_scan_then_the_end_of_the_stream_gives_an_image_and_the_reason(serve):

@@ -379,7 +379,7 @@ class Assembler:
     def _lines(self, part: ReadoutBatch) -> tuple[Lines, ReadoutError | None]:
         """Array indices of the leading readouts that lie in the matrix, and what is wrong with the next one."""
         header, layout = part.header, self.layout
-        lines = header["phase_encode"].astype(np.int64) - layout.centre_step + layout.lines // 2
+        lines = layout.line_of(header["phase_encode"].astype(np.int64))
         outside = (lines < 0) | (lines >= layout.lines) | (header["partition"] != 0)
         if not outside.any():
             return lines, None
