@@ -240,13 +240,14 @@ class Session:
                     f"(phase encode {layout.centre_step}) is still to come"
                 )
             return
-        del progress.previews_due[: len(due)]
-        if progress.preview is None or progress.preview.done():
-            progress.preview = self._preview(key, progress)
+        if (progress.preview is None or progress.preview.done()) and self._preview(key, progress):
+            del progress.previews_due[: len(due)]  # else the slice tries again when it has grown
 
     def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
         """Sensitivities while readouts still arrive, so that the last one leaves less to do."""
         assert self._assembler is not None
+        if not self._runtime.pool.has_room():
+            return
         ahead = self._assembler.calibration_snapshot(key)
 
         def job() -> None:
@@ -255,10 +256,11 @@ class Session:
 
         progress.calibrating = self._runtime.pool.offer(Priority.CALIBRATION, job)
 
-    def _preview(self, key: SliceKey, progress: _SliceProgress) -> Future[None] | None:
+    def _preview(self, key: SliceKey, progress: _SliceProgress) -> bool:
+        """Queues a preview; false where there is no room for one."""
         assert self._assembler is not None
-        if len(self._waiting()) >= self._assembler.slices_that_may_wait():
-            return None
+        if not self._runtime.pool.has_room() or len(self._waiting()) >= self._assembler.slices_that_may_wait():
+            return False
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), self._notes()
         share = float(samples.measured.sum()) / self._assembler.layout.lines
@@ -268,14 +270,14 @@ class Session:
             if progress.final_queued:  # which overtook this one
                 return
             calibration = self._calibration(progress, to_calibrate)
-            self._reconstruct(
-                key, progress, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived
-            )
+            self._reconstruct(key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived)
 
         future = self._runtime.pool.offer(Priority.PREVIEW, job)
-        if future is not None:
-            self._add_job(future)
-        return future
+        if future is None:
+            return False
+        progress.preview = future
+        self._add_job(future)
+        return True
 
     def _final(self, key: SliceKey, completeness: Completeness) -> None:
         assembler = self._assembler
@@ -294,7 +296,7 @@ class Session:
         def job() -> None:
             try:
                 calibration = self._calibration(progress, to_calibrate)
-                self._reconstruct(key, progress, samples, calibration, geometry, completeness, notes, share, arrived)
+                self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived)
             except NoImage as error:
                 self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
             except EdgeRuntimeError as error:
@@ -347,7 +349,6 @@ class Session:
     def _reconstruct(
         self,
         key: SliceKey,
-        progress: _SliceProgress,
         samples: SliceSamples,
         calibration: Calibration,
         geometry: Geometry,
@@ -363,8 +364,6 @@ class Session:
         began = time.monotonic()
         learned = model.reconstruction if model else None
         for method, made in reconstruct(samples, calibration, learned, self._runtime.executor):
-            if completeness is Completeness.PREVIEW and progress.final_queued:  # the final image is wanted more
-                return
             if method not in self._methods:
                 continue
             resized = self._assembler.layout.to_recon_matrix(made.image.astype(np.complex64))

@@ -1,0 +1,171 @@
+"""What a session schedules, says and keeps, with the pool's work done when the test says so."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import profile_of
+from simulated import LINES, centre_out, header_of, readouts_of, usual_kspace
+
+from edge_runtime.modalities.mri.assemble import Assembler
+from edge_runtime.pool import Priority
+from edge_runtime.runtime import Runtime, open_runtime
+from edge_runtime.scan import Image, Method, ReadoutBatch
+from edge_runtime.session import Session
+
+KSPACE = usual_kspace()
+ORDER = centre_out()
+
+
+class Pool:
+    """Does finals at once, and what may wait when `work` is called."""
+
+    def __init__(self) -> None:
+        self.room = True
+        self._offered: deque[tuple[Callable[[], None], Future[None]]] = deque()
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def submit(self, priority: Priority, job: Callable[[], None]) -> Future[None]:
+        future: Future[None] = Future()
+        _do(job, future)
+        return future
+
+    def offer(self, priority: Priority, job: Callable[[], None]) -> Future[None] | None:
+        if not self.room:
+            return None
+        future: Future[None] = Future()
+        self._offered.append((job, future))
+        return future
+
+    def work(self) -> None:
+        while self._offered:
+            _do(*self._offered.popleft())
+
+
+def _do(job: Callable[[], None], future: Future[None]) -> None:
+    try:
+        job()
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+
+
+class Scanner:
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.images: list[Image] = []
+        self.on_image: Callable[[Image], None] = lambda image: None
+
+    def text(self, message: str) -> None:
+        self.texts.append(message)
+
+    def image(self, image: Image, series: int, index: int) -> None:
+        self.images.append(image)
+        self.on_image(image)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        return [(image.method.value, image.completeness.value) for image in self.images]
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
+
+
+@pytest.fixture
+def scanner() -> Scanner:
+    return Scanner()
+
+
+@pytest.fixture
+def runtime(tiny_bundle, pool) -> Iterator[Runtime]:
+    with open_runtime(profile_of(), bundle=tiny_bundle, output=None) as opened:
+        yield replace(opened, pool=pool)
+
+
+@pytest.fixture
+def session(runtime, scanner, pool) -> Iterator[Session]:
+    """One that has its header; whatever a test leaves undone is done at its end."""
+    session = Session(runtime, scanner, "a-scan")
+    session.configure("edge")
+    session.begin(header_of())
+    yield session
+    pool.work()
+    session.close()
+
+
+def part(first: float, last: float) -> ReadoutBatch:
+    """A share of the usual scan, which runs from the centre outwards."""
+    lines = ORDER[round(first * LINES) : round(last * LINES)]
+    return readouts_of(KSPACE, lines, last=last == 1)
+
+
+BOTH = ["learned", "classical"]
+PREVIEWS = [(method, "preview") for method in BOTH]
+FINALS = [(method, "final") for method in BOTH]
+
+# ------------------------------------------------------------------------------------------------------------ previews
+
+
+def test_a_preview_that_has_begun_brings_both_images(session, scanner, pool):
+    def go_on(image: Image) -> None:
+        scanner.on_image = lambda image: None
+        session.readouts(part(0.5, 1))  # the final image is wanted now
+
+    session.readouts(part(0, 0.5))
+    scanner.on_image = go_on
+    pool.work()
+    assert sorted(scanner.kinds()) == sorted(PREVIEWS + FINALS)
+    assert [kind for kind in scanner.kinds() if kind in PREVIEWS] == PREVIEWS
+
+
+def test_a_preview_that_a_final_image_overtook_is_not_begun(session, scanner, pool):
+    session.readouts(part(0, 0.5))
+    session.readouts(part(0.5, 1))
+    pool.work()
+    assert scanner.kinds() == FINALS
+
+
+def test_a_preview_for_which_there_was_no_room_comes_when_there_is(session, scanner, pool):
+    pool.room = False
+    session.readouts(part(0, 0.3))
+    pool.room = True
+    session.readouts(part(0.3, 0.4))
+    pool.work()
+    assert scanner.kinds() == PREVIEWS
+    assert scanner.images[0].measured_share == pytest.approx(round(0.4 * LINES) / LINES)
+    session.readouts(part(0.4, 0.45))  # the share of 25 % has been shown
+    pool.work()
+    assert scanner.kinds() == PREVIEWS
+
+
+def test_a_preview_that_was_due_while_another_was_made_comes_next(session, scanner, pool):
+    session.readouts(part(0, 0.3))
+    session.readouts(part(0.3, 0.6))
+    pool.work()
+    session.readouts(part(0.6, 0.7))
+    pool.work()
+    shares = [image.measured_share for image in scanner.images if image.method is Method.LEARNED]
+    np.testing.assert_allclose(shares, [round(0.3 * LINES) / LINES, round(0.7 * LINES) / LINES])
+
+
+def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):
+    def copied(*_: object) -> None:
+        raise AssertionError("a copy that nobody can use")
+
+    for name in ("snapshot", "calibration_snapshot"):
+        monkeypatch.setattr(Assembler, name, copied)
+    pool.room = False
+    for first in np.arange(0, 0.9, 0.1):
+        session.readouts(part(first, first + 0.1))
+    monkeypatch.undo()
