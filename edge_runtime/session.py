@@ -21,6 +21,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -126,8 +127,8 @@ class Session:
         self._assembler: Assembler | None = None
         self._writer: SeriesWriter | None = None
         self._progress: dict[SliceKey, _SliceProgress] = {}
-        self._jobs: list[Future[None]] = []
         self._unfinished: list[Future[None]] = []
+        self._tried = False
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -269,14 +270,15 @@ class Session:
         def job() -> None:
             if progress.final_queued:  # which overtook this one
                 return
-            calibration = self._calibration(progress, to_calibrate)
-            self._reconstruct(key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived)
+            with contextlib.suppress(NoImage):  # not yet
+                calibration = self._calibration(progress, to_calibrate)
+                self._reconstruct(key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived)
 
-        future = self._runtime.pool.offer(Priority.PREVIEW, job)
+        future = self._runtime.pool.offer(Priority.PREVIEW, self._guarded(job))
         if future is None:
             return False
         progress.preview = future
-        self._add_job(future)
+        self._unfinished.append(future)
         return True
 
     def _final(self, key: SliceKey, completeness: Completeness) -> None:
@@ -304,17 +306,26 @@ class Session:
             finally:
                 assembler.reuse(samples)
 
-        self._add_job(self._runtime.pool.submit(Priority.FINAL, job))
+        self._tried = True
+        self._unfinished.append(self._runtime.pool.submit(Priority.FINAL, self._guarded(job)))
         self._progress.pop(key, None)
+
+    def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
+        """The job, whose failure for a reason that nobody foresaw is told where it happens."""
+
+        def guarded() -> None:
+            try:
+                job()
+            except Exception as error:
+                log.error("scan %s: a reconstruction failed", self.report.scan_id, exc_info=error)
+                self._no_image(f"a reconstruction failed: {type(error).__name__}: {error}")
+
+        return guarded
 
     def _waiting(self) -> list[Future[None]]:
         """Reconstructions that hold samples: they wait, or run."""
         self._unfinished = [job for job in self._unfinished if not job.done()]
         return self._unfinished
-
-    def _add_job(self, job: Future[None]) -> None:
-        self._jobs.append(job)
-        self._unfinished.append(job)
 
     def _end_open_slices(self, *, aborted: bool = False) -> None:
         assert self._assembler is not None
@@ -329,13 +340,16 @@ class Session:
 
     def _explain_nothing(self) -> None:
         """Says why, where a scan held nothing of which an image could even be tried."""
-        if self._jobs:
+        if self._tried:
             return
-        if self.report.readouts == 0:
-            self._no_image("the scan had a header and no readouts")
+        left_out = [note for note in self._notes() if note.endswith("were left out")]
+        if self.report.error:
+            reason = "no line that an image can be made of came before the error"
+        elif self.report.readouts:
+            reason = f"no image lines among {self.report.readouts} readouts"
         else:
-            left_out = [note for note in self._notes() if note.endswith("were left out")]
-            self._no_image("; ".join([f"no image lines among {self.report.readouts} readouts", *left_out]))
+            reason = "the scan had a header and no readouts"
+        self._no_image("; ".join([reason, *left_out]))
 
     # Reconstruction, in the pool's threads
 
@@ -419,11 +433,9 @@ class Session:
     # Ends
 
     def _end(self) -> None:
-        for job in self._jobs:
-            error = job.exception()  # waits
-            if error is not None and not isinstance(error, NoImage):
-                log.error("scan %s: a reconstruction failed", self.report.scan_id, exc_info=error)
-                self._no_image(f"a reconstruction failed: {type(error).__name__}: {error}")
+        for job in self._unfinished:
+            job.exception()  # waits
+        self._unfinished.clear()
         self.state = State.ENDED
         if self._assembler is not None:
             self.report.left_out.update(self._assembler.left_out)

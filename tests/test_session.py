@@ -12,6 +12,7 @@ import pytest
 from conftest import profile_of
 from simulated import LINES, centre_out, header_of, readouts_of, usual_kspace
 
+from edge_runtime.errors import ScanRefused
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.pool import Priority
 from edge_runtime.runtime import Runtime, open_runtime
@@ -169,3 +170,40 @@ def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):
     for first in np.arange(0, 0.9, 0.1):
         session.readouts(part(first, first + 0.1))
     monkeypatch.undo()
+
+
+# ------------------------------------------------------------------------------------------------- what nobody foresaw
+
+
+def test_a_reconstruction_that_breaks_is_told_and_the_next_slice_is_made(session, scanner, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_runtime.session.reconstruct", broken)
+        session.readouts(readouts_of(KSPACE))
+    session.readouts(readouts_of(KSPACE, repetition=1))
+    session.close()
+    assert scanner.kinds() == FINALS
+    assert [text for text in scanner.texts if "no image" in text] == [
+        "no image: a reconstruction failed: ZeroDivisionError: a defect"
+    ]
+
+
+# ----------------------------------------------------------------------------------------------- scans that hold nothing
+
+
+def test_lines_that_were_refused_are_not_said_to_be_no_image_lines(session, scanner):
+    session.readouts(readouts_of(KSPACE, [0], last=False))
+    odd = ReadoutBatch(readouts_of(KSPACE, [1]).header, readouts_of(KSPACE, [1]).samples[:, :, :8])
+    with pytest.raises(ScanRefused) as refused:
+        session.readouts(odd)
+    session.abort(str(refused.value))
+    assert "no image lines" not in "".join(scanner.texts)
+
+
+def test_a_scan_refused_at_its_first_line_says_that_nothing_came_before(session, scanner):
+    with pytest.raises(ScanRefused) as refused:
+        session.readouts(readouts_of(KSPACE, [1], phase_encode=LINES))
+    session.abort(str(refused.value))
+    assert scanner.texts[-1] == "no image: no line that an image can be made of came before the error"
