@@ -19,6 +19,7 @@ import contextlib
 import enum
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -70,11 +71,20 @@ class State(enum.Enum):
 
 
 class Outbound(Protocol):
-    """How a session answers; calls come from several threads and must not raise when the scanner has gone."""
+    """How a session answers; calls come from several threads and must not raise when the scanner has gone.
+
+    `text` and `image` return at once, since the threads that call them serve other sessions too. What is not sent yet is bounded by
+    the session, which asks for room before it makes images, and waits for it in the thread that takes in readouts.
+    """
 
     def text(self, message: str) -> None: ...
 
     def image(self, image: Image, series: int, index: int) -> None: ...
+
+    def has_room(self, size_bytes: int) -> bool: ...
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        """Returns when there is room, when nothing is left to be sent, or when the scanner has gone."""
 
 
 @dataclass
@@ -129,6 +139,7 @@ class Session:
         self._progress: dict[SliceKey, _SliceProgress] = {}
         self._unfinished: list[Future[None]] = []
         self._tried = False
+        self._images_bytes = 0
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -161,6 +172,7 @@ class Session:
         layout = Layout.of(header)
         layout.check_budget(header.scanner.receiver_coils or 1, self._runtime.profile.session_bytes)
         self._header = header
+        self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
         self._assembler = Assembler(header, layout, self._runtime.profile.session_bytes)
         if self._runtime.output is not None:
             from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
@@ -260,7 +272,7 @@ class Session:
     def _preview(self, key: SliceKey, progress: _SliceProgress) -> bool:
         """Queues a preview; false where there is no room for one."""
         assert self._assembler is not None
-        if not self._runtime.pool.has_room() or len(self._waiting()) >= self._assembler.slices_that_may_wait():
+        if not self._runtime.pool.has_room() or not self._room_for_one_more(self._waiting()):
             return False
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), self._notes()
@@ -285,9 +297,11 @@ class Session:
         assembler = self._assembler
         assert assembler is not None
         progress = self._progress.setdefault(key, _SliceProgress([]))
-        while len(waiting := self._waiting()) >= assembler.slices_that_may_wait():
-            waiting[0].exception()  # memory is bounded: readouts wait until a reconstruction has ended
         progress.final_queued = True
+        # Memory is bounded: readouts wait until a reconstruction has ended, then until images have been sent.
+        while (waiting := self._waiting()) and not self._room_for_one_more(waiting):
+            waiting[0].exception()
+        self._out.wait_for_room(self._images_bytes * (len(waiting) + 1))
         geometry, notes = assembler.geometry(key), self._notes()
         if missing := assembler.layout.missing(assembler.measured(key)):
             notes = (*notes, missing)
@@ -309,6 +323,13 @@ class Session:
         self._tried = True
         self._unfinished.append(self._runtime.pool.submit(Priority.FINAL, self._guarded(job)))
         self._progress.pop(key, None)
+
+    def _room_for_one_more(self, waiting: list[Future[None]]) -> bool:
+        """Whether the samples of another slice may wait, and its images after those of the slices that wait already."""
+        assert self._assembler is not None
+        return len(waiting) < self._assembler.slices_that_may_wait() and self._out.has_room(
+            self._images_bytes * (len(waiting) + 1)
+        )
 
     def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
         """The job, whose failure for a reason that nobody foresaw is told where it happens."""

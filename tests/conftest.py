@@ -136,6 +136,11 @@ class Client:
             return next(self._messages, None)
         return None
 
+    def take(self, count: int) -> None:
+        """Some bytes of what the server has sent, whatever they are."""
+        with contextlib.suppress(ConnectionResetError):
+            self._socket.recv(count)
+
     def replies(self) -> Replies:
         """Everything until the server's CLOSE or the end of the stream."""
         replies = Replies()

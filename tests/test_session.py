@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import profile_of
-from simulated import LINES, centre_out, header_of, readouts_of, usual_kspace
+from simulated import COLUMNS, LINES, centre_out, header_of, readouts_of, usual_kspace
 
 from edge_runtime.errors import ScanRefused
 from edge_runtime.modalities.mri.assemble import Assembler
@@ -66,6 +66,8 @@ class Scanner:
         self.texts: list[str] = []
         self.images: list[Image] = []
         self.on_image: Callable[[Image], None] = lambda image: None
+        self.room = True
+        self.waited_for: list[int] = []
 
     def text(self, message: str) -> None:
         self.texts.append(message)
@@ -73,6 +75,12 @@ class Scanner:
     def image(self, image: Image, series: int, index: int) -> None:
         self.images.append(image)
         self.on_image(image)
+
+    def has_room(self, size_bytes: int) -> bool:
+        return self.room
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        self.waited_for.append(size_bytes)
 
     def kinds(self) -> list[tuple[str, str]]:
         return [(image.method.value, image.completeness.value) for image in self.images]
@@ -158,6 +166,18 @@ def test_a_preview_that_was_due_while_another_was_made_comes_next(session, scann
     pool.work()
     shares = [image.measured_share for image in scanner.images if image.method is Method.LEARNED]
     np.testing.assert_allclose(shares, [round(0.3 * LINES) / LINES, round(0.7 * LINES) / LINES])
+
+
+def test_no_preview_is_made_for_a_scanner_that_does_not_take_them(session, scanner, pool):
+    scanner.room = False
+    session.readouts(part(0, 0.5))
+    pool.work()
+    assert not scanner.images
+
+
+def test_the_readouts_wait_where_the_images_of_the_next_slice_have_no_room(session, scanner):
+    session.readouts(readouts_of(KSPACE))
+    assert scanner.waited_for == [len(BOTH) * LINES * COLUMNS * 4]
 
 
 def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):

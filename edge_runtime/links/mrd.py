@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import re
@@ -39,6 +40,9 @@ DEFAULT_PORT = 9002
 RECEIVE_BUFFER_BYTES = 4 << 20
 POLL_S = 0.25
 """How often a waiting connection looks whether the server stops."""
+
+SLOWEST_BYTES_PER_S = 128 << 10
+"""What a scanner that takes its images must at least take of them."""
 
 SERIES_NAMES = {
     Method.LEARNED: "AI recon (learned)",
@@ -178,6 +182,14 @@ class _Connection:
             self._finish()
         return session.report
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether so many bytes more may wait for a scanner that is slow to take its images."""
+        return self._sender.has_room(size_bytes)
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        """Returns when so many bytes more may wait, or none do."""
+        self._sender.wait_for_room(size_bytes)
+
     def text(self, message: str) -> None:
         """Sends a text; a scanner that has gone is no error."""
         self._sender.put(pack_text(message))
@@ -230,11 +242,12 @@ class _Connection:
 
 class _Sender:
     """Sends messages in the order they were given, from a thread of its own: a scanner that is slow to take its images holds up
-    neither the reconstruction threads, which others share, nor its own readouts.
+    nobody but itself. Who makes images asks for room before, since `put` takes whatever it is given.
 
     Args:
-        patience_s: a scanner that takes nothing for longer has gone, and nothing more is sent.
-        most_bytes: that may wait; whoever adds more waits for room.
+        patience_s: a scanner that has not taken a message after this and what `SLOWEST_BYTES_PER_S` allows for its size has gone, and
+            nothing more is sent.
+        most_bytes: that should wait.
     """
 
     def __init__(self, peer: socket.socket, address: str, patience_s: float, most_bytes: int) -> None:
@@ -251,15 +264,20 @@ class _Sender:
         self._thread.start()
 
     def put(self, data: bytes) -> None:
-        """Adds a whole message; a scanner that has gone is no error."""
+        """Adds a whole message, at once; a scanner that has gone is no error."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._gone or not self._held_bytes or self._held_bytes + len(data) <= self._most_bytes
-            )
             if not self._gone:
                 self._waiting.append(data)
                 self._held_bytes += len(data)
                 self._changed.notify_all()
+
+    def has_room(self, size_bytes: int) -> bool:
+        return self._gone or self._held_bytes + size_bytes <= self._most_bytes
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        """Returns when there is room, when nothing waits, or when the scanner has gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held_bytes or self.has_room(size_bytes))
 
     def give_up(self) -> None:
         """Sends nothing more."""
@@ -294,14 +312,12 @@ class _Sender:
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self._patience_s + len(data) / SLOWEST_BYTES_PER_S
         while view:
-            try:
+            with contextlib.suppress(TimeoutError):
                 view = view[self._peer.send(view) :]
-                deadline = time.monotonic() + self._patience_s
-            except TimeoutError:
-                if self._gone or time.monotonic() > deadline:
-                    raise
+            if view and (self._gone or time.monotonic() > deadline):
+                raise TimeoutError(f"{len(view)} of a message's {len(data)} bytes were not taken in time")
 
 
 def _linger(peer: socket.socket, seconds: float, stop: threading.Event | None = None) -> None:

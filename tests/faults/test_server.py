@@ -31,6 +31,7 @@ from simulated import (
     with_spaces,
 )
 
+from edge_runtime.links import mrd
 from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import (
     WAVEFORM_HEADER,
@@ -486,18 +487,30 @@ def test_too_many_sessions_are_told_to_come_again(serve, whole_scan):
         assert first.replies().kinds() == FINAL
 
 
-def test_a_client_that_never_reads_its_images_holds_up_nobody(serve, whole_scan):
-    """Its images (8 of 4 MB) overflow every buffer between the two; there is one reconstruction thread for all."""
-    server = serve(send_timeout_s=3600, session_mb=256)
+def test_a_client_that_does_not_read_its_images_holds_up_nobody(serve, whole_scan):
+    """Its images (16 of 4 MB) overflow every buffer between the two; there is one reconstruction thread for all."""
+    server = serve(send_timeout_s=3600)
     large = with_spaces(
-        header_of(limits={"repetition": Limit(0, 3, 0)}), recon=EncodingSpace((1024, 1024, 1), (240, 320, 5))
+        header_of(limits={"repetition": Limit(0, 7, 0)}), recon=EncodingSpace((1024, 1024, 1), (240, 320, 5))
     )
-    deaf_stream = scan_bytes(*(readouts_of(KSPACE, repetition=r) for r in range(4)), header=large)
+    deaf_stream = scan_bytes(*(readouts_of(KSPACE, repetition=r) for r in range(8)), header=large)
     with server.connect(receive_buffer=4096) as deaf:
         deaf.send(deaf_stream)
         server.wait_for_files("*/*/*.dcm")
-        assert server.exchange(whole_scan).kinds() == FINAL
-        server.wait_for_files("*/*/*.dcm", count=8 + len(FINAL))  # nor is anything lost of its own
+        for _ in range(3):
+            assert server.exchange(whole_scan).kinds() == FINAL
+        assert deaf.replies().kinds() == 8 * FINAL  # nor is anything lost of its own
+
+
+def test_a_client_that_takes_its_images_byte_by_byte_is_given_up(serve, monkeypatch):
+    monkeypatch.setattr(mrd, "SLOWEST_BYTES_PER_S", 1 << 30)
+    server = serve(send_timeout_s=0.3)
+    large = with_spaces(header_of(), recon=EncodingSpace((1024, 1024, 1), (240, 320, 5)))
+    with server.connect(receive_buffer=4096) as slow:
+        slow.send(scan_bytes(*(readouts_of(KSPACE, repetition=r) for r in range(4)), header=large))
+        while not server.server.reports:
+            slow.take(1)
+    assert len(server.files("*/*/*.dcm")) == 8  # its images are kept all the same
 
 
 def test_an_image_that_cannot_be_written_still_reaches_the_scanner(serve, whole_scan, tmp_path):
