@@ -61,6 +61,9 @@ CONFIGURATIONS: dict[str, tuple[Method, ...]] = {
 """What each configuration name sends back. OpenRecon always asks for ``openrecon``."""
 
 
+ONE_SCAN = "a second scan on the same connection; open a connection for each scan"
+
+
 class State(enum.Enum):
     """Where a session is; see the table above."""
 
@@ -495,7 +498,5 @@ class Session:
         if self.state is state:
             return
         if self.state is State.RECEIVING and message in ("configuration", "header"):
-            raise ProtocolError(
-                "message", message, "a second scan on the same connection; open a connection for each scan"
-            )
+            raise ProtocolError("message", message, ONE_SCAN)
         raise ProtocolError("message", message, f"came while the session was {self.state.value}")

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import re
+import select
 import socket
 import threading
 import time
@@ -32,7 +33,7 @@ from edge_runtime.links.mrd_messages import (
 )
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Image, Method, ReadoutBatch
-from edge_runtime.session import ScanReport, Session
+from edge_runtime.session import ONE_SCAN, ScanReport, Session
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ DEFAULT_PORT = 9002
 RECEIVE_BUFFER_BYTES = 4 << 20
 POLL_S = 0.25
 """How often a waiting connection looks whether the server stops."""
+
+AFTER_CLOSE_MS = 50
+"""How long bytes are awaited that should not come, before a scanner's CLOSE is answered."""
 
 SLOWEST_BYTES_PER_S = 128 << 10
 """What a scanner that takes its images must at least take of them."""
@@ -164,6 +168,8 @@ class _Connection:
                 self._handle(session, message)
             if reader.closed_cleanly:
                 session.close()
+                if reader.holds_more or self._more_comes():
+                    self.text(f"error: {ProtocolError('message', 'bytes after CLOSE', ONE_SCAN)}")
             else:
                 session.abort("the connection ended without CLOSE")
         except ScanRefused as error:
@@ -229,6 +235,12 @@ class _Connection:
                 waited += POLL_S
                 if waited >= self._runtime.profile.idle_timeout_s:
                     raise _Stalled(f"nothing was received for {self._runtime.profile.idle_timeout_s:g} s") from None
+
+    def _more_comes(self) -> bool:
+        """Whether a scanner that has said CLOSE goes on; for a moment only, since most now wait for ours."""
+        poll = select.poll()
+        poll.register(self._peer, select.POLLIN)
+        return bool(poll.poll(AFTER_CLOSE_MS)) and bool(self._peer.recv(1, socket.MSG_PEEK))
 
     def _finish(self) -> None:
         """Says CLOSE, and waits until the scanner has taken what was sent to it."""

@@ -408,6 +408,11 @@ class MessageReader:
         """From here on, refuse readouts larger than the scan's header allows. Limits only ever narrow."""
         self._limits = self._limits.for_scan(max_coils, max_samples)
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether bytes have been received that belong to no message yielded so far."""
+        return self._end > self._start
+
     def __iter__(self) -> Iterator[Message]:
         while not self.closed_cleanly:
             needed = self._needed()

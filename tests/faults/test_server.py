@@ -269,6 +269,18 @@ def test_half_a_scan_then_a_lost_connection_is_saved(serve):
     assert len(server.files("*/*_incomplete_*/*.dcm")) == len(INCOMPLETE)
 
 
+def test_a_second_scan_that_comes_with_the_images_of_the_first_is_refused(serve, whole_scan):
+    with serve().connect() as client:
+        client.send(whole_scan)
+        client.send(whole_scan)
+        replies = client.replies()
+    assert replies.kinds() == FINAL
+    assert replies.texts == [
+        "error: message = bytes after CLOSE: a second scan on the same connection; open a connection for each scan"
+    ]
+    assert replies.closed
+
+
 def test_a_readout_cut_off_saves_those_before_it(serve):
     replies = serve().exchange(half_a_scan()[:-10])
     assert replies.kinds() == INCOMPLETE
@@ -397,6 +409,7 @@ FAULTS = {
         opening() + pack_header(format_header(header_of())),
         "second scan on the same connection",
     ),
+    "second scan after CLOSE": (scan_bytes(readouts_of(KSPACE)) + opening(), "second scan on the same connection"),
     "image from a client": (opening() + pack_image(np.ones((1, 1, 2, 2), np.float32), {}), "IMAGE"),
     "XML that is none": (pack_config_file("edge") + pack_header("<ismrmrdHeader><enc"), "well-formed"),
     "XML of something else": (pack_config_file("edge") + pack_header("<svg/>"), "ismrmrdHeader"),
