@@ -12,6 +12,7 @@ from pathlib import Path
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError
+from edge_runtime.memory import MemoryBudget
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
@@ -43,6 +44,7 @@ class Runtime:
     Attributes:
         model: ``None`` where only classical images are wanted.
         output: folder for DICOM series and reports, ``None`` to keep nothing.
+        memory: what scans reserve before they allocate.
         previews: shares of a slice's expected readouts at which a preview is made.
     """
 
@@ -51,6 +53,7 @@ class Runtime:
     pool: ReconstructionPool
     executor: Executor | None
     output: Path | None
+    memory: MemoryBudget
     previews: tuple[float, ...] = (0.25, 0.5, 0.75)
 
     def provenance(self, *, learned: bool) -> Provenance:
@@ -110,7 +113,7 @@ def open_runtime(
     executor = ThreadPoolExecutor(profile.threads, thread_name_prefix="columns") if profile.threads > 1 else None
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:
-        yield Runtime(profile, model, pool, executor, output, previews)
+        yield Runtime(profile, model, pool, executor, output, MemoryBudget(profile.total_bytes), previews)
     finally:
         pool.close()
         if executor is not None:

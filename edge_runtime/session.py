@@ -143,6 +143,7 @@ class Session:
         self._unfinished: list[Future[None]] = []
         self._tried = False
         self._images_bytes = 0
+        self._reserved_bytes = 0
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -173,10 +174,13 @@ class Session:
         """
         self._expect(State.AWAIT_HEADER, "header")
         layout = Layout.of(header)
-        layout.check_budget(header.scanner.receiver_coils or 1, self._runtime.profile.session_bytes)
+        budget = self._runtime.profile.samples_bytes
+        layout.check_budget(header.scanner.receiver_coils or 1, budget)
+        self._runtime.memory.reserve(self._runtime.profile.session_bytes)
+        self._reserved_bytes = self._runtime.profile.session_bytes
         self._header = header
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
-        self._assembler = Assembler(header, layout, self._runtime.profile.session_bytes)
+        self._assembler = Assembler(header, layout, budget)
         if self._runtime.output is not None:
             from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
 
@@ -227,6 +231,11 @@ class Session:
             self._end_open_slices(aborted=True)
             self._explain_nothing()
         self._end()
+
+    def release(self) -> None:
+        """Gives back the scan's memory; for the link, when the session has ended and what it sent has gone."""
+        self._runtime.memory.release(self._reserved_bytes)
+        self._reserved_bytes = 0
 
     # Scheduling
 

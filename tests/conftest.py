@@ -33,6 +33,7 @@ engines = ["onnxruntime"]
 precisions = ["fp32"]
 [memory]
 session_mb = {session_mb}
+total_mb = {total_mb}
 [limits]
 sessions = {sessions}
 idle_timeout_s = {idle_timeout_s}
@@ -42,6 +43,7 @@ pending_slices = {pending_slices}
 USUAL_LIMITS = {
     "threads": 1,
     "session_mb": 64,
+    "total_mb": 1024,
     "sessions": 8,
     "idle_timeout_s": 20.0,
     "send_timeout_s": 5.0,

@@ -31,6 +31,7 @@ from edge_runtime.links.mrd_messages import (
     pack_magnitude_image,
     pack_text,
 )
+from edge_runtime.profile import Profile
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Image, Method, ReadoutBatch
 from edge_runtime.session import ONE_SCAN, ScanReport, Session
@@ -154,18 +155,19 @@ class _Connection:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         peer.settimeout(POLL_S)
-        self._sender = _Sender(peer, address, runtime.profile.send_timeout_s, runtime.profile.session_bytes // 4)
+        self._sender = _Sender(peer, address, runtime.profile.send_timeout_s, runtime.profile.link_bytes)
 
     def run(self, number: int) -> ScanReport:
         """Serves one scan and returns its report."""
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         session = Session(self._runtime, self, f"{stamp}-{number:04d}")
-        usual = WireLimits()
-        largest = min(usual.max_message_bytes, self._runtime.profile.session_bytes // 4)
-        reader = MessageReader(self._receive, replace(usual, max_message_bytes=largest))
+        of_a_scan, of_a_stranger = _limits(self._runtime.profile)
+        reader = MessageReader(self._receive, of_a_stranger)
         try:
             for message in reader:
                 self._handle(session, message)
+                if isinstance(message, HeaderText):
+                    reader.accept(of_a_scan)
             if reader.closed_cleanly:
                 session.close()
                 if reader.holds_more or self._more_comes():
@@ -185,7 +187,7 @@ class _Connection:
             log.exception("%s: session failed", self._address)
             session.abort(f"internal error: {type(error).__name__}: {error}")
         finally:
-            self._finish()
+            self._finish(session)
         return session.report
 
     def has_room(self, size_bytes: int) -> bool:
@@ -242,14 +244,27 @@ class _Connection:
         poll.register(self._peer, select.POLLIN)
         return bool(poll.poll(AFTER_CLOSE_MS)) and bool(self._peer.recv(1, socket.MSG_PEEK))
 
-    def _finish(self) -> None:
+    def _finish(self, session: Session) -> None:
         """Says CLOSE, and waits until the scanner has taken what was sent to it."""
         self._sender.put(pack_close())
         self._sender.finish()
+        session.release()
         try:
             _linger(self._peer, LINGER_S, self._stop)
         except OSError:
             log.debug("%s closed first", self._address)
+
+
+def _limits(profile: Profile) -> tuple[WireLimits, WireLimits]:
+    """What is accepted from a scan that has reserved its memory, and before that, when nothing but texts should come."""
+    usual, granted = WireLimits(), profile.link_bytes
+    of_a_scan = replace(
+        usual,
+        max_text_bytes=min(usual.max_text_bytes, granted),
+        max_message_bytes=min(usual.max_message_bytes, granted),
+        buffer_bytes=min(usual.buffer_bytes, granted),
+    )
+    return of_a_scan, replace(of_a_scan, max_message_bytes=of_a_scan.buffer_bytes)
 
 
 class _Sender:
@@ -257,8 +272,8 @@ class _Sender:
     nobody but itself. Who makes images asks for room before, since `put` takes whatever it is given.
 
     Args:
-        patience_s: a scanner that has not taken a message after this and what `SLOWEST_BYTES_PER_S` allows for its size has gone, and
-            nothing more is sent.
+        patience_s: a scanner that has not taken a message after this, and after what `SLOWEST_BYTES_PER_S` allows for its size, has
+            gone, and nothing more is sent.
         most_bytes: that should wait.
     """
 

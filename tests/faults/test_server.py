@@ -421,8 +421,8 @@ FAULTS = {
     "radial": (header_xml(lambda xml: xml.replace("cartesian", "radial")), "trajectory = radial"),
     "expected lines of words": (opening(header_of(parameters={"edge_expected_lines": "all"})), "edge_expected_lines = all"),
     "no expected lines": (opening(header_of(parameters={"edge_expected_lines": "0"})), "edge_expected_lines = 0"),
-    "encoded matrix beyond the budget": (spaces((4096, 4096, 1), (256, 256, 1)), "the profile grants 64 MB"),
-    "reconstructed matrix beyond the budget": (spaces((64, 64, 1), (4096, 4096, 1)), "the profile grants 64 MB"),
+    "encoded matrix beyond the budget": (spaces((4096, 4096, 1), (256, 256, 1)), "the profile grants 48 MB for samples"),
+    "reconstructed matrix beyond the budget": (spaces((64, 64, 1), (4096, 4096, 1)), "the profile grants 48 MB for samples"),
     "newer protocol": (altered(readouts_of(KSPACE), 0, b"\x09\x00"), "version = 9"),
     "no samples": (altered(readouts_of(KSPACE), 34, b"\x00\x00"), "number_of_samples = 0"),
     "NaN sample": (scan_bytes(with_sample(complex("nan"))), "scan_counter 20"),
@@ -498,6 +498,30 @@ def test_too_many_sessions_are_told_to_come_again(serve, whole_scan):
         assert refused.closed
         first.send(pack_readouts(readouts_of(KSPACE, np.arange(LINES // 3, LINES))) + pack_close())
         assert first.replies().kinds() == FINAL
+
+
+def test_a_scan_beyond_the_memory_of_all_is_refused_until_another_has_ended(serve, whole_scan):
+    server = serve(total_mb=100)
+    with server.connect() as first:
+        first.send(BEGUN)
+        assert isinstance(first.receive(), Text)
+        refused = server.exchange(whole_scan)
+        assert not refused.images
+        assert refused.texts[0].startswith("error: memory of a scan = 64 MB: 36 of the profile's 100 MB are free")
+        first.send(pack_readouts(readouts_of(KSPACE, np.arange(LINES // 3, LINES))) + pack_close())
+        assert first.replies().kinds() == FINAL
+        first.half_close()
+    for _ in range(1000):
+        replies = server.exchange(whole_scan)
+        if "are free" not in replies.text:  # else the server has not seen yet that the first has left
+            break
+    assert replies.kinds() == FINAL
+
+
+def test_a_large_readout_before_the_header_is_refused_before_memory_is_taken(serve):
+    many = readouts_of(np.zeros((128, 1, 8192), np.complex64), [0])
+    replies = serve().exchange(pack_config_file("edge") + pack_readouts(many))
+    assert "at most 4194304 are accepted" in replies.text
 
 
 def test_a_client_that_does_not_read_its_images_holds_up_nobody(serve, whole_scan):
@@ -578,7 +602,7 @@ def test_close_is_the_last_thing_that_is_sent(serve, whole_scan):
 
 def test_a_scan_of_many_slices_on_the_smallest_budget_loses_none(serve):
     """One slice may wait at a time: the scanner is slowed down instead of memory filled up."""
-    lines, columns, slices = 256, 72, 12
+    lines, columns, slices = 256, 64, 12
     kspace = kspace_of(object_image(lines, columns), coil_maps(8, lines, columns))
     header = header_of(lines, columns, columns, coils=8, limits={"slice": Limit(0, slices - 1, 0)})
     batches = [readouts_of(kspace, centre_out(lines), slice=number) for number in range(slices)]

@@ -395,7 +395,7 @@ class Assembler:
         if needed > self._budget_bytes:
             raise BudgetExceeded(
                 "slices in progress", len(self._open) + more,
-                f"needs {needed >> 20} MB with reconstruction, the profile grants {self._budget_bytes >> 20} MB; "
+                f"needs {needed >> 20} MB with reconstruction, the profile grants {self._budget_bytes >> 20} MB for samples; "
                 "end slices with LAST_IN_SLICE, or raise memory.session_mb",
             )  # fmt: skip
 

@@ -143,7 +143,7 @@ class Layout:
             raise BudgetExceeded(
                 "coils x phase encodes x columns",
                 f"{coils} x {self.lines} x {self.columns}",
-                f"one slice needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB",
+                f"one slice needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB for samples",
             )
         rows, columns = max(self.recon_matrix[1], self.rows), max(self.recon_matrix[0], self.columns)
         needed = rows * columns * COMPLEX_BYTES * RESAMPLING_COPIES
@@ -151,7 +151,7 @@ class Layout:
             raise BudgetExceeded(
                 "reconSpace.matrixSize",
                 f"{self.recon_matrix[0]} x {self.recon_matrix[1]}",
-                f"one image needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB",
+                f"one image needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB for samples",
             )
 
     def to_recon_matrix(self, image: Complex) -> Complex:

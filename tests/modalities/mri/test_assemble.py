@@ -268,7 +268,7 @@ def test_late_noise_is_refused_and_does_not_whiten_the_lines_before_it(together,
     noise = complex_noise((COILS, 8, SAMPLES), np.random.default_rng(0))
     late = readouts_of(noise, flags=ReadoutFlag.IS_NOISE_MEASUREMENT, last=False)
     late.header["scan_counter"] += 100
-    with pytest.raises(ReadoutError, match="IS_NOISE_MEASUREMENT .scan_counter 100."):
+    with pytest.raises(ReadoutError, match=r"IS_NOISE_MEASUREMENT .scan_counter 100."):
         feed(assembler, *([joined(image, late)] if together else [image, late]))
     list(assembler.finish())
     np.testing.assert_allclose(assembler.snapshot(KEY).hybrid[:, :lines], direct(KSPACE)[:, :lines], atol=1e-5)
@@ -404,7 +404,7 @@ def test_a_first_line_that_comes_twice_is_named_and_the_first_is_kept(size):
     batch = joined(readouts_of(KSPACE, [0], last=False), readouts_of(2 * KSPACE, last=False))
     batch.header["scan_counter"] = np.arange(LINES + 1)
     assembler = assembler_of()
-    with pytest.raises(ReadoutError, match="kspace_encode_step_1 = 0: was measured before .*scan_counter 1"):
+    with pytest.raises(ReadoutError, match=r"kspace_encode_step_1 = 0: was measured before .*scan_counter 1"):
         feed(assembler, *(batch[first : first + size] for first in range(0, len(batch), size)))
     assert assembler.lines_measured(KEY) == 1
     np.testing.assert_allclose(assembler.snapshot(KEY).hybrid[:, 0], direct(KSPACE)[:, 0], atol=1e-5)
