@@ -102,11 +102,34 @@ class _SliceProgress:
     calibrating: Future[None] | None = None
     preview: Future[None] | None = None
     final_queued: bool = False
+    ingest_s: float = 0.0
+    calibrated_ahead_s: float = 0.0
+
+
+class _Stages:
+    """Seconds by stage: each moment since the start belongs to the one that ended first after it. The clock never steps back."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def ended(self, stage: str) -> None:
+        now = time.monotonic()
+        self.add(stage, now - self._since)
+        self._since = now
+
+    def add(self, stage: str, seconds: float) -> None:
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    def take(self) -> dict[str, float]:
+        """The stages since this was last asked."""
+        seconds, self._seconds = self._seconds, {}
+        return {stage: round(value, 6) for stage, value in seconds.items()}
 
 
 @dataclass
 class ScanReport:
-    """What happened, with times in seconds since the first byte; written as ``report.json``."""
+    """What happened, with times in seconds since the first byte; written as ``report.json``, see docs/report.md."""
 
     scan_id: str
     started_at: float
@@ -118,6 +141,11 @@ class ScanReport:
     last_readout_s: float = 0.0
     images: list[dict[str, Any]] = field(default_factory=list)
     no_image: list[str] = field(default_factory=list)
+    earlier: dict[str, int] = field(default_factory=dict)
+
+
+MOST_ENTRIES = 1000
+"""Of a list of the report; a scan may go on for ever. Earlier entries are in files of their own."""
 
 
 class Session:
@@ -199,8 +227,11 @@ class Session:
         assert self._assembler is not None
         self.report.readouts += len(batch)
         self.report.last_readout_s = time.monotonic() - self._start
+        began = time.monotonic()
         for key, complete in self._assembler.add(batch):
+            self._slice(key).ingest_s += time.monotonic() - began
             self._advance(key, complete)
+            began = time.monotonic()
 
     def close(self) -> None:
         """The scanner has sent everything it will."""
@@ -239,9 +270,12 @@ class Session:
 
     # Scheduling
 
+    def _slice(self, key: SliceKey) -> _SliceProgress:
+        return self._progress.setdefault(key, _SliceProgress(sorted(self._runtime.previews)))
+
     def _advance(self, key: SliceKey, complete: bool) -> None:
         assert self._assembler is not None
-        progress = self._progress.setdefault(key, _SliceProgress(sorted(self._runtime.previews)))
+        progress = self._slice(key)
         if complete:
             self._final(key, Completeness.FINAL)
             return
@@ -276,8 +310,10 @@ class Session:
         ahead = self._assembler.calibration_snapshot(key)
 
         def job() -> None:
+            began = time.monotonic()
             progress.calibration = calibrate(ahead.hybrid(), ahead.measured)
             progress.calibration_identity = ahead.identity()
+            progress.calibrated_ahead_s = time.monotonic() - began
 
         progress.calibrating = self._runtime.pool.offer(Priority.CALIBRATION, job)
 
@@ -289,14 +325,16 @@ class Session:
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), self._notes()
         share = float(samples.measured.sum()) / self._assembler.layout.lines
-        arrived = time.time()
+        arrived, stages = time.time(), _Stages()
 
         def job() -> None:
             if progress.final_queued:  # which overtook this one
                 return
             with contextlib.suppress(NoImage):  # not yet
-                calibration = self._calibration(progress, to_calibrate)
-                self._reconstruct(key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived)
+                calibration = self._calibration(progress, to_calibrate, stages)
+                self._reconstruct(
+                    key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages
+                )
 
         future = self._runtime.pool.offer(Priority.PREVIEW, self._guarded(job))
         if future is None:
@@ -308,7 +346,7 @@ class Session:
     def _final(self, key: SliceKey, completeness: Completeness) -> None:
         assembler = self._assembler
         assert assembler is not None
-        progress = self._progress.setdefault(key, _SliceProgress([]))
+        progress = self._slice(key)
         progress.final_queued = True
         # Memory is bounded: readouts wait until a reconstruction has ended, then until images have been sent.
         while (waiting := self._waiting()) and not self._room_for_one_more(waiting):
@@ -319,12 +357,13 @@ class Session:
             notes = (*notes, missing)
         samples, to_calibrate = assembler.take(key)
         share = float(samples.measured.sum()) / assembler.layout.lines
-        arrived = time.time()
+        arrived, stages = time.time(), _Stages()
+        stages.add("ingest", progress.ingest_s)
 
         def job() -> None:
             try:
-                calibration = self._calibration(progress, to_calibrate)
-                self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived)
+                calibration = self._calibration(progress, to_calibrate, stages)
+                self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived, stages)
             except NoImage as error:
                 self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
             except EdgeRuntimeError as error:
@@ -386,12 +425,17 @@ class Session:
 
     # Reconstruction, in the pool's threads
 
-    def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples) -> Calibration:
+    def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples, stages: _Stages) -> Calibration:
         """The calibration made ahead, if it was made of the very same samples; else a new one."""
+        stages.ended("queued")
         ahead = progress.calibration
         if ahead is not None and ahead.acs == samples.lines and progress.calibration_identity == samples.identity():
-            return ahead
-        return calibrate(samples.hybrid(), samples.measured)
+            stages.add("calibration_ahead", progress.calibrated_ahead_s)
+            progress.calibrated_ahead_s = 0.0  # a preview's record has it, the final image's must not
+        else:
+            ahead = calibrate(samples.hybrid(), samples.measured)
+        stages.ended("calibration")
+        return ahead
 
     def _reconstruct(
         self,
@@ -403,14 +447,15 @@ class Session:
         notes: tuple[str, ...],
         share: float,
         arrived: float,
+        stages: _Stages,
     ) -> None:
         assert self._assembler is not None
         model = self._runtime.model if Method.LEARNED in self._methods else None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
-        began = time.monotonic()
         learned = model.reconstruction if model else None
         for method, made in reconstruct(samples, calibration, learned, self._runtime.executor):
+            stages.ended(method.value)
             if method not in self._methods:
                 continue
             resized = self._assembler.layout.to_recon_matrix(made.image.astype(np.complex64))
@@ -427,9 +472,10 @@ class Session:
                 evidence=made.evidence,
                 notes=notes,
             )
-            self._deliver_image(image, computed_s=time.monotonic() - began)
+            stages.ended("recon_matrix")
+            self._deliver_image(image, stages)
 
-    def _deliver_image(self, image: Image, computed_s: float) -> None:
+    def _deliver_image(self, image: Image, stages: _Stages) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
         with self._deliver:
             kind = (image.method, image.completeness)
@@ -437,6 +483,7 @@ class Session:
             self._series[kind] = index
             series = list(self._series).index(kind) + 1
         self._out.image(image, series, index)
+        stages.ended("send")
         record = {
             "slice": image.key.slice,
             "contrast": image.key.contrast,
@@ -447,7 +494,6 @@ class Session:
             "acceleration": round(image.acceleration, 3),
             "evidence": asdict(image.evidence) if image.evidence else None,
             "provenance": asdict(image.provenance),
-            "computed_s": round(computed_s, 4),
             "sent_s": round(time.monotonic() - self._start, 4),
             "latency_s": round(time.time() - image.acquired_at, 4),
             "dicom": None,
@@ -460,8 +506,9 @@ class Session:
                 log.error("scan %s: %s", self.report.scan_id, error)
                 self._out.text(f"error: {error}")
                 record["dicom_error"] = str(error)
-        with self._deliver:
-            self.report.images.append(record)
+            stages.ended("dicom")
+        record["stages_s"] = stages.take()
+        self._keep("images", record)
 
     # Ends
 
@@ -475,17 +522,31 @@ class Session:
             self.report.notes = list(self._assembler.notes)
         self._write_report()
 
+    def _keep(self, name: str, entry: object) -> None:
+        """Adds to a list of the report; one that has grown long goes to a file of its own and begins anew."""
+        with self._deliver:
+            entries: list[object] = getattr(self.report, name)
+            if len(entries) == MOST_ENTRIES:
+                lines = "".join(json.dumps(earlier) + "\n" for earlier in entries)
+                self._write(f"earlier_{name}.jsonl", lambda path: _append(path, lines))
+                self.report.earlier[name] = self.report.earlier.get(name, 0) + len(entries)
+                entries.clear()
+            entries.append(entry)
+
     def _write_report(self) -> None:
+        text = json.dumps(asdict(self.report), indent=2) + "\n"
+        self._write("report.json", lambda path: _replace(path, text))
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        """Writes a file of the scan's folder, if one is kept."""
         if self._runtime.output is None:
             return
-        path = self._runtime.output / self.report.scan_id / "report.json"
+        path = self._runtime.output / self.report.scan_id / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(f"{path}.partial")
-            partial.write_text(json.dumps(asdict(self.report), indent=2) + "\n", encoding="utf-8")
-            partial.replace(path)
+            write(path)
         except OSError as error:
-            log.error("%s: the report could not be written: %s", path, error)
+            log.error("%s: could not be written: %s", path, error)
 
     def _notes(self) -> tuple[str, ...]:
         assert self._assembler is not None and self._header is not None
@@ -495,7 +556,7 @@ class Session:
         return (*self._header.notes, *self._assembler.notes, *left_out)
 
     def _no_image(self, reason: str) -> None:
-        self.report.no_image.append(reason)
+        self._keep("no_image", reason)
         self._out.text(f"no image: {reason}")
 
     def _say(self, text: str) -> None:
@@ -509,3 +570,14 @@ class Session:
         if self.state is State.RECEIVING and message in ("configuration", "header"):
             raise ProtocolError("message", message, ONE_SCAN)
         raise ProtocolError("message", message, f"came while the session was {self.state.value}")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = Path(f"{path}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)

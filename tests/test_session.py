@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -10,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import profile_of
-from simulated import COLUMNS, LINES, centre_out, header_of, readouts_of, usual_kspace
+from simulated import COLUMNS, LINES, centre_out, header_of, readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.errors import ScanRefused
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.pool import Priority
 from edge_runtime.runtime import Runtime, open_runtime
-from edge_runtime.scan import Image, Method, ReadoutBatch
+from edge_runtime.scan import Image, Limit, Method, ReadoutBatch
 from edge_runtime.session import Session
 
 KSPACE = usual_kspace()
@@ -227,3 +229,53 @@ def test_a_scan_refused_at_its_first_line_says_that_nothing_came_before(session,
         session.readouts(readouts_of(KSPACE, [1], phase_encode=LINES))
     session.abort(str(refused.value))
     assert scanner.texts[-1] == "no image: no line that an image can be made of came before the error"
+
+
+# ---------------------------------------------------------------------------------------------------------- the report
+
+
+def test_every_image_says_how_long_each_of_its_stages_took(session, pool):
+    for lines in ([*range(12, 20)], [0]):  # the ACS, and a line that does not add to it
+        session.readouts(readouts_of(KSPACE, lines, last=False))
+    pool.work()
+    session.readouts(readouts_of(KSPACE, np.arange(2, 10, 2)))
+    learned, classical = session.report.images[2:]
+    assert "calibration_ahead" not in session.report.images[0]["stages_s"]
+    shared = ["ingest", "queued", "calibration_ahead", "calibration"]
+    assert [*learned["stages_s"]] == [*shared, "learned", "recon_matrix", "send"]
+    assert [*classical["stages_s"]] == ["classical", "recon_matrix", "send"]
+    assert all(seconds >= 0 for image in session.report.images for seconds in image["stages_s"].values())
+
+
+def test_no_moment_of_a_slice_belongs_to_two_stages(session, monkeypatch):
+    """Every look at the clock is one second later than the one before."""
+    ticks = itertools.count()
+    monkeypatch.setattr("edge_runtime.session.time.monotonic", lambda: float(next(ticks)))
+    first = next(ticks)
+    session.readouts(readouts_of(KSPACE))
+    total = sum(sum(image["stages_s"].values()) for image in session.report.images)
+    assert 0 < total <= next(ticks) - first
+
+
+def test_a_dicom_file_is_a_stage_of_its_own(serve):
+    server = serve()
+    server.exchange(scan_bytes(readouts_of(KSPACE)))
+    (path,) = server.wait_for_files("*/report.json")
+    images = json.loads(path.read_text())["images"]
+    assert [[*image["stages_s"]][-1] for image in images] == ["dicom", "dicom"]
+
+
+def test_a_scan_without_end_keeps_its_earlier_records_on_disk(serve, monkeypatch):
+    monkeypatch.setattr("edge_runtime.session.MOST_ENTRIES", 3)
+    server = serve()
+    batches = [readouts_of(KSPACE, repetition=number) for number in range(4)]
+    dark = readouts_of(0 * KSPACE, repetition=4)
+    server.exchange(scan_bytes(*batches, dark, header=header_of(limits={"repetition": Limit(0, 4, 0)})))
+    (path,) = server.wait_for_files("*/report.json")
+    report = json.loads(path.read_text())
+    earlier = [json.loads(line) for line in (path.parent / "earlier_images.jsonl").read_text().splitlines()]
+    assert report["earlier"] == {"images": len(earlier)}
+    assert len(report["images"]) <= 3
+    repetitions = [image["repetition"] for image in earlier + report["images"]]
+    assert repetitions == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(report["no_image"]) == 1
