@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import re
 import select
 import socket
@@ -122,7 +123,9 @@ class MrdServer:
 
         def run() -> None:
             try:
-                self.reports.append(_Connection(self._runtime, peer, address, self._stop).run(number))
+                report = _Connection(self._runtime, peer, address, self._stop).run(number)
+                if report is not None:
+                    self.reports.append(report)
             except Exception:  # a defect of ours must not take the server down; it is logged whole
                 log.exception("%s: session failed", address)
             finally:
@@ -141,7 +144,7 @@ class MrdServer:
             peer.close()
 
 
-KEPT_REPORTS = 64
+KEPT_REPORTS = 8
 
 
 class _Connection:
@@ -152,15 +155,32 @@ class _Connection:
         self._peer = peer
         self._address = address
         self._stop = stop
+        self._header_due = time.monotonic() + runtime.profile.idle_timeout_s
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         peer.settimeout(POLL_S)
         self._sender = _Sender(peer, address, runtime.profile.send_timeout_s, runtime.profile.link_bytes)
 
-    def run(self, number: int) -> ScanReport:
-        """Serves one scan and returns its report."""
+    def run(self, number: int) -> ScanReport | None:
+        """Serves one scan and returns its report; None where not a byte came: somebody looked whether the port is open."""
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         session = Session(self._runtime, self, f"{stamp}-{number:04d}")
+        try:
+            if not self._receive(memoryview(bytearray(1)), socket.MSG_PEEK):
+                return None
+            self._serve(session)
+        except _Stalled as error:
+            self.text(f"error: {error}")
+            return None
+        except OSError:
+            self._sender.give_up()
+            return None
+        finally:
+            self._finish(session)
+        return session.report
+
+    def _serve(self, session: Session) -> None:
+        """From the first message to what the session says of the last."""
         of_a_scan, of_a_stranger = _limits(self._runtime.profile)
         reader = MessageReader(self._receive, of_a_stranger)
         try:
@@ -168,6 +188,7 @@ class _Connection:
                 self._handle(session, message)
                 if isinstance(message, HeaderText):
                     reader.accept(of_a_scan)
+                    self._header_due = math.inf
             if reader.closed_cleanly:
                 session.close()
                 if reader.holds_more or self._more_comes():
@@ -186,9 +207,6 @@ class _Connection:
         except Exception as error:  # a defect of ours: the scanner is told, and what was measured is saved
             log.exception("%s: session failed", self._address)
             session.abort(f"internal error: {type(error).__name__}: {error}")
-        finally:
-            self._finish(session)
-        return session.report
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether so many bytes more may wait for a scanner that is slow to take its images."""
@@ -225,18 +243,21 @@ class _Connection:
         elif not isinstance(message, Close):
             raise ProtocolError("message", type(message).__name__, "not expected from a scanner")
 
-    def _receive(self, buffer: memoryview) -> int:
-        """`recv_into` that gives up when the scanner is silent for too long or the server stops."""
+    def _receive(self, buffer: memoryview, flags: int = 0) -> int:
+        """`recv_into` that gives up when the scanner is silent for too long, in all before its header, or the server stops."""
+        patience_s = self._runtime.profile.idle_timeout_s
         waited = 0.0
         while True:
             if self._stop.is_set():
                 raise _Stalled("the server is stopping")
+            if time.monotonic() > self._header_due:
+                raise _Stalled(f"no complete header came within {patience_s:g} s")
             try:
-                return self._peer.recv_into(buffer)
+                return self._peer.recv_into(buffer, 0, flags)
             except TimeoutError:
                 waited += POLL_S
-                if waited >= self._runtime.profile.idle_timeout_s:
-                    raise _Stalled(f"nothing was received for {self._runtime.profile.idle_timeout_s:g} s") from None
+                if waited >= patience_s:
+                    raise _Stalled(f"nothing was received for {patience_s:g} s") from None
 
     def _more_comes(self) -> bool:
         """Whether a scanner that has said CLOSE goes on; for a moment only, since most now wait for ours."""
@@ -369,7 +390,7 @@ LINGER_S = 2.0
 
 
 class _Stalled(Exception):
-    """The scanner was silent for longer than the profile allows, or the server stops."""
+    """The scanner was silent or slow for longer than the profile allows, or the server stops."""
 
 
 def attributes_of(image: Image) -> dict[str, str | list[str]]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from conftest import PATIENCE_S
 from simulated import (
     COILS,
     COLUMNS,
@@ -298,6 +300,39 @@ def test_a_stalled_client_gets_its_incomplete_image_and_others_are_served_meanwh
     assert "nothing was received for 0.5 s" in replies.text
 
 
+def test_a_client_that_drips_its_header_does_not_keep_its_place(serve, whole_scan):
+    server = serve(idle_timeout_s=0.6, sessions=1)
+    with server.connect() as slow:
+        slow.send(pack_config_file("edge-classical"))
+        for byte in range(1026, 1050):
+            slow.send(opening()[byte : byte + 1])
+            time.sleep(0.05)
+        assert "no complete header came within 0.6 s" in slow.replies().text
+    assert server.exchange(whole_scan).kinds() == FINAL
+
+
+@pytest.mark.parametrize("vanish", [True, False])
+def test_a_connection_without_a_byte_leaves_nothing_behind(serve, whole_scan, vanish):
+    """As a load balancer looks whether the port is open."""
+    server = serve()
+    with server.connect() as probe:
+        if vanish:
+            probe.vanish()
+    server.exchange(whole_scan)
+    server.stop()
+    assert len(server.server.reports) == len(server.files("*")) == 1
+
+
+def test_a_client_that_says_nothing_is_told_so_and_leaves_nothing_behind(serve):
+    server = serve(idle_timeout_s=0.5)
+    with server.connect() as silent:
+        replies = silent.replies()
+    assert replies.texts == ["error: nothing was received for 0.5 s"]
+    assert replies.closed
+    server.stop()
+    assert not server.files("*")
+
+
 def test_stopping_the_server_saves_what_is_measured(serve):
     server = serve()
     with server.connect() as client:
@@ -316,11 +351,11 @@ def test_stopping_the_server_ends_a_client_that_never_pauses(serve):
     with server.connect() as client:
         client.send(BEGUN)
         assert isinstance(client.receive(), Text)
-        stopping = threading.Thread(target=server.stop)
-        stopping.start()
-        while stopping.is_alive():
+        server.server.stop()
+        deadline = time.monotonic() + PATIENCE_S
+        while server.thread.is_alive():
             client.send(pack_text("still here"))
-        stopping.join()
+            assert time.monotonic() < deadline, "the server did not stop"
 
 
 @pytest.mark.parametrize(
