@@ -218,7 +218,8 @@ class Session:
         self.state = State.RECEIVING
 
     def readouts(self, batch: ReadoutBatch) -> None:
-        """Readouts as they arrive; returns when they are assembled, later when the reconstruction queue is full.
+        """Readouts as they arrive; returns when they are assembled, later when slices wait for reconstruction or images for the
+        scanner to take them.
 
         Raises:
             ScanRefused: a readout contradicts the header.
