@@ -12,7 +12,7 @@ help:  ## this list
 
 KERNELS := $(wildcard kernels/*.* kernels/*/*.*)
 
-$(VENV)/.device: pyproject.toml $(KERNELS)
+$(VENV)/.device: pyproject.toml $(KERNELS) $(wildcard hw_profiles/*.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e . $(CONSTRAINTS)
 	@touch $@

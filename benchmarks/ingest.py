@@ -31,6 +31,7 @@ from edge_runtime.links.mrd_messages import (
     pack_header,
     pack_readouts,
 )
+from edge_runtime.memory import MemoryBudget
 from edge_runtime.pool import Priority, ReconstructionPool
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import Runtime
@@ -152,7 +153,10 @@ def assembled_rate(repetitions: int) -> float:
             meter.took(len(batch))
 
     pool = _NoReconstruction(workers=1, depth=1)
-    runtime = Runtime(load_profile(DEFAULT_PROFILE), None, pool, Plans(Workers(threads=1)), None, previews=())
+    profile = load_profile(DEFAULT_PROFILE)
+    runtime = Runtime(
+        profile, None, pool, Plans(Workers(threads=1)), None, MemoryBudget(profile.total_bytes), previews=()
+    )
     with mock.patch.object(mrd, "Session", TimedSession):
         server = mrd.MrdServer(runtime, port=0)
         thread = threading.Thread(target=server.serve_forever)

@@ -6,7 +6,7 @@
     │   ├── HeaderError        an XML header that is invalid, hostile or contradicts itself
     │   ├── ReadoutError       a readout that contradicts the header
     │   ├── UnsupportedScan    a valid scan of a kind that this version does not reconstruct
-    │   └── BudgetExceeded     what was declared needs more memory than the profile grants
+    │   └── BudgetExceeded     what was declared needs more memory than the profile grants, or than other scans have left
     ├── NoImage                a scan ended before an image was possible; says what was missing
     ├── BundleError            a model bundle that is missing, altered or does not reproduce its golden outputs
     ├── EngineError            no admissible engine, or an engine that failed
@@ -58,7 +58,7 @@ class UnsupportedScan(ScanRefused):
 
 
 class BudgetExceeded(ScanRefused):
-    """What was declared needs more memory than the profile grants."""
+    """What was declared needs more memory than the profile grants, or than other scans have left."""
 
 
 class NoImage(EdgeRuntimeError):

@@ -36,6 +36,10 @@ class ReconstructionPool:
         for thread in self._threads:
             thread.start()
 
+    def has_room(self) -> bool:
+        """Whether `offer` would take a job now; ask before anything is copied for one."""
+        return not self._queue.full()
+
     def submit(self, priority: Priority, job: Callable[[], None]) -> Future[None]:
         """Queues a job, waiting while the queue is full: the wait is the backpressure that reaches the scanner."""
         future: Future[None] = Future()

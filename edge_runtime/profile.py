@@ -33,6 +33,7 @@ class Profile:
     engines: tuple[str, ...]
     precisions: tuple[str, ...]
     session_mb: int
+    total_mb: int
     sessions: int
     idle_timeout_s: float
     send_timeout_s: float
@@ -40,7 +41,23 @@ class Profile:
 
     @property
     def session_bytes(self) -> int:
+        """What one scan takes in all."""
         return self.session_mb << 20
+
+    @property
+    def link_bytes(self) -> int:
+        """Of that: for one message that is received, and as much again for images that wait to be sent."""
+        return self.session_bytes // 8
+
+    @property
+    def samples_bytes(self) -> int:
+        """Of that: for samples and their reconstruction."""
+        return self.session_bytes - 2 * self.link_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """What all scans take together."""
+        return self.total_mb << 20
 
 
 def load_profile(name: str) -> Profile:
@@ -66,10 +83,9 @@ def load_profile(name: str) -> Profile:
 
 def available_profiles() -> dict[str, str]:
     """The text of every profile that came with the package, by name."""
-    folder = resources.files("edge_runtime") / "hw_profiles"
+    # A checkout's own come first: an editable install keeps copies from when it was made.
+    folder = SOURCE_FOLDER if SOURCE_FOLDER.is_dir() else resources.files("edge_runtime") / "hw_profiles"
     entries = list(folder.iterdir()) if folder.is_dir() else []
-    if not any(entry.name.endswith(".toml") for entry in entries) and SOURCE_FOLDER.is_dir():
-        entries = list(SOURCE_FOLDER.iterdir())
     return {e.name.removesuffix(".toml"): e.read_text(encoding="utf-8") for e in entries if e.name.endswith(".toml")}
 
 
@@ -80,6 +96,7 @@ def parse_profile(text: str, where: str) -> Profile:
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"{where}: not valid TOML: {error}") from error
     table = _Table(where, document)
+    session_mb = table.integer("memory.session_mb", 16, 1 << 20)
     profile = Profile(
         name=table.text("name"),
         description=table.text("description"),
@@ -87,7 +104,8 @@ def parse_profile(text: str, where: str) -> Profile:
         reconstruction_workers=table.integer("compute.reconstruction_workers", 1, 64),
         engines=table.texts("compute.engines"),
         precisions=table.texts("compute.precisions"),
-        session_mb=table.integer("memory.session_mb", 16, 1 << 20),
+        session_mb=session_mb,
+        total_mb=table.integer("memory.total_mb", session_mb, 1 << 30),
         sessions=table.integer("limits.sessions", 1, 1024),
         idle_timeout_s=table.number("limits.idle_timeout_s", 0.1, 86400),
         send_timeout_s=table.number("limits.send_timeout_s", 0.1, 3600),

@@ -12,6 +12,7 @@ from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError
 from edge_runtime.kernels import Plans, Workers
+from edge_runtime.memory import MemoryBudget
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
@@ -44,6 +45,7 @@ class Runtime:
         model: ``None`` where only classical images are wanted.
         plans: kernels of the slices that are being reconstructed.
         output: folder for DICOM series and reports, ``None`` to keep nothing.
+        memory: what scans reserve before they allocate.
         previews: shares of a slice's expected readouts at which a preview is made.
     """
 
@@ -52,6 +54,7 @@ class Runtime:
     pool: ReconstructionPool
     plans: Plans
     output: Path | None
+    memory: MemoryBudget
     previews: tuple[float, ...] = (0.25, 0.5, 0.75)
 
     def provenance(self, *, learned: bool) -> Provenance:
@@ -111,6 +114,6 @@ def open_runtime(
     plans = Plans(Workers(profile.threads))
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:
-        yield Runtime(profile, model, pool, plans, output, previews)
+        yield Runtime(profile, model, pool, plans, output, MemoryBudget(profile.total_bytes), previews)
     finally:
         pool.close()

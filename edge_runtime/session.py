@@ -19,8 +19,10 @@ import contextlib
 import enum
 import json
 import logging
+import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,6 +61,9 @@ CONFIGURATIONS: dict[str, tuple[Method, ...]] = {
 """What each configuration name sends back. OpenRecon always asks for ``openrecon``."""
 
 
+ONE_SCAN = "a second scan on the same connection; open a connection for each scan"
+
+
 class State(enum.Enum):
     """Where a session is; see the table above."""
 
@@ -69,11 +74,20 @@ class State(enum.Enum):
 
 
 class Outbound(Protocol):
-    """How a session answers; calls come from several threads and must not raise when the scanner has gone."""
+    """How a session answers; calls come from several threads and must not raise when the scanner has gone.
+
+    `text` and `image` return at once, since the threads that call them serve other sessions too. What is not sent yet is bounded by
+    the session, which asks for room before it makes images, and waits for it in the thread that takes in readouts.
+    """
 
     def text(self, message: str) -> None: ...
 
     def image(self, image: Image, series: int, index: int) -> None: ...
+
+    def has_room(self, size_bytes: int) -> bool: ...
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        """Returns when there is room, when nothing is left to be sent, or when the scanner has gone."""
 
 
 @dataclass
@@ -88,11 +102,34 @@ class _SliceProgress:
     calibrating: Future[None] | None = None
     preview: Future[None] | None = None
     final_queued: bool = False
+    ingest_s: float = 0.0
+    calibrated_ahead_s: float = 0.0
+
+
+class _Stages:
+    """Seconds by stage: each moment since the start belongs to the one that ended first after it. The clock never steps back."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def ended(self, stage: str) -> None:
+        now = time.monotonic()
+        self.add(stage, now - self._since)
+        self._since = now
+
+    def add(self, stage: str, seconds: float) -> None:
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    def take(self) -> dict[str, float]:
+        """The stages since this was last asked."""
+        seconds, self._seconds = self._seconds, {}
+        return {stage: round(value, 6) for stage, value in seconds.items()}
 
 
 @dataclass
 class ScanReport:
-    """What happened, with times in seconds since the first byte; written as ``report.json``."""
+    """What happened, with times in seconds since the first byte; written as ``report.json``, see docs/report.md."""
 
     scan_id: str
     started_at: float
@@ -104,6 +141,11 @@ class ScanReport:
     last_readout_s: float = 0.0
     images: list[dict[str, Any]] = field(default_factory=list)
     no_image: list[str] = field(default_factory=list)
+    earlier: dict[str, int] = field(default_factory=dict)
+
+
+MOST_ENTRIES = 1000
+"""Of a list of the report; a scan may go on for ever. Earlier entries are in files of their own."""
 
 
 class Session:
@@ -126,8 +168,10 @@ class Session:
         self._assembler: Assembler | None = None
         self._writer: SeriesWriter | None = None
         self._progress: dict[SliceKey, _SliceProgress] = {}
-        self._jobs: list[Future[None]] = []
         self._unfinished: list[Future[None]] = []
+        self._tried = False
+        self._images_bytes = 0
+        self._reserved_bytes = 0
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -158,9 +202,13 @@ class Session:
         """
         self._expect(State.AWAIT_HEADER, "header")
         layout = Layout.of(header)
-        layout.check_budget(header.scanner.receiver_coils or 1, self._runtime.profile.session_bytes)
+        budget = self._runtime.profile.samples_bytes
+        layout.check_budget(header.scanner.receiver_coils or 1, budget)
+        self._runtime.memory.reserve(self._runtime.profile.session_bytes)
+        self._reserved_bytes = self._runtime.profile.session_bytes
         self._header = header
-        self._assembler = Assembler(header, layout, self._runtime.profile.session_bytes)
+        self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
+        self._assembler = Assembler(header, layout, budget)
         if self._runtime.output is not None:
             from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
 
@@ -170,7 +218,8 @@ class Session:
         self.state = State.RECEIVING
 
     def readouts(self, batch: ReadoutBatch) -> None:
-        """Readouts as they arrive; returns when they are assembled, later when the reconstruction queue is full.
+        """Readouts as they arrive; returns when they are assembled, later when slices wait for reconstruction or images for the
+        scanner to take them.
 
         Raises:
             ScanRefused: a readout contradicts the header.
@@ -179,8 +228,11 @@ class Session:
         assert self._assembler is not None
         self.report.readouts += len(batch)
         self.report.last_readout_s = time.monotonic() - self._start
+        began = time.monotonic()
         for key, complete in self._assembler.add(batch):
+            self._slice(key).ingest_s += time.monotonic() - began
             self._advance(key, complete)
+            began = time.monotonic()
 
     def close(self) -> None:
         """The scanner has sent everything it will."""
@@ -212,11 +264,19 @@ class Session:
             self._explain_nothing()
         self._end()
 
+    def release(self) -> None:
+        """Gives back the scan's memory; for the link, when the session has ended and what it sent has gone."""
+        self._runtime.memory.release(self._reserved_bytes)
+        self._reserved_bytes = 0
+
     # Scheduling
+
+    def _slice(self, key: SliceKey) -> _SliceProgress:
+        return self._progress.setdefault(key, _SliceProgress(sorted(self._runtime.previews)))
 
     def _advance(self, key: SliceKey, complete: bool) -> None:
         assert self._assembler is not None
-        progress = self._progress.setdefault(key, _SliceProgress(sorted(self._runtime.previews)))
+        progress = self._slice(key)
         if complete:
             self._final(key, Completeness.FINAL)
             return
@@ -240,61 +300,71 @@ class Session:
                     f"(phase encode {layout.centre_step}) is still to come"
                 )
             return
-        del progress.previews_due[: len(due)]
-        if progress.preview is None or progress.preview.done():
-            progress.preview = self._preview(key, progress)
+        if (progress.preview is None or progress.preview.done()) and self._preview(key, progress):
+            del progress.previews_due[: len(due)]  # else the slice tries again when it has grown
 
     def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
         """Sensitivities while readouts still arrive, so that the last one leaves less to do."""
         assert self._assembler is not None
+        if not self._runtime.pool.has_room():
+            return
         ahead = self._assembler.calibration_snapshot(key)
 
         def job() -> None:
+            began = time.monotonic()
             progress.calibration = calibrate(ahead.hybrid(), ahead.measured)
             progress.calibration_identity = ahead.identity()
+            progress.calibrated_ahead_s = time.monotonic() - began
 
         progress.calibrating = self._runtime.pool.offer(Priority.CALIBRATION, job)
 
-    def _preview(self, key: SliceKey, progress: _SliceProgress) -> Future[None] | None:
+    def _preview(self, key: SliceKey, progress: _SliceProgress) -> bool:
+        """Queues a preview; false where there is no room for one."""
         assert self._assembler is not None
-        if len(self._waiting()) >= self._assembler.slices_that_may_wait():
-            return None
+        if not self._runtime.pool.has_room() or not self._room_for_one_more(self._waiting()):
+            return False
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), self._notes()
         share = float(samples.measured.sum()) / self._assembler.layout.lines
-        arrived = time.time()
+        arrived, stages = time.time(), _Stages()
 
         def job() -> None:
             if progress.final_queued:  # which overtook this one
                 return
-            calibration = self._calibration(progress, to_calibrate)
-            self._reconstruct(
-                key, progress, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived
-            )
+            with contextlib.suppress(NoImage):  # not yet
+                calibration = self._calibration(progress, to_calibrate, stages)
+                self._reconstruct(
+                    key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages
+                )
 
-        future = self._runtime.pool.offer(Priority.PREVIEW, job)
-        if future is not None:
-            self._add_job(future)
-        return future
+        future = self._runtime.pool.offer(Priority.PREVIEW, self._guarded(job))
+        if future is None:
+            return False
+        progress.preview = future
+        self._unfinished.append(future)
+        return True
 
-    def _final(self, key: SliceKey, completeness: Completeness, extra_note: str = "") -> None:
+    def _final(self, key: SliceKey, completeness: Completeness) -> None:
         assembler = self._assembler
         assert assembler is not None
-        progress = self._progress.setdefault(key, _SliceProgress([]))
-        while len(waiting := self._waiting()) >= assembler.slices_that_may_wait():
-            waiting[0].exception()  # memory is bounded: readouts wait until a reconstruction has ended
+        progress = self._slice(key)
         progress.final_queued = True
+        # Memory is bounded: readouts wait until a reconstruction has ended, then until images have been sent.
+        while (waiting := self._waiting()) and not self._room_for_one_more(waiting):
+            waiting[0].exception()
+        self._out.wait_for_room(self._images_bytes * (len(waiting) + 1))
         geometry, notes = assembler.geometry(key), self._notes()
-        if extra_note:
-            notes = (*notes, extra_note)
+        if missing := assembler.layout.missing(assembler.measured(key)):
+            notes = (*notes, missing)
         samples, to_calibrate = assembler.take(key)
         share = float(samples.measured.sum()) / assembler.layout.lines
-        arrived = time.time()
+        arrived, stages = time.time(), _Stages()
+        stages.add("ingest", progress.ingest_s)
 
         def job() -> None:
             try:
-                calibration = self._calibration(progress, to_calibrate)
-                self._reconstruct(key, progress, samples, calibration, geometry, completeness, notes, share, arrived)
+                calibration = self._calibration(progress, to_calibrate, stages)
+                self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived, stages)
             except NoImage as error:
                 self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
             except EdgeRuntimeError as error:
@@ -302,54 +372,75 @@ class Session:
             finally:
                 assembler.reuse(samples)
 
-        self._add_job(self._runtime.pool.submit(Priority.FINAL, job))
+        self._tried = True
+        self._unfinished.append(self._runtime.pool.submit(Priority.FINAL, self._guarded(job)))
         self._progress.pop(key, None)
+
+    def _room_for_one_more(self, waiting: list[Future[None]]) -> bool:
+        """Whether the samples of another slice may wait, and its images after those of the slices that wait already."""
+        assert self._assembler is not None
+        return len(waiting) < self._assembler.slices_that_may_wait() and self._out.has_room(
+            self._images_bytes * (len(waiting) + 1)
+        )
+
+    def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
+        """The job, whose failure for a reason that nobody foresaw is told where it happens."""
+
+        def guarded() -> None:
+            try:
+                job()
+            except Exception as error:
+                log.error("scan %s: a reconstruction failed", self.report.scan_id, exc_info=error)
+                self._no_image(f"a reconstruction failed: {type(error).__name__}: {error}")
+
+        return guarded
 
     def _waiting(self) -> list[Future[None]]:
         """Reconstructions that hold samples: they wait, or run."""
         self._unfinished = [job for job in self._unfinished if not job.done()]
         return self._unfinished
 
-    def _add_job(self, job: Future[None]) -> None:
-        self._jobs.append(job)
-        self._unfinished.append(job)
-
     def _end_open_slices(self, *, aborted: bool = False) -> None:
         assert self._assembler is not None
-        layout = self._assembler.layout
         for key in self._assembler.open_slices():
-            measured = self._assembler.lines_measured(key)
-            if measured == 0:
+            measured = self._assembler.measured(key)
+            if not measured.any():
                 self._assembler.drop(key)
-            elif measured >= layout.expected_lines and not aborted:
-                self._final(key, Completeness.FINAL)
+            elif aborted or self._assembler.layout.missing(measured):
+                self._final(key, Completeness.INCOMPLETE)
             else:
-                note = f"{measured} of {layout.expected_lines} expected phase encodes were measured"
-                self._final(key, Completeness.INCOMPLETE, note)
+                self._final(key, Completeness.FINAL)
 
     def _explain_nothing(self) -> None:
         """Says why, where a scan held nothing of which an image could even be tried."""
-        if self._jobs:
+        if self._tried:
             return
-        if self.report.readouts == 0:
-            self._no_image("the scan had a header and no readouts")
+        left_out = [note for note in self._notes() if note.endswith("were left out")]
+        if self.report.error:
+            reason = "no line that an image can be made of came before the error"
+        elif self.report.readouts:
+            reason = f"no image lines among {self.report.readouts} readouts"
         else:
-            left_out = [note for note in self._notes() if note.endswith("were left out")]
-            self._no_image("; ".join([f"no image lines among {self.report.readouts} readouts", *left_out]))
+            reason = "the scan had a header and no readouts"
+        self._no_image("; ".join([reason, *left_out]))
 
     # Reconstruction, in the pool's threads
 
-    def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples) -> Calibration:
+    def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples, stages: _Stages) -> Calibration:
         """The calibration made ahead, if it was made of the very same samples; else a new one."""
+        stages.ended("queued")
         ahead = progress.calibration
         if ahead is not None and ahead.acs == samples.lines and progress.calibration_identity == samples.identity():
-            return ahead
-        return calibrate(samples.hybrid(), samples.measured)
+            stages.add("calibration_ahead", progress.calibrated_ahead_s)
+            progress.calibrated_ahead_s = 0.0  # a preview's record has it, the final image's must not
+        else:
+            ahead = calibrate(samples.hybrid(), samples.measured)
+        stages.ended("calibration")
+        return ahead
 
     def _reconstruct(
         self,
         key: SliceKey,
-        progress: _SliceProgress,
         samples: SliceSamples,
         calibration: Calibration,
         geometry: Geometry,
@@ -357,16 +448,15 @@ class Session:
         notes: tuple[str, ...],
         share: float,
         arrived: float,
+        stages: _Stages,
     ) -> None:
         assert self._assembler is not None
         model = self._runtime.model if Method.LEARNED in self._methods else None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
-        began = time.monotonic()
         learned = model.reconstruction if model else None
         for method, made in reconstruct(samples, calibration, learned, self._runtime.plans):
-            if completeness is Completeness.PREVIEW and progress.final_queued:  # the final image is wanted more
-                return
+            stages.ended(method.value)
             if method not in self._methods:
                 continue
             resized = self._assembler.layout.to_recon_matrix(made.image.astype(np.complex64))
@@ -383,9 +473,10 @@ class Session:
                 evidence=made.evidence,
                 notes=notes,
             )
-            self._deliver_image(image, computed_s=time.monotonic() - began)
+            stages.ended("recon_matrix")
+            self._deliver_image(image, stages)
 
-    def _deliver_image(self, image: Image, computed_s: float) -> None:
+    def _deliver_image(self, image: Image, stages: _Stages) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
         with self._deliver:
             kind = (image.method, image.completeness)
@@ -393,6 +484,7 @@ class Session:
             self._series[kind] = index
             series = list(self._series).index(kind) + 1
         self._out.image(image, series, index)
+        stages.ended("send")
         record = {
             "slice": image.key.slice,
             "contrast": image.key.contrast,
@@ -403,7 +495,6 @@ class Session:
             "acceleration": round(image.acceleration, 3),
             "evidence": asdict(image.evidence) if image.evidence else None,
             "provenance": asdict(image.provenance),
-            "computed_s": round(computed_s, 4),
             "sent_s": round(time.monotonic() - self._start, 4),
             "latency_s": round(time.time() - image.acquired_at, 4),
             "dicom": None,
@@ -416,34 +507,47 @@ class Session:
                 log.error("scan %s: %s", self.report.scan_id, error)
                 self._out.text(f"error: {error}")
                 record["dicom_error"] = str(error)
-        with self._deliver:
-            self.report.images.append(record)
+            stages.ended("dicom")
+        record["stages_s"] = stages.take()
+        self._keep("images", record)
 
     # Ends
 
     def _end(self) -> None:
-        for job in self._jobs:
-            error = job.exception()  # waits
-            if error is not None and not isinstance(error, NoImage):
-                log.error("scan %s: a reconstruction failed", self.report.scan_id, exc_info=error)
-                self._no_image(f"a reconstruction failed: {type(error).__name__}: {error}")
+        for job in self._unfinished:
+            job.exception()  # waits
+        self._unfinished.clear()
         self.state = State.ENDED
         if self._assembler is not None:
             self.report.left_out.update(self._assembler.left_out)
             self.report.notes = list(self._assembler.notes)
         self._write_report()
 
+    def _keep(self, name: str, entry: object) -> None:
+        """Adds to a list of the report; one that has grown long goes to a file of its own and begins anew."""
+        with self._deliver:
+            entries: list[object] = getattr(self.report, name)
+            if len(entries) == MOST_ENTRIES:
+                lines = "".join(json.dumps(earlier) + "\n" for earlier in entries)
+                self._write(f"earlier_{name}.jsonl", lambda path: _append(path, lines))
+                self.report.earlier[name] = self.report.earlier.get(name, 0) + len(entries)
+                entries.clear()
+            entries.append(entry)
+
     def _write_report(self) -> None:
+        text = json.dumps(asdict(self.report), indent=2) + "\n"
+        self._write("report.json", lambda path: _replace(path, text))
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        """Writes a file of the scan's folder, if one is kept."""
         if self._runtime.output is None:
             return
-        path = self._runtime.output / self.report.scan_id / "report.json"
+        path = self._runtime.output / self.report.scan_id / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(f"{path}.partial")
-            partial.write_text(json.dumps(asdict(self.report), indent=2) + "\n", encoding="utf-8")
-            partial.replace(path)
+            write(path)
         except OSError as error:
-            log.error("%s: the report could not be written: %s", path, error)
+            log.error("%s: could not be written: %s", path, error)
 
     def _notes(self) -> tuple[str, ...]:
         assert self._assembler is not None and self._header is not None
@@ -453,7 +557,7 @@ class Session:
         return (*self._header.notes, *self._assembler.notes, *left_out)
 
     def _no_image(self, reason: str) -> None:
-        self.report.no_image.append(reason)
+        self._keep("no_image", reason)
         self._out.text(f"no image: {reason}")
 
     def _say(self, text: str) -> None:
@@ -465,7 +569,16 @@ class Session:
         if self.state is state:
             return
         if self.state is State.RECEIVING and message in ("configuration", "header"):
-            raise ProtocolError(
-                "message", message, "a second scan on the same connection; open a connection for each scan"
-            )
+            raise ProtocolError("message", message, ONE_SCAN)
         raise ProtocolError("message", message, f"came while the session was {self.state.value}")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = Path(f"{path}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)

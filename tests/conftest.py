@@ -33,6 +33,7 @@ engines = ["onnxruntime"]
 precisions = ["fp32"]
 [memory]
 session_mb = {session_mb}
+total_mb = {total_mb}
 [limits]
 sessions = {sessions}
 idle_timeout_s = {idle_timeout_s}
@@ -42,6 +43,7 @@ pending_slices = {pending_slices}
 USUAL_LIMITS = {
     "threads": 1,
     "session_mb": 64,
+    "total_mb": 1024,
     "sessions": 8,
     "idle_timeout_s": 20.0,
     "send_timeout_s": 5.0,
@@ -135,6 +137,11 @@ class Client:
         with contextlib.suppress(ConnectionResetError):
             return next(self._messages, None)
         return None
+
+    def take(self, count: int) -> None:
+        """Some bytes of what the server has sent, whatever they are."""
+        with contextlib.suppress(ConnectionResetError):
+            self._socket.recv(count)
 
     def replies(self) -> Replies:
         """Everything until the server's CLOSE or the end of the stream."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import PROFILE, USUAL_LIMITS
+from conftest import PROFILE, USUAL_LIMITS, profile_of
 
 from edge_runtime.errors import ProfileError
 from edge_runtime.profile import DEFAULT_PROFILE, available_profiles, load_profile, parse_profile
@@ -32,6 +32,12 @@ def test_a_profile_is_read_from_a_path(tmp_path):
     assert load_profile(str(path)).session_bytes == USUAL_LIMITS["session_mb"] << 20
 
 
+@pytest.mark.parametrize("session_mb", [16, 100, 512])
+def test_the_parts_of_a_scan_make_up_its_memory(session_mb):
+    profile = profile_of(session_mb=session_mb)
+    assert profile.samples_bytes + 2 * profile.link_bytes == session_mb << 20
+
+
 @pytest.mark.parametrize(
     ("key", "value", "shown", "expected"),
     [
@@ -46,6 +52,8 @@ def test_a_profile_is_read_from_a_path(tmp_path):
         ("engines", '"onnxruntime"', "compute.engines = 'onnxruntime'", "a list of texts"),
         ("precisions", "[8]", r"compute.precisions = \[8\]", "a list of texts"),
         ("session_mb", "15", "memory.session_mb = 15", "16 to 1048576"),
+        ("total_mb", "63", "memory.total_mb = 63", "64 to 1073741824"),
+        ("total_mb", "1e3", r"memory.total_mb = 1000.0", "a whole number"),
         ("sessions", "-1", "limits.sessions = -1", "1 to 1024"),
         ("idle_timeout_s", "0", "limits.idle_timeout_s = 0", "0.1 to 86400"),
         ("idle_timeout_s", "nan", "limits.idle_timeout_s = nan", "a number"),
@@ -58,7 +66,7 @@ def test_a_wrong_value_is_named_with_what_is_expected(key, value, shown, expecte
         parse_profile(with_line(key, value), "here")
 
 
-@pytest.mark.parametrize("key", ["name", "threads", "engines", "session_mb", "idle_timeout_s"])
+@pytest.mark.parametrize("key", ["name", "threads", "engines", "session_mb", "total_mb", "idle_timeout_s"])
 def test_a_missing_key_is_named(key):
     text = "\n".join(line for line in GOOD.splitlines() if not line.startswith(f"{key} ="))
     with pytest.raises(ProfileError, match=f"{key} is missing"):

@@ -42,7 +42,7 @@ def undersampled(recording: Recording, keep: npt.NDArray[np.bool_]) -> Recording
         keep: ``(phase_encodes,)``, for example from `edge_runtime.modalities.mri.sampling`; index 0 is phase encode 0.
 
     Raises:
-        ValueError: the mask has another length than the encoded matrix, or keeps nothing.
+        ValueError: the mask has another length than the encoded matrix, or keeps nothing that was recorded.
         RecordingError: the recording is damaged.
     """
     lines = recording.header.encoding.encoded.matrix[1]
@@ -53,18 +53,33 @@ def undersampled(recording: Recording, keep: npt.NDArray[np.bool_]) -> Recording
     headers = _all_headers(recording)
     outside = headers["phase_encode"] >= lines
     chosen = ~is_image(headers) | np.where(outside, False, keep[np.minimum(headers["phase_encode"], lines - 1)])
+    played = _most_lines(headers[chosen & is_image(headers)])
+    if not played:
+        raise ValueError("the mask keeps none of the phase encodes that were recorded")
     factor = effective_acceleration(keep)
     encoding = recording.header.encoding
     header = replace(
         recording.header,
         encoding=replace(encoding, acceleration=(max(1, round(factor)), encoding.acceleration[1])),
-        parameters={**recording.header.parameters, "retrospective_acceleration": f"{factor:.4g}"},
+        parameters={
+            **recording.header.parameters,
+            "retrospective_acceleration": f"{factor:.4g}",
+            "edge_expected_lines": str(played),
+        },
         notes=(
             *recording.header.notes,
-            f"undersampled after the fact: {int(keep.sum())} of {lines} phase encodes are played",
+            f"undersampled after the fact: {played} of {lines} phase encodes are played",
         ),
     )
     return _arranged(recording, headers, np.flatnonzero(chosen), header=header)
+
+
+def _most_lines(image_lines: npt.NDArray[np.void]) -> int:
+    """Phase encodes of the slice that has most of them."""
+    places: dict[SliceKey, set[int]] = {}
+    for key, line in zip(slice_keys(image_lines), image_lines["phase_encode"].tolist(), strict=True):
+        places.setdefault(key, set()).add(line)
+    return max(map(len, places.values()), default=0)
 
 
 def reordered(recording: Recording, order: Order) -> Recording:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import math
 import re
+import select
 import socket
 import threading
 import time
@@ -29,9 +32,10 @@ from edge_runtime.links.mrd_messages import (
     pack_magnitude_image,
     pack_text,
 )
+from edge_runtime.profile import Profile
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Image, Method, ReadoutBatch
-from edge_runtime.session import ScanReport, Session
+from edge_runtime.session import ONE_SCAN, ScanReport, Session
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,12 @@ DEFAULT_PORT = 9002
 RECEIVE_BUFFER_BYTES = 4 << 20
 POLL_S = 0.25
 """How often a waiting connection looks whether the server stops."""
+
+AFTER_CLOSE_MS = 50
+"""How long bytes are awaited that should not come, before a scanner's CLOSE is answered."""
+
+SLOWEST_BYTES_PER_S = 128 << 10
+"""What a scanner that takes its images must at least take of them."""
 
 SERIES_NAMES = {
     Method.LEARNED: "AI recon (learned)",
@@ -113,7 +123,9 @@ class MrdServer:
 
         def run() -> None:
             try:
-                self.reports.append(_Connection(self._runtime, peer, address, self._stop).run(number))
+                report = _Connection(self._runtime, peer, address, self._stop).run(number)
+                if report is not None:
+                    self.reports.append(report)
             except Exception:  # a defect of ours must not take the server down; it is logged whole
                 log.exception("%s: session failed", address)
             finally:
@@ -132,7 +144,7 @@ class MrdServer:
             peer.close()
 
 
-KEPT_REPORTS = 64
+KEPT_REPORTS = 8
 
 
 class _Connection:
@@ -143,23 +155,44 @@ class _Connection:
         self._peer = peer
         self._address = address
         self._stop = stop
+        self._header_due = time.monotonic() + runtime.profile.idle_timeout_s
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         peer.settimeout(POLL_S)
-        self._sender = _Sender(peer, address, runtime.profile.send_timeout_s, runtime.profile.session_bytes // 4)
+        self._sender = _Sender(peer, address, runtime.profile.send_timeout_s, runtime.profile.link_bytes)
 
-    def run(self, number: int) -> ScanReport:
-        """Serves one scan and returns its report."""
+    def run(self, number: int) -> ScanReport | None:
+        """Serves one scan and returns its report; None where not a byte came: somebody looked whether the port is open."""
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         session = Session(self._runtime, self, f"{stamp}-{number:04d}")
-        usual = WireLimits()
-        largest = min(usual.max_message_bytes, self._runtime.profile.session_bytes // 4)
-        reader = MessageReader(self._receive, replace(usual, max_message_bytes=largest))
+        try:
+            if not self._receive(memoryview(bytearray(1)), socket.MSG_PEEK):
+                return None
+            self._serve(session)
+        except _Stalled as error:
+            self.text(f"error: {error}")
+            return None
+        except OSError:
+            self._sender.give_up()
+            return None
+        finally:
+            self._finish(session)
+        return session.report
+
+    def _serve(self, session: Session) -> None:
+        """From the first message to what the session says of the last."""
+        of_a_scan, of_a_stranger = _limits(self._runtime.profile)
+        reader = MessageReader(self._receive, of_a_stranger)
         try:
             for message in reader:
                 self._handle(session, message)
+                if isinstance(message, HeaderText):
+                    reader.accept(of_a_scan)
+                    self._header_due = math.inf
             if reader.closed_cleanly:
                 session.close()
+                if reader.holds_more or self._more_comes():
+                    self.text(f"error: {ProtocolError('message', 'bytes after CLOSE', ONE_SCAN)}")
             else:
                 session.abort("the connection ended without CLOSE")
         except ScanRefused as error:
@@ -174,9 +207,14 @@ class _Connection:
         except Exception as error:  # a defect of ours: the scanner is told, and what was measured is saved
             log.exception("%s: session failed", self._address)
             session.abort(f"internal error: {type(error).__name__}: {error}")
-        finally:
-            self._finish()
-        return session.report
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether so many bytes more may wait for a scanner that is slow to take its images."""
+        return self._sender.has_room(size_bytes)
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        """Returns when so many bytes more may wait, or none do."""
+        self._sender.wait_for_room(size_bytes)
 
     def text(self, message: str) -> None:
         """Sends a text; a scanner that has gone is no error."""
@@ -205,36 +243,59 @@ class _Connection:
         elif not isinstance(message, Close):
             raise ProtocolError("message", type(message).__name__, "not expected from a scanner")
 
-    def _receive(self, buffer: memoryview) -> int:
-        """`recv_into` that gives up when the scanner is silent for too long or the server stops."""
+    def _receive(self, buffer: memoryview, flags: int = 0) -> int:
+        """`recv_into` that gives up when the scanner is silent for too long, in all before its header, or the server stops."""
+        patience_s = self._runtime.profile.idle_timeout_s
         waited = 0.0
         while True:
             if self._stop.is_set():
                 raise _Stalled("the server is stopping")
+            if time.monotonic() > self._header_due:
+                raise _Stalled(f"no complete header came within {patience_s:g} s")
             try:
-                return self._peer.recv_into(buffer)
+                return self._peer.recv_into(buffer, 0, flags)
             except TimeoutError:
                 waited += POLL_S
-                if waited >= self._runtime.profile.idle_timeout_s:
-                    raise _Stalled(f"nothing was received for {self._runtime.profile.idle_timeout_s:g} s") from None
+                if waited >= patience_s:
+                    raise _Stalled(f"nothing was received for {patience_s:g} s") from None
 
-    def _finish(self) -> None:
+    def _more_comes(self) -> bool:
+        """Whether a scanner that has said CLOSE goes on; for a moment only, since most now wait for ours."""
+        poll = select.poll()
+        poll.register(self._peer, select.POLLIN)
+        return bool(poll.poll(AFTER_CLOSE_MS)) and bool(self._peer.recv(1, socket.MSG_PEEK))
+
+    def _finish(self, session: Session) -> None:
         """Says CLOSE, and waits until the scanner has taken what was sent to it."""
         self._sender.put(pack_close())
         self._sender.finish()
+        session.release()
         try:
             _linger(self._peer, LINGER_S, self._stop)
         except OSError:
             log.debug("%s closed first", self._address)
 
 
+def _limits(profile: Profile) -> tuple[WireLimits, WireLimits]:
+    """What is accepted from a scan that has reserved its memory, and before that, when nothing but texts should come."""
+    usual, granted = WireLimits(), profile.link_bytes
+    of_a_scan = replace(
+        usual,
+        max_text_bytes=min(usual.max_text_bytes, granted),
+        max_message_bytes=min(usual.max_message_bytes, granted),
+        buffer_bytes=min(usual.buffer_bytes, granted),
+    )
+    return of_a_scan, replace(of_a_scan, max_message_bytes=of_a_scan.buffer_bytes)
+
+
 class _Sender:
     """Sends messages in the order they were given, from a thread of its own: a scanner that is slow to take its images holds up
-    neither the reconstruction threads, which others share, nor its own readouts.
+    nobody but itself. Who makes images asks for room before, since `put` takes whatever it is given.
 
     Args:
-        patience_s: a scanner that takes nothing for longer has gone, and nothing more is sent.
-        most_bytes: that may wait; whoever adds more waits for room.
+        patience_s: a scanner that has not taken a message after this, and after what `SLOWEST_BYTES_PER_S` allows for its size, has
+            gone, and nothing more is sent.
+        most_bytes: that should wait.
     """
 
     def __init__(self, peer: socket.socket, address: str, patience_s: float, most_bytes: int) -> None:
@@ -251,15 +312,20 @@ class _Sender:
         self._thread.start()
 
     def put(self, data: bytes) -> None:
-        """Adds a whole message; a scanner that has gone is no error."""
+        """Adds a whole message, at once; a scanner that has gone is no error."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._gone or not self._held_bytes or self._held_bytes + len(data) <= self._most_bytes
-            )
             if not self._gone:
                 self._waiting.append(data)
                 self._held_bytes += len(data)
                 self._changed.notify_all()
+
+    def has_room(self, size_bytes: int) -> bool:
+        return self._gone or self._held_bytes + size_bytes <= self._most_bytes
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        """Returns when there is room, when nothing waits, or when the scanner has gone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held_bytes or self.has_room(size_bytes))
 
     def give_up(self) -> None:
         """Sends nothing more."""
@@ -294,14 +360,12 @@ class _Sender:
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self._patience_s + len(data) / SLOWEST_BYTES_PER_S
         while view:
-            try:
+            with contextlib.suppress(TimeoutError):
                 view = view[self._peer.send(view) :]
-                deadline = time.monotonic() + self._patience_s
-            except TimeoutError:
-                if self._gone or time.monotonic() > deadline:
-                    raise
+            if view and (self._gone or time.monotonic() > deadline):
+                raise TimeoutError(f"{len(view)} of a message's {len(data)} bytes were not taken in time")
 
 
 def _linger(peer: socket.socket, seconds: float, stop: threading.Event | None = None) -> None:
@@ -326,7 +390,7 @@ LINGER_S = 2.0
 
 
 class _Stalled(Exception):
-    """The scanner was silent for longer than the profile allows, or the server stops."""
+    """The scanner was silent or slow for longer than the profile allows, or the server stops."""
 
 
 def attributes_of(image: Image) -> dict[str, str | list[str]]:

@@ -10,7 +10,6 @@ strided structured array, checks the run at once and hands it on as one `edge_ru
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import math
 import re
@@ -190,12 +189,6 @@ class WireLimits:
     max_samples: int = MAX_SAMPLES
     max_message_bytes: int = 64 << 20  # 128 coils of 65535 samples, or a float32 volume of 256 x 256 x 255
     buffer_bytes: int = 4 << 20  # 250 readouts of 8 coils x 256 samples; larger ones fall out of the cache
-
-    def for_scan(self, coils: int, samples: int) -> WireLimits:
-        """These limits, narrowed to readouts of at most ``coils`` and ``samples``; never widened."""
-        return dataclasses.replace(
-            self, max_coils=min(self.max_coils, coils), max_samples=min(self.max_samples, samples)
-        )
 
 
 # --------------------------------------------------------------------------------------------------------- messages
@@ -404,9 +397,14 @@ class MessageReader:
         self._start = 0  # of the first message not yet yielded
         self._end = 0  # of what was received
 
-    def expect(self, max_coils: int, max_samples: int) -> None:
-        """From here on, refuse readouts larger than the scan's header allows. Limits only ever narrow."""
-        self._limits = self._limits.for_scan(max_coils, max_samples)
+    def accept(self, limits: WireLimits) -> None:
+        """From here on, other limits hold: a peer may send more once its header has been taken."""
+        self._limits = limits
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether bytes have been received that belong to no message yielded so far."""
+        return self._end > self._start
 
     def __iter__(self) -> Iterator[Message]:
         while not self.closed_cleanly:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from conftest import PATIENCE_S
 from simulated import (
     COILS,
     COLUMNS,
@@ -31,6 +33,7 @@ from simulated import (
     with_spaces,
 )
 
+from edge_runtime.links import mrd
 from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import (
     WAVEFORM_HEADER,
@@ -43,6 +46,7 @@ from edge_runtime.links.mrd_messages import (
     pack_image,
     pack_readouts,
     pack_text,
+    parse_meta_attributes,
 )
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import EncodingSpace, Limit, ReadoutBatch, ReadoutFlag
@@ -220,6 +224,34 @@ def test_half_a_scan_then_close_gives_an_image_marked_incomplete(serve):
     assert f"{len(HALF)} of {LINES} expected phase encodes" in replies.images[-1].attributes
 
 
+ACCELERATED = header_of(acceleration=2)
+WITH_ACS = np.flatnonzero(uniform(LINES, 2, acs_fraction=0.375))
+"""22 phase encodes; the 12 in the centre make up in number for some that are missing further out."""
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_an_accelerated_scan_that_ends_early_is_incomplete_for_all_its_acs(serve, close):
+    batch = readouts_of(KSPACE, WITH_ACS[:17], last=False)
+    replies = serve().exchange(scan_bytes(batch, header=ACCELERATED, close=close))
+    assert replies.kinds() == INCOMPLETE
+    notes = parse_meta_attributes(replies.images[-1].attributes)["EdgeNotes"]
+    assert f"phase encodes 0 to {WITH_ACS[16]} of 0 to 31 were reached" in notes
+    assert not any("of 16 expected" in note for note in notes)
+
+
+def test_an_accelerated_scan_without_the_flag_that_ends_a_slice_is_final_when_its_lines_are_all_there(serve):
+    batch = readouts_of(KSPACE, WITH_ACS, last=False)
+    assert serve().exchange(scan_bytes(batch, header=ACCELERATED)).kinds() == FINAL
+
+
+def test_a_slice_that_is_ended_with_lines_missing_says_how_many(serve):
+    replies = serve().exchange(scan_bytes(readouts_of(KSPACE, np.arange(25))))
+    assert replies.kinds() == FINAL
+    assert f"25 of {LINES} expected phase encodes were measured" in replies.images[0].attributes
+    whole = serve().exchange(scan_bytes(readouts_of(KSPACE)))
+    assert not any("expected phase encodes" in image.attributes for image in whole.images)
+
+
 def test_half_a_scan_then_the_end_of_the_stream_gives_an_image_and_the_reason(serve):
     replies = serve().exchange(half_a_scan())
     assert replies.kinds() == INCOMPLETE
@@ -239,6 +271,18 @@ def test_half_a_scan_then_a_lost_connection_is_saved(serve):
     assert len(server.files("*/*_incomplete_*/*.dcm")) == len(INCOMPLETE)
 
 
+def test_a_second_scan_that_comes_with_the_images_of_the_first_is_refused(serve, whole_scan):
+    with serve().connect() as client:
+        client.send(whole_scan)
+        client.send(whole_scan)
+        replies = client.replies()
+    assert replies.kinds() == FINAL
+    assert replies.texts == [
+        "error: message = bytes after CLOSE: a second scan on the same connection; open a connection for each scan"
+    ]
+    assert replies.closed
+
+
 def test_a_readout_cut_off_saves_those_before_it(serve):
     replies = serve().exchange(half_a_scan()[:-10])
     assert replies.kinds() == INCOMPLETE
@@ -254,6 +298,39 @@ def test_a_stalled_client_gets_its_incomplete_image_and_others_are_served_meanwh
         replies = stalled.replies()
     assert replies.kinds() == INCOMPLETE
     assert "nothing was received for 0.5 s" in replies.text
+
+
+def test_a_client_that_drips_its_header_does_not_keep_its_place(serve, whole_scan):
+    server = serve(idle_timeout_s=0.6, sessions=1)
+    with server.connect() as slow:
+        slow.send(pack_config_file("edge-classical"))
+        for byte in range(1026, 1050):
+            slow.send(opening()[byte : byte + 1])
+            time.sleep(0.05)
+        assert "no complete header came within 0.6 s" in slow.replies().text
+    assert server.exchange(whole_scan).kinds() == FINAL
+
+
+@pytest.mark.parametrize("vanish", [True, False])
+def test_a_connection_without_a_byte_leaves_nothing_behind(serve, whole_scan, vanish):
+    """As a load balancer looks whether the port is open."""
+    server = serve()
+    with server.connect() as probe:
+        if vanish:
+            probe.vanish()
+    server.exchange(whole_scan)
+    server.stop()
+    assert len(server.server.reports) == len(server.files("*")) == 1
+
+
+def test_a_client_that_says_nothing_is_told_so_and_leaves_nothing_behind(serve):
+    server = serve(idle_timeout_s=0.5)
+    with server.connect() as silent:
+        replies = silent.replies()
+    assert replies.texts == ["error: nothing was received for 0.5 s"]
+    assert replies.closed
+    server.stop()
+    assert not server.files("*")
 
 
 def test_stopping_the_server_saves_what_is_measured(serve):
@@ -274,11 +351,11 @@ def test_stopping_the_server_ends_a_client_that_never_pauses(serve):
     with server.connect() as client:
         client.send(BEGUN)
         assert isinstance(client.receive(), Text)
-        stopping = threading.Thread(target=server.stop)
-        stopping.start()
-        while stopping.is_alive():
+        server.server.stop()
+        deadline = time.monotonic() + PATIENCE_S
+        while server.thread.is_alive():
             client.send(pack_text("still here"))
-        stopping.join()
+            assert time.monotonic() < deadline, "the server did not stop"
 
 
 @pytest.mark.parametrize(
@@ -367,6 +444,7 @@ FAULTS = {
         opening() + pack_header(format_header(header_of())),
         "second scan on the same connection",
     ),
+    "second scan after CLOSE": (scan_bytes(readouts_of(KSPACE)) + opening(), "second scan on the same connection"),
     "image from a client": (opening() + pack_image(np.ones((1, 1, 2, 2), np.float32), {}), "IMAGE"),
     "XML that is none": (pack_config_file("edge") + pack_header("<ismrmrdHeader><enc"), "well-formed"),
     "XML of something else": (pack_config_file("edge") + pack_header("<svg/>"), "ismrmrdHeader"),
@@ -378,8 +456,8 @@ FAULTS = {
     "radial": (header_xml(lambda xml: xml.replace("cartesian", "radial")), "trajectory = radial"),
     "expected lines of words": (opening(header_of(parameters={"edge_expected_lines": "all"})), "edge_expected_lines = all"),
     "no expected lines": (opening(header_of(parameters={"edge_expected_lines": "0"})), "edge_expected_lines = 0"),
-    "encoded matrix beyond the budget": (spaces((4096, 4096, 1), (256, 256, 1)), "the profile grants 64 MB"),
-    "reconstructed matrix beyond the budget": (spaces((64, 64, 1), (4096, 4096, 1)), "the profile grants 64 MB"),
+    "encoded matrix beyond the budget": (spaces((4096, 4096, 1), (256, 256, 1)), "the profile grants 48 MB for samples"),
+    "reconstructed matrix beyond the budget": (spaces((64, 64, 1), (4096, 4096, 1)), "the profile grants 48 MB for samples"),
     "newer protocol": (altered(readouts_of(KSPACE), 0, b"\x09\x00"), "version = 9"),
     "no samples": (altered(readouts_of(KSPACE), 34, b"\x00\x00"), "number_of_samples = 0"),
     "NaN sample": (scan_bytes(with_sample(complex("nan"))), "scan_counter 20"),
@@ -457,18 +535,54 @@ def test_too_many_sessions_are_told_to_come_again(serve, whole_scan):
         assert first.replies().kinds() == FINAL
 
 
-def test_a_client_that_never_reads_its_images_holds_up_nobody(serve, whole_scan):
-    """Its images (8 of 4 MB) overflow every buffer between the two; there is one reconstruction thread for all."""
-    server = serve(send_timeout_s=3600, session_mb=256)
+def test_a_scan_beyond_the_memory_of_all_is_refused_until_another_has_ended(serve, whole_scan):
+    server = serve(total_mb=100)
+    with server.connect() as first:
+        first.send(BEGUN)
+        assert isinstance(first.receive(), Text)
+        refused = server.exchange(whole_scan)
+        assert not refused.images
+        assert refused.texts[0].startswith("error: memory of a scan = 64 MB: 36 of the profile's 100 MB are free")
+        first.send(pack_readouts(readouts_of(KSPACE, np.arange(LINES // 3, LINES))) + pack_close())
+        assert first.replies().kinds() == FINAL
+        first.half_close()
+    for _ in range(1000):
+        replies = server.exchange(whole_scan)
+        if "are free" not in replies.text:  # else the server has not seen yet that the first has left
+            break
+    assert replies.kinds() == FINAL
+
+
+def test_a_large_readout_before_the_header_is_refused_before_memory_is_taken(serve):
+    many = readouts_of(np.zeros((128, 1, 8192), np.complex64), [0])
+    replies = serve().exchange(pack_config_file("edge") + pack_readouts(many))
+    assert "at most 4194304 are accepted" in replies.text
+
+
+def test_a_client_that_does_not_read_its_images_holds_up_nobody(serve, whole_scan):
+    """Its images (16 of 4 MB) overflow every buffer between the two; there is one reconstruction thread for all."""
+    server = serve(send_timeout_s=3600)
     large = with_spaces(
-        header_of(limits={"repetition": Limit(0, 3, 0)}), recon=EncodingSpace((1024, 1024, 1), (240, 320, 5))
+        header_of(limits={"repetition": Limit(0, 7, 0)}), recon=EncodingSpace((1024, 1024, 1), (240, 320, 5))
     )
-    deaf_stream = scan_bytes(*(readouts_of(KSPACE, repetition=r) for r in range(4)), header=large)
+    deaf_stream = scan_bytes(*(readouts_of(KSPACE, repetition=r) for r in range(8)), header=large)
     with server.connect(receive_buffer=4096) as deaf:
         deaf.send(deaf_stream)
         server.wait_for_files("*/*/*.dcm")
-        assert server.exchange(whole_scan).kinds() == FINAL
-        server.wait_for_files("*/*/*.dcm", count=8 + len(FINAL))  # nor is anything lost of its own
+        for _ in range(3):
+            assert server.exchange(whole_scan).kinds() == FINAL
+        assert deaf.replies().kinds() == 8 * FINAL  # nor is anything lost of its own
+
+
+def test_a_client_that_takes_its_images_byte_by_byte_is_given_up(serve, monkeypatch):
+    monkeypatch.setattr(mrd, "SLOWEST_BYTES_PER_S", 1 << 30)
+    server = serve(send_timeout_s=0.3)
+    large = with_spaces(header_of(), recon=EncodingSpace((1024, 1024, 1), (240, 320, 5)))
+    with server.connect(receive_buffer=4096) as slow:
+        slow.send(scan_bytes(*(readouts_of(KSPACE, repetition=r) for r in range(4)), header=large))
+        while not server.server.reports:
+            slow.take(1)
+    assert len(server.files("*/*/*.dcm")) == 8  # its images are kept all the same
 
 
 def test_an_image_that_cannot_be_written_still_reaches_the_scanner(serve, whole_scan, tmp_path):
@@ -523,7 +637,7 @@ def test_close_is_the_last_thing_that_is_sent(serve, whole_scan):
 
 def test_a_scan_of_many_slices_on_the_smallest_budget_loses_none(serve):
     """One slice may wait at a time: the scanner is slowed down instead of memory filled up."""
-    lines, columns, slices = 256, 72, 12
+    lines, columns, slices = 256, 64, 12
     kspace = kspace_of(object_image(lines, columns), coil_maps(8, lines, columns))
     header = header_of(lines, columns, columns, coils=8, limits={"slice": Limit(0, slices - 1, 0)})
     batches = [readouts_of(kspace, centre_out(lines), slice=number) for number in range(slices)]

@@ -331,6 +331,19 @@ def test_undersampling_drops_image_lines_and_moves_the_end_of_each_slice(interle
     assert header["flags"][-1] & np.uint64(ReadoutFlag.LAST_IN_MEASUREMENT)
     assert plan.header.encoding.acceleration == (round(LINES / keep.sum()), 1)
     assert plan.header.parameters["retrospective_acceleration"] == f"{LINES / keep.sum():.4g}"
+    assert plan.header.parameters["edge_expected_lines"] == str(keep.sum())
+
+
+def test_undersampling_what_is_undersampled_declares_the_lines_that_are_left() -> None:
+    once = undersampled(recording_of(), uniform(LINES, 2, 0.0))
+    twice = undersampled(once, uniform(LINES, 4, 0.5))
+    header, _ = everything(twice)
+    left = len(set(header["phase_encode"][is_image(header)].tolist()))
+    assert left < uniform(LINES, 4, 0.5).sum()
+    assert twice.header.parameters["edge_expected_lines"] == str(left)
+    assert f"{left} of {LINES} phase encodes are played" in twice.header.notes[-1]
+    with pytest.raises(ValueError, match="none of the phase encodes that were recorded"):
+        undersampled(once, ~uniform(LINES, 2, 0.0))
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

@@ -422,14 +422,28 @@ def test_a_claim_of_65535_squared_is_refused_before_memory_is_taken() -> None:
         tracemalloc.stop()
 
 
-def test_expect_narrows_and_never_widens() -> None:
-    reader = MessageReader(feed(pack_text("header") + pack_readouts(batch_of(1, coils=3))))
-    messages = iter(reader)
-    next(messages)
-    reader.expect(2, 8)
-    reader.expect(100, 100)
-    with pytest.raises(ReadoutError, match="active_channels = 3: 1 to 2 coils"):
-        next(messages)
+def test_more_is_accepted_once_the_limits_are_raised() -> None:
+    limits = WireLimits(max_message_bytes=1000)
+    stream = pack_text("header") + pack_readouts(batch_of(1, coils=3, samples=1000))
+    for raised in (False, True):
+        reader = MessageReader(feed(stream), limits)
+        messages = iter(reader)
+        assert next(messages) == Text("header")
+        if raised:
+            reader.accept(WireLimits())
+            assert isinstance(next(messages), ReadoutBatch)
+        else:
+            with pytest.raises(BudgetExceeded, match="at most 1000 are accepted"):
+                next(messages)
+
+
+def test_what_was_received_and_not_yielded_is_known() -> None:
+    reader = MessageReader(feed(pack_close() + b"more"))
+    assert [*reader] == [Close()]
+    assert reader.holds_more
+    reader = MessageReader(feed(pack_close()))
+    assert [*reader] == [Close()]
+    assert not reader.holds_more
 
 
 # ----------------------------------------------------------------------------------------------------- other messages

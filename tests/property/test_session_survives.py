@@ -56,9 +56,10 @@ def mutated(changes: list[tuple[int, int, str]]) -> bytes:
 @given(mutations)
 @settings(max_examples=100, deadline=None)
 def test_random_damage_ends_one_session_and_nothing_else(server, changes):
-    replies = server.exchange(mutated(changes))
+    stream = mutated(changes)
+    replies = server.exchange(stream)
     assert replies.closed
-    assert replies.images or replies.texts
+    assert replies.images or replies.texts or not stream  # a connection without a byte is nobody's scan
     assert "internal error" not in replies.text
     assert all(np.isfinite(image.pixels).all() for image in replies.images)
     assert server.exchange(STREAM).kinds() == FINAL

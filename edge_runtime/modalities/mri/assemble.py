@@ -47,6 +47,9 @@ UNUSUAL = functools.reduce(
 
 MOST_NOTES = 32
 
+MOST_ENDED = 1 << 14
+"""Ended slices that are remembered, the latest; a scan may go on for ever, a readout that comes late comes soon."""
+
 COPIES_OF_A_WAITING_SLICE = 2
 """Its samples and, at most as many, those to calibrate from."""
 
@@ -60,7 +63,7 @@ class SliceBuffer:
             hold anything: clearing all, most of which are overwritten, would take time.
         counts: averages summed, ``(phase_encodes,)``.
         seen: which lines each average has brought.
-        last_arrival: scanner's time stamp of the latest readout.
+        ended_by: the flag that ended the slice.
     """
 
     samples: Complex
@@ -69,6 +72,7 @@ class SliceBuffer:
     calibration_samples: Complex | None = None
     calibration_counts: npt.NDArray[np.int32] | None = None
     seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    ended_by: str = ""
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
@@ -121,8 +125,9 @@ class Assembler:
         self._header = header
         self._budget_bytes = budget_bytes
         self._open: dict[SliceKey, SliceBuffer] = {}
-        self._ended: set[SliceKey] = set()
+        self._ended: dict[SliceKey, str] = {}
         self._noise_samples: list[Complex] = []
+        self._noise_readouts = 0
         self._noise_time_us = 0.0
         self._noise: NoiseModel | None = None
         self._coils: int | None = None
@@ -153,35 +158,39 @@ class Assembler:
         yield from self._sort(batch)
 
     def _sort(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
-        """Tells noise, calibration and image readouts apart."""
+        """Tells noise, calibration and image readouts apart; takes them in the order in which they came."""
         flags = batch.header["flags"]
         noise = _has(flags, ReadoutFlag.IS_NOISE_MEASUREMENT)
-        if noise.any():
-            self._add_noise(batch[noise])
-        image = ~noise & ~self._leave_out(batch.header, ~noise)
-        calibration_only = (
-            image
-            & _has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION)
-            & ~_has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
+        calibration_only = _has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION) & ~_has(
+            flags, ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING
         )
-        if calibration_only.any():
-            self._settle_noise()
-            for key, part in _by_key(batch[calibration_only]):
-                self._place(key, part, calibration=True)
-        image &= ~calibration_only
-        if image.any():
-            yield from self._add_image_lines(batch if image.all() else batch[image])
+        kinds = np.stack([noise, calibration_only], axis=1)
+        left_out = self._leave_out(batch.header, ~noise)
+        if left_out.any():
+            batch, kinds = batch[~left_out], kinds[~left_out]
+        for run in _runs(kinds):
+            is_noise, is_calibration = kinds[run.start]
+            if is_noise:
+                self._add_noise(batch[run])
+            elif is_calibration:
+                self._settle_noise()
+                for key, part in _by_key(batch[run]):
+                    self._place(key, part, calibration=True)
+            else:
+                yield from self._add_image_lines(batch[run])
 
     def _add_image_lines(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
-        for counted in self._counters.repair(batch):
-            if self._counters.missing:
-                self._note("the readouts carry no counters; phase encodes were numbered in the order they arrived")
-            yield from self._add_image(counted)
+        yield from self._add_counted(self._counters.repair(batch))
 
     def finish(self) -> Iterator[tuple[SliceKey, bool]]:
         """No more readouts come: settles what was still undecided; yields as `add` does."""
-        for counted in self._counters.flush():
-            yield from self._add_image(counted)
+        yield from self._add_counted(self._counters.flush())
+
+    def _add_counted(self, batches: Iterator[ReadoutBatch]) -> Iterator[tuple[SliceKey, bool]]:
+        for batch in batches:
+            if self._counters.missing:
+                self._note("the readouts carry no counters; phase encodes were numbered in the order they arrived")
+            yield from self._add_image(batch)
 
     def open_slices(self) -> list[SliceKey]:
         """Slices that hold samples and have not been released, in order."""
@@ -210,8 +219,7 @@ class Assembler:
     def take(self, key: SliceKey) -> tuple[SliceSamples, CalibrationSamples]:
         """Both of a slice whose image is on its way, without a copy where there need not be one. The slice is forgotten; later
         readouts for it are refused. `reuse` gives the memory back when the image is made."""
-        buffer = self._open.pop(key)
-        self._ended.add(key)
+        buffer = self._close(key)
         calibration = self._calibration_samples(buffer)  # first: the sums are about to become averages
         return self._averaged(key, buffer, buffer.samples), calibration
 
@@ -222,8 +230,14 @@ class Assembler:
 
     def drop(self, key: SliceKey) -> None:
         """Forgets a slice of which there will be no image; later readouts for it are refused."""
-        del self._open[key]
-        self._ended.add(key)
+        self._close(key)
+
+    def _close(self, key: SliceKey) -> SliceBuffer:
+        buffer = self._open.pop(key)
+        self._ended[key] = buffer.ended_by
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+        return buffer
 
     def _averaged(self, key: SliceKey, buffer: SliceBuffer, samples: Complex) -> SliceSamples:
         """Makes the sums in ``samples``, the buffer's own or a copy, what an image needs."""
@@ -264,6 +278,9 @@ class Assembler:
         if self._coils is None:
             self._coils = batch.coils
             self.layout.check_budget(batch.coils, self._budget_bytes)
+            declared = self._header.scanner.receiver_coils
+            if declared is not None and declared != batch.coils:
+                self._note(f"the header says receiverChannels = {declared}, the readouts have {batch.coils} coils")
         elif batch.coils != self._coils:
             raise ReadoutError(
                 "active_channels", batch.coils, f"this scan's readouts had {self._coils} coils until scan_counter "
@@ -284,9 +301,11 @@ class Assembler:
         return out
 
     def _add_noise(self, batch: ReadoutBatch) -> None:
-        if self._open or self._ended:
+        if self._open or self._ended or self._counters.undecided:
             raise ReadoutError(
-                "flags", "IS_NOISE_MEASUREMENT", "noise readouts must come before the first image readout"
+                "flags",
+                f"IS_NOISE_MEASUREMENT (scan_counter {int(batch.header['scan_counter'][0])})",
+                "noise readouts must come before the first readout of an image or its calibration",
             )
         flat = batch.samples.transpose(1, 0, 2).reshape(batch.coils, -1)
         held = sum(part.shape[1] for part in self._noise_samples)
@@ -295,6 +314,7 @@ class Assembler:
                 "noise samples", held + flat.shape[1], f"more than a quarter of {self._budget_bytes >> 20} MB"
             )
         self._noise_samples.append(flat.copy())
+        self._noise_readouts += len(batch)
         self._noise_time_us = float(batch.header["sample_time_us"][0])
 
     def _settle_noise(self) -> None:
@@ -302,7 +322,7 @@ class Assembler:
             try:
                 self._noise = noise_model(np.concatenate(self._noise_samples, axis=1), self._noise_time_us)
             except ValueError as error:
-                raise ReadoutError("noise readouts", len(self._noise_samples), str(error)) from error
+                raise ReadoutError("noise readouts", self._noise_readouts, str(error)) from error
             self._noise_samples.clear()
 
     def _add_image(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
@@ -313,6 +333,9 @@ class Assembler:
             complete = bool(ends.any())
             last = int(np.argmax(ends)) + 1 if complete else len(part)
             self._place(key, part[:last], calibration=False)
+            if complete:
+                of_slice = int(part.header["flags"][last - 1]) & ENDS_A_SLICE
+                self._open[key].ended_by = str((ENDS_A_SLICE if of_slice else ENDS_THE_SCAN).name)
             yield key, complete
             if last < len(part):
                 self._place(key, part[last:], calibration=False)  # refused: the slice has been taken
@@ -353,7 +376,7 @@ class Assembler:
             raise ReadoutError(
                 "idx",
                 key,
-                f"readout {int(part.header['scan_counter'][0])} belongs to a slice that LAST_IN_SLICE had ended",
+                f"readout {int(part.header['scan_counter'][0])} belongs to a slice that {self._ended[key]} had ended",
             )
         self._check_room(1)
         layout = self.layout
@@ -372,14 +395,14 @@ class Assembler:
         if needed > self._budget_bytes:
             raise BudgetExceeded(
                 "slices in progress", len(self._open) + more,
-                f"needs {needed >> 20} MB with reconstruction, the profile grants {self._budget_bytes >> 20} MB; "
+                f"needs {needed >> 20} MB with reconstruction, the profile grants {self._budget_bytes >> 20} MB for samples; "
                 "end slices with LAST_IN_SLICE, or raise memory.session_mb",
             )  # fmt: skip
 
     def _lines(self, part: ReadoutBatch) -> tuple[Lines, ReadoutError | None]:
         """Array indices of the leading readouts that lie in the matrix, and what is wrong with the next one."""
         header, layout = part.header, self.layout
-        lines = header["phase_encode"].astype(np.int64) - layout.centre_step + layout.lines // 2
+        lines = layout.line_of(header["phase_encode"].astype(np.int64))
         outside = (lines < 0) | (lines >= layout.lines) | (header["partition"] != 0)
         if not outside.any():
             return lines, None
@@ -466,59 +489,65 @@ class Assembler:
             self.notes.append(note)
 
 
+READOUTS_THAT_TELL = 3
+"""With every counter at zero they are a scan without counters; two may be one that came twice."""
+
+
 class _Counters:
     """Numbers the readouts of consoles that send none.
 
-    A scan whose first two image readouts both have every counter at zero has no counters; its lines are then numbered in the order
-    they arrive, slice after slice. The first readout waits for the second, nothing else does.
+    A scan whose first three image readouts all have every counter at zero has no counters; its lines are then numbered in the order
+    they arrive, slice after slice. Two such readouts before a numbered one are a line that came twice. Readouts with every counter
+    at zero wait until that is known, nothing else does.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.missing: bool | None = False if layout.lines == 1 else None
         self._layout = layout
-        self._first: ReadoutBatch | None = None
+        self._held: ReadoutBatch | None = None
         self._count = 0
+
+    @property
+    def undecided(self) -> bool:
+        """Whether image readouts wait here."""
+        return self._held is not None
 
     def repair(self, batch: ReadoutBatch) -> Iterator[ReadoutBatch]:
         if self.missing is None:
-            batch = self._decide(batch)
-        if self.missing is None:
-            return
-        if not self.missing:
-            yield batch
-            return
-        yield from self._number(batch)
+            batch = self._with_held(batch)
+            zero = _all_zero(batch.header[:READOUTS_THAT_TELL])
+            if zero.all() and len(zero) < READOUTS_THAT_TELL:
+                self._held = ReadoutBatch(batch.header.copy(), batch.samples.copy())
+                return
+            self._decide(missing=bool(zero.all()))
+        yield self._number(batch) if self.missing else batch
 
     def flush(self) -> Iterator[ReadoutBatch]:
-        if self._first is not None:
-            yield self._first
-            self._first = None
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._decide(missing=len(held) > 1)
+            yield self._number(held) if self.missing else held
 
-    def _decide(self, batch: ReadoutBatch) -> ReadoutBatch:
-        if self._first is not None:
-            if batch.samples.shape[1:] != self._first.samples.shape[1:]:
-                raise ReadoutError(
-                    "number_of_samples",
-                    batch.samples.shape[2],
-                    f"the readout before had {self._first.samples.shape[2]}",
-                )
-            header = np.concatenate([self._first.header, batch.header])
-            batch = ReadoutBatch(header, np.concatenate([self._first.samples, batch.samples]))
-            self._first = None
-        zero = _all_zero(batch.header)
-        if not zero[0] or (len(batch) > 1 and not zero[1]):
-            self.missing = False
-        elif len(batch) > 1:
-            if self._layout.expected_lines < self._layout.steps:
-                raise ReadoutError(
-                    "idx", "0 in all readouts", "an accelerated scan must say which phase encodes it measures"
-                )
-            self.missing = True
-        else:
-            self._first = ReadoutBatch(batch.header.copy(), batch.samples.copy())
-        return batch
+    def _with_held(self, batch: ReadoutBatch) -> ReadoutBatch:
+        if self._held is None:
+            return batch
+        if batch.samples.shape[1:] != self._held.samples.shape[1:]:
+            raise ReadoutError(
+                "number_of_samples",
+                batch.samples.shape[2],
+                f"the readout before had {self._held.samples.shape[2]}",
+            )
+        held, self._held = self._held, None
+        return ReadoutBatch(np.concatenate([held.header, batch.header]), np.concatenate([held.samples, batch.samples]))
 
-    def _number(self, batch: ReadoutBatch) -> Iterator[ReadoutBatch]:
+    def _decide(self, *, missing: bool) -> None:
+        if missing and self._layout.expected_lines < self._layout.steps:
+            raise ReadoutError(
+                "idx", "0 in all readouts", "an accelerated scan must say which phase encodes it measures"
+            )
+        self.missing = missing
+
+    def _number(self, batch: ReadoutBatch) -> ReadoutBatch:
         layout = self._layout
         zero = _all_zero(batch.header)
         if not zero.all():
@@ -536,7 +565,7 @@ class _Counters:
         header["average"] = rest // layout.slices % layout.averages
         header["repetition"] = rest // (layout.slices * layout.averages)
         header["flags"][line == layout.steps - 1] |= np.uint64(ENDS_A_SLICE)
-        yield ReadoutBatch(header, batch.samples)
+        return ReadoutBatch(header, batch.samples)
 
 
 def _all_zero(header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
@@ -563,11 +592,17 @@ def _by_key(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
     """Parts of a batch that belong to one image, in their order; mostly the whole batch."""
     header = batch.header
     keys = np.stack([header[name] for name in ("slice", "contrast", "phase", "repetition", "set")], axis=1)
+    for run in _runs(keys):
+        yield SliceKey(*(int(value) for value in keys[run.start])), batch[run]
+
+
+def _runs(rows: npt.NDArray[np.generic]) -> Iterator[slice]:
+    """Where consecutive rows are equal, in order."""
+    changes = np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1
     start = 0
-    changes = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
-    for stop in [*changes.tolist(), len(header)]:
-        key = SliceKey(*(int(value) for value in keys[start]))
-        yield key, batch[start:stop]
+    for stop in [*changes.tolist(), len(rows)]:
+        if stop > start:
+            yield slice(start, stop)
         start = stop
 
 

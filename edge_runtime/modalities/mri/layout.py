@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, HeaderError, UnsupportedScan
 from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image, to_kspace
 from edge_runtime.scan import Limit, ScanHeader
+
+Steps = npt.NDArray[np.int64]
 
 COMPLEX_BYTES = 8
 WORKING_COPIES = 10
@@ -34,7 +37,8 @@ class Layout:
         field_of_view_mm: of the image, along readout, phase encode and slice.
         slices: slices declared.
         averages: averages declared.
-        expected_lines: phase encodes that a complete slice is expected to have measured.
+        expected_lines: phase encodes that a complete slice has measured at least.
+        margin: phase encodes that a complete slice may leave out at either end of those declared.
         notes: what had to be assumed.
     """
 
@@ -50,6 +54,7 @@ class Layout:
     slices: int
     averages: int
     expected_lines: int
+    margin: int
     notes: tuple[str, ...]
 
     @classmethod
@@ -85,7 +90,8 @@ class Layout:
             centre = (steps.maximum + 1) // 2 if steps.maximum + 1 == lines else lines // 2
             notes.append(f"the header names phase encode 0 as the centre of k-space; {centre} is assumed")
         full = max(1, steps.maximum - steps.minimum + 1)
-        expected = max(1, round(full / max(1, encoding.acceleration[0])))
+        acceleration = max(1, encoding.acceleration[0])
+        stated = _stated_lines(header, lines)
         return cls(
             samples=samples,
             columns=columns,
@@ -98,13 +104,29 @@ class Layout:
             field_of_view_mm=recon.field_of_view_mm,
             slices=limits.get("slice", Limit()).maximum + 1,
             averages=limits.get("average", Limit()).maximum + 1,
-            expected_lines=_expected_lines(header, expected, lines),
+            # The acceleration alone does not tell how many lines the ACS adds, only how far apart the others are.
+            expected_lines=stated or max(1, full // acceleration),
+            margin=full if stated else acceleration - 1,
             notes=tuple(notes),
         )
 
-    def line_of(self, step: int) -> int:
-        """The array index of a phase-encode counter; the centre of k-space comes to ``lines // 2``."""
-        return step - self.centre_step + self.lines // 2
+    def line_of(self, steps: Steps) -> Steps:
+        """The array indices of phase-encode counters; the centre of k-space comes to ``lines // 2``."""
+        return steps - self.centre_step + self.lines // 2
+
+    def missing(self, measured: npt.NDArray[np.bool_]) -> str:
+        """What a slice lacks, in words; empty where it holds all that was to be measured, as far as the header tells.
+
+        Args:
+            measured: ``(lines,)``.
+        """
+        steps = np.flatnonzero(measured) + self.centre_step - self.lines // 2
+        if len(steps) < self.expected_lines:
+            return f"{len(steps)} of {self.expected_lines} expected phase encodes were measured"
+        first, last = self.first_step, self.first_step + self.steps - 1
+        if steps[0] > first + self.margin or steps[-1] < last - self.margin:
+            return f"phase encodes {steps[0]} to {steps[-1]} of {first} to {last} were reached"
+        return ""
 
     def slice_bytes(self, coils: int) -> int:
         """Memory of one slice's samples."""
@@ -121,7 +143,7 @@ class Layout:
             raise BudgetExceeded(
                 "coils x phase encodes x columns",
                 f"{coils} x {self.lines} x {self.columns}",
-                f"one slice needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB",
+                f"one slice needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB for samples",
             )
         rows, columns = max(self.recon_matrix[1], self.rows), max(self.recon_matrix[0], self.columns)
         needed = rows * columns * COMPLEX_BYTES * RESAMPLING_COPIES
@@ -129,7 +151,7 @@ class Layout:
             raise BudgetExceeded(
                 "reconSpace.matrixSize",
                 f"{self.recon_matrix[0]} x {self.recon_matrix[1]}",
-                f"one image needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB",
+                f"one image needs about {needed >> 20} MB, the profile grants {budget_bytes >> 20} MB for samples",
             )
 
     def to_recon_matrix(self, image: Complex) -> Complex:
@@ -141,10 +163,12 @@ class Layout:
         return _resample(_resample(image, self.recon_matrix[1], axis=0), self.recon_matrix[0], axis=1)
 
 
-def _expected_lines(header: ScanHeader, declared: int, lines: int) -> int:
-    """What the scan's own parameter says, where the declared acceleration does not tell it exactly."""
-    text = header.parameters.get("edge_expected_lines", str(declared))
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+def _stated_lines(header: ScanHeader, lines: int) -> int | None:
+    """The number of phase encodes that the scan's own parameter says a slice measures."""
+    text = header.parameters.get("edge_expected_lines")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and 0 < int(text) <= lines):
         raise HeaderError("userParameters.edge_expected_lines", text, f"a whole number from 1 to {lines}")
     return int(text)
 

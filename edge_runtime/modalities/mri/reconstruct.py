@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import NoImage
+from edge_runtime.errors import EngineError, NoImage
 from edge_runtime.kernels import Plans
 from edge_runtime.modalities.mri.classical import regularised_sense
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
@@ -133,21 +133,30 @@ def compress(samples: SliceSamples, calibration: Calibration, plans: Plans) -> C
 def reconstruct(
     samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, plans: Plans
 ) -> Iterator[tuple[Method, Reconstruction]]:
-    """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled."""
+    """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled.
+
+    Raises:
+        EngineError: the network could not be run; only after the other images.
+    """
     measured, compressed = samples.measured, compress(samples, calibration, plans)
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
     power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
+    failure: EngineError | None = None
     with plans.sense(*hybrid.shape) as plan:
         plan.set_maps(calibration.sensitivities)
         if learned is not None:
             visible = everything & ~held_out
             plan.set_samples(hybrid, visible)
             first = regularised_sense(plan, power * visible, measured, noise.standard_deviation)
-            blind = learned.run(plan, first, calibration.scale, noise.standard_deviation)
-            # Measured against the held-out samples, the image may now have them: every measured sample is put in its place.
-            image, residual_power = plan.substituted(blind, hybrid, everything)
-            yield Method.LEARNED, Reconstruction(image, evidence(residual_power, visible, held_out, noise))
+            try:
+                blind = learned.run(plan, first, calibration.scale, noise.standard_deviation)
+            except EngineError as error:
+                failure = error
+            else:
+                # Measured against the held-out samples, the image may now have them: all that was measured is put in its place.
+                image, residual_power = plan.substituted(blind, hybrid, everything)
+                yield Method.LEARNED, Reconstruction(image, evidence(residual_power, visible, held_out, noise))
         plan.set_samples(hybrid, everything)
         classical = regularised_sense(plan, power, measured, noise.standard_deviation)
         image, residual_power = plan.substituted(classical, hybrid, everything)
@@ -155,6 +164,8 @@ def reconstruct(
         yield Method.CLASSICAL, Reconstruction(image, proof)
     with plans.coils(*samples.hybrid.shape) as coil_plan:
         yield Method.ZERO_FILLED, Reconstruction(coil_plan.root_sum_of_squares(samples.hybrid, measured), None)
+    if failure is not None:
+        raise failure
 
 
 def evidence(

@@ -21,6 +21,7 @@ from simulated import (
 )
 
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
+from edge_runtime.modalities.mri import assemble
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.modalities.mri.fourier import centre_slice, to_image
 from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
@@ -44,6 +45,14 @@ def feed(assembler, *batches):
 def direct(kspace, columns=COLUMNS):
     """Hybrid space by a direct transform, ``(coils, lines, columns)``."""
     return to_image(kspace, axis=2)[:, :, centre_slice(kspace.shape[2], columns)]
+
+
+def take_in(assembler, *batches):
+    """As a session does: slices that are complete are taken."""
+    for batch in batches:
+        for key, complete in assembler.add(batch):
+            if complete:
+                assembler.take(key)
 
 
 def joined(*batches):
@@ -250,6 +259,37 @@ def test_noise_after_the_first_image_readout_is_refused():
         feed(assembler, readouts_of(KSPACE, flags=ReadoutFlag.IS_NOISE_MEASUREMENT))
 
 
+@pytest.mark.parametrize("lines", [1, 3])
+@pytest.mark.parametrize("together", [False, True])
+def test_late_noise_is_refused_and_does_not_whiten_the_lines_before_it(together, lines):
+    """However the bytes came: one line alone may still wait for the next, which tells whether there are counters."""
+    assembler = assembler_of()
+    image = readouts_of(KSPACE, np.arange(lines), last=False)
+    noise = complex_noise((COILS, 8, SAMPLES), np.random.default_rng(0))
+    late = readouts_of(noise, flags=ReadoutFlag.IS_NOISE_MEASUREMENT, last=False)
+    late.header["scan_counter"] += 100
+    with pytest.raises(ReadoutError, match=r"IS_NOISE_MEASUREMENT .scan_counter 100."):
+        feed(assembler, *([joined(image, late)] if together else [image, late]))
+    list(assembler.finish())
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid[:, :lines], direct(KSPACE)[:, :lines], atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_calibration_lines_after_the_end_of_their_slice_are_refused(together):
+    assembler = assembler_of()
+    calibration = readouts_of(KSPACE, [12, 13], flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False)
+    batches = [readouts_of(KSPACE), calibration]
+    with pytest.raises(ReadoutError, match="LAST_IN_SLICE"):
+        take_in(assembler, *([joined(*batches)] if together else batches))
+
+
+def test_too_little_noise_is_refused_by_the_number_of_readouts():
+    noise = readouts_of(complex_noise((COILS, 3, 4), np.random.default_rng(0)), last=False)
+    noise.header["flags"] = ReadoutFlag.IS_NOISE_MEASUREMENT
+    with pytest.raises(ReadoutError, match="noise readouts = 3: 12 noise samples for 4 coils"):
+        feed(assembler_of(), noise, readouts_of(KSPACE))
+
+
 def test_a_coil_without_noise_is_refused_by_number():
     noise = complex_noise((COILS, 8, SAMPLES), np.random.default_rng(0))
     noise[1] = 0
@@ -351,10 +391,23 @@ def test_counters_that_appear_later_are_refused():
         feed(assembler_of(), batch)
 
 
-def test_a_single_readout_without_counters_is_settled_at_the_end():
+@pytest.mark.parametrize("lines", [1, 2])
+def test_a_few_readouts_without_counters_are_settled_at_the_end(lines):
     assembler = assembler_of()
-    assert not feed(assembler, without_counters()[:1])
+    assert not feed(assembler, without_counters()[:lines])
     assert list(assembler.finish()) == [(KEY, False)]
+    assert assembler.lines_measured(KEY) == lines
+
+
+@pytest.mark.parametrize("size", [1, 2, LINES + 1])
+def test_a_first_line_that_comes_twice_is_named_and_the_first_is_kept(size):
+    batch = joined(readouts_of(KSPACE, [0], last=False), readouts_of(2 * KSPACE, last=False))
+    batch.header["scan_counter"] = np.arange(LINES + 1)
+    assembler = assembler_of()
+    with pytest.raises(ReadoutError, match=r"kspace_encode_step_1 = 0: was measured before .*scan_counter 1"):
+        feed(assembler, *(batch[first : first + size] for first in range(0, len(batch), size)))
+    assert assembler.lines_measured(KEY) == 1
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid[:, 0], direct(KSPACE)[:, 0], atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ refused
@@ -393,19 +446,32 @@ def test_a_line_measured_again_in_a_later_batch_is_refused():
     assert assembler.lines_measured(KEY) == 4
 
 
+@pytest.mark.parametrize("flag", [ReadoutFlag.LAST_IN_SLICE, ReadoutFlag.LAST_IN_MEASUREMENT], ids=lambda f: f.name)
 @pytest.mark.parametrize("together", [False, True])
-def test_readouts_after_the_end_of_their_slice_are_refused(together):
+def test_readouts_after_the_end_of_their_slice_are_refused(together, flag):
     assembler = assembler_of()
-    batches = [readouts_of(KSPACE, np.arange(20)), readouts_of(KSPACE, [25], last=False)]
+    batches = [readouts_of(KSPACE, np.arange(20), last=False), readouts_of(KSPACE, [25], last=False)]
+    batches[0].header["flags"][-1] = flag
+    with pytest.raises(ReadoutError, match=f"belongs to a slice that {flag.name} had ended"):
+        take_in(assembler, *([joined(*batches)] if together else batches))
 
-    def scan():
-        for batch in [joined(*batches)] if together else batches:
-            for key, complete in assembler.add(batch):
-                if complete:
-                    assembler.take(key)
 
+def test_a_scan_without_end_is_remembered_as_far_as_a_late_readout_reaches(monkeypatch):
+    monkeypatch.setattr(assemble, "MOST_ENDED", 4)
+    assembler = assembler_of()
+    take_in(assembler, *(readouts_of(KSPACE, repetition=n) for n in range(6)))
     with pytest.raises(ReadoutError, match="LAST_IN_SLICE"):
-        scan()
+        feed(assembler, readouts_of(KSPACE, [1], repetition=2, last=False))
+    feed(assembler, readouts_of(KSPACE, [1], repetition=1, last=False))
+    assert assembler.open_slices() == [SliceKey(repetition=1)]
+
+
+@pytest.mark.parametrize(("declared", "noted"), [(COILS, False), (None, False), (COILS + 5, True)])
+def test_a_number_of_coils_other_than_declared_is_noted(declared, noted):
+    assembler = assembler_of(header_of(coils=declared))
+    feed(assembler, readouts_of(KSPACE))
+    said = f"the header says receiverChannels = {COILS + 5}, the readouts have {COILS} coils"
+    assert assembler.notes == ([said] if noted else [])
 
 
 def test_another_number_of_coils_is_refused():

@@ -64,7 +64,7 @@ def test_an_interpolated_image_goes_through_the_measured_points():
 
 def test_partial_fourier_puts_the_centre_of_kspace_in_the_middle():
     layout = Layout.of(header_of(lines=32, steps=Limit(0, 23, 8)))
-    assert layout.line_of(8) == 16
+    assert layout.line_of(np.arange(8, 10)).tolist() == [16, 17]
     assert (layout.first_step, layout.steps, layout.expected_lines) == (0, 24, 24)
 
 
@@ -82,7 +82,40 @@ def test_the_scan_can_say_exactly_how_many_lines_to_expect():
     assert Layout.of(header_of(acceleration=4, parameters={"edge_expected_lines": "11"})).expected_lines == 11
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "1.5", "all", "", "1e3", "²", "9" * 30])
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (range(0, 32, 2), ""),
+        (range(1, 32, 2), ""),
+        (range(0, 30, 2), "15 of 16 expected phase encodes were measured"),
+        ([*range(0, 12, 2), *range(12, 20), *range(20, 26, 2)], "phase encodes 0 to 24 of 0 to 31 were reached"),
+        ([*range(6, 12, 2), *range(12, 20), *range(20, 32, 2)], "phase encodes 6 to 30 of 0 to 31 were reached"),
+        ([], "0 of 16 expected phase encodes were measured"),
+    ],
+    ids=["whole", "the other lines", "one line less", "last ones missing", "first ones missing", "nothing"],
+)
+def test_what_a_slice_lacks_is_said_in_numbers(steps, words):
+    """At R = 2: the ACS makes up in number for lines that are missing further out."""
+    measured = np.isin(np.arange(32), list(steps))
+    assert Layout.of(header_of(acceleration=2)).missing(measured) == words
+
+
+def test_where_the_number_is_stated_the_ends_need_not_be_reached():
+    layout = Layout.of(header_of(acceleration=2, parameters={"edge_expected_lines": "8"}))
+    assert layout.missing(np.isin(np.arange(32), range(12, 20))) == ""
+    assert layout.missing(np.isin(np.arange(32), range(12, 19))) == "7 of 8 expected phase encodes were measured"
+
+
+def test_counters_that_begin_elsewhere_are_named_as_the_scanner_counts():
+    layout = Layout.of(header_of(lines=32, steps=Limit(0, 23, 8), acceleration=2))
+    measured = np.zeros(32, bool)
+    measured[layout.line_of(np.arange(2, 16))] = True
+    assert layout.missing(measured) == "phase encodes 2 to 15 of 0 to 23 were reached"
+    measured[layout.line_of(np.arange(24))] = True
+    assert layout.missing(measured) == ""
+
+
+@pytest.mark.parametrize("value", ["0", "33", "-3", "1.5", "all", "", "1e3", "²", "9" * 30])
 def test_a_senseless_expectation_is_refused_by_name(value):
     with pytest.raises(HeaderError, match="edge_expected_lines"):
         Layout.of(header_of(parameters={"edge_expected_lines": value}))

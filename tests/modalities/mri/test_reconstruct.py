@@ -10,7 +10,7 @@ from simulated import coil_maps, complex_noise, kspace_of, object_image
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edge_runtime.errors import NoImage
+from edge_runtime.errors import EngineError, NoImage
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri import reconstruct as module
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
@@ -80,6 +80,19 @@ def test_without_a_network_the_classical_image_comes_first():
 
 def test_with_a_network_the_learned_image_comes_first(learned):
     assert list(images_of(samples_of(HALF), learned)) == [Method.LEARNED, Method.CLASSICAL, Method.ZERO_FILLED]
+
+
+def test_when_the_engine_fails_the_other_images_come_and_then_the_error(learned):
+    class Broken:
+        def run(self, batch):
+            raise EngineError("out of memory")
+
+    images, samples = [], samples_of(HALF)
+    broken = replace(learned, regulariser=Broken())
+    with pytest.raises(EngineError, match="out of memory"):
+        for method, _ in reconstruct(samples, calibrate(samples.hybrid, samples.measured), broken, PLANS):
+            images.append(method)
+    assert images == [Method.CLASSICAL, Method.ZERO_FILLED]
 
 
 def test_more_coils_than_virtual_ones_are_compressed(learned):

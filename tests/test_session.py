@@ -1,0 +1,281 @@
+"""What a session schedules, says and keeps, with the pool's work done when the test says so."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import profile_of
+from simulated import COLUMNS, LINES, centre_out, header_of, readouts_of, scan_bytes, usual_kspace
+
+from edge_runtime.errors import ScanRefused
+from edge_runtime.modalities.mri.assemble import Assembler
+from edge_runtime.pool import Priority
+from edge_runtime.runtime import Runtime, open_runtime
+from edge_runtime.scan import Image, Limit, Method, ReadoutBatch
+from edge_runtime.session import Session
+
+KSPACE = usual_kspace()
+ORDER = centre_out()
+
+
+class Pool:
+    """Does finals at once, and what may wait when `work` is called."""
+
+    def __init__(self) -> None:
+        self.room = True
+        self._offered: deque[tuple[Callable[[], None], Future[None]]] = deque()
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def submit(self, priority: Priority, job: Callable[[], None]) -> Future[None]:
+        future: Future[None] = Future()
+        _do(job, future)
+        return future
+
+    def offer(self, priority: Priority, job: Callable[[], None]) -> Future[None] | None:
+        if not self.room:
+            return None
+        future: Future[None] = Future()
+        self._offered.append((job, future))
+        return future
+
+    def work(self) -> None:
+        while self._offered:
+            _do(*self._offered.popleft())
+
+
+def _do(job: Callable[[], None], future: Future[None]) -> None:
+    try:
+        job()
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+
+
+class Scanner:
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.images: list[Image] = []
+        self.on_image: Callable[[Image], None] = lambda image: None
+        self.room = True
+        self.waited_for: list[int] = []
+
+    def text(self, message: str) -> None:
+        self.texts.append(message)
+
+    def image(self, image: Image, series: int, index: int) -> None:
+        self.images.append(image)
+        self.on_image(image)
+
+    def has_room(self, size_bytes: int) -> bool:
+        return self.room
+
+    def wait_for_room(self, size_bytes: int) -> None:
+        self.waited_for.append(size_bytes)
+
+    def kinds(self) -> list[tuple[str, str]]:
+        return [(image.method.value, image.completeness.value) for image in self.images]
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
+
+
+@pytest.fixture
+def scanner() -> Scanner:
+    return Scanner()
+
+
+@pytest.fixture
+def runtime(tiny_bundle, pool) -> Iterator[Runtime]:
+    with open_runtime(profile_of(), bundle=tiny_bundle, output=None) as opened:
+        yield replace(opened, pool=pool)
+
+
+@pytest.fixture
+def session(runtime, scanner, pool) -> Iterator[Session]:
+    """One that has its header; whatever a test leaves undone is done at its end."""
+    session = Session(runtime, scanner, "a-scan")
+    session.configure("edge")
+    session.begin(header_of())
+    yield session
+    pool.work()
+    session.close()
+
+
+def part(first: float, last: float) -> ReadoutBatch:
+    """A share of the usual scan, which runs from the centre outwards."""
+    lines = ORDER[round(first * LINES) : round(last * LINES)]
+    return readouts_of(KSPACE, lines, last=last == 1)
+
+
+BOTH = ["learned", "classical"]
+PREVIEWS = [(method, "preview") for method in BOTH]
+FINALS = [(method, "final") for method in BOTH]
+
+# ------------------------------------------------------------------------------------------------------------ previews
+
+
+def test_a_preview_that_has_begun_brings_both_images(session, scanner, pool):
+    def go_on(image: Image) -> None:
+        scanner.on_image = lambda image: None
+        session.readouts(part(0.5, 1))  # the final image is wanted now
+
+    session.readouts(part(0, 0.5))
+    scanner.on_image = go_on
+    pool.work()
+    assert sorted(scanner.kinds()) == sorted(PREVIEWS + FINALS)
+    assert [kind for kind in scanner.kinds() if kind in PREVIEWS] == PREVIEWS
+
+
+def test_a_preview_that_a_final_image_overtook_is_not_begun(session, scanner, pool):
+    session.readouts(part(0, 0.5))
+    session.readouts(part(0.5, 1))
+    pool.work()
+    assert scanner.kinds() == FINALS
+
+
+def test_a_preview_for_which_there_was_no_room_comes_when_there_is(session, scanner, pool):
+    pool.room = False
+    session.readouts(part(0, 0.3))
+    pool.room = True
+    session.readouts(part(0.3, 0.4))
+    pool.work()
+    assert scanner.kinds() == PREVIEWS
+    assert scanner.images[0].measured_share == pytest.approx(round(0.4 * LINES) / LINES)
+    session.readouts(part(0.4, 0.45))  # the share of 25 % has been shown
+    pool.work()
+    assert scanner.kinds() == PREVIEWS
+
+
+def test_a_preview_that_was_due_while_another_was_made_comes_next(session, scanner, pool):
+    session.readouts(part(0, 0.3))
+    session.readouts(part(0.3, 0.6))
+    pool.work()
+    session.readouts(part(0.6, 0.7))
+    pool.work()
+    shares = [image.measured_share for image in scanner.images if image.method is Method.LEARNED]
+    np.testing.assert_allclose(shares, [round(0.3 * LINES) / LINES, round(0.7 * LINES) / LINES])
+
+
+def test_no_preview_is_made_for_a_scanner_that_does_not_take_them(session, scanner, pool):
+    scanner.room = False
+    session.readouts(part(0, 0.5))
+    pool.work()
+    assert not scanner.images
+
+
+def test_the_readouts_wait_where_the_images_of_the_next_slice_have_no_room(session, scanner):
+    session.readouts(readouts_of(KSPACE))
+    assert scanner.waited_for == [len(BOTH) * LINES * COLUMNS * 4]
+
+
+def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):
+    def copied(*_: object) -> None:
+        raise AssertionError("a copy that nobody can use")
+
+    for name in ("snapshot", "calibration_snapshot"):
+        monkeypatch.setattr(Assembler, name, copied)
+    pool.room = False
+    for first in np.arange(0, 0.9, 0.1):
+        session.readouts(part(first, first + 0.1))
+    monkeypatch.undo()
+
+
+# ------------------------------------------------------------------------------------------------- what nobody foresaw
+
+
+def test_a_reconstruction_that_breaks_is_told_and_the_next_slice_is_made(session, scanner, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_runtime.session.reconstruct", broken)
+        session.readouts(readouts_of(KSPACE))
+    session.readouts(readouts_of(KSPACE, repetition=1))
+    session.close()
+    assert scanner.kinds() == FINALS
+    assert [text for text in scanner.texts if "no image" in text] == [
+        "no image: a reconstruction failed: ZeroDivisionError: a defect"
+    ]
+
+
+# ----------------------------------------------------------------------------------------------- scans that hold nothing
+
+
+def test_lines_that_were_refused_are_not_said_to_be_no_image_lines(session, scanner):
+    session.readouts(readouts_of(KSPACE, [0], last=False))
+    odd = ReadoutBatch(readouts_of(KSPACE, [1]).header, readouts_of(KSPACE, [1]).samples[:, :, :8])
+    with pytest.raises(ScanRefused) as refused:
+        session.readouts(odd)
+    session.abort(str(refused.value))
+    assert "no image lines" not in "".join(scanner.texts)
+
+
+def test_a_scan_refused_at_its_first_line_says_that_nothing_came_before(session, scanner):
+    with pytest.raises(ScanRefused) as refused:
+        session.readouts(readouts_of(KSPACE, [1], phase_encode=LINES))
+    session.abort(str(refused.value))
+    assert scanner.texts[-1] == "no image: no line that an image can be made of came before the error"
+
+
+# ---------------------------------------------------------------------------------------------------------- the report
+
+
+def test_every_image_says_how_long_each_of_its_stages_took(session, pool):
+    for lines in ([*range(12, 20)], [0]):  # the ACS, and a line that does not add to it
+        session.readouts(readouts_of(KSPACE, lines, last=False))
+    pool.work()
+    session.readouts(readouts_of(KSPACE, np.arange(2, 10, 2)))
+    learned, classical = session.report.images[2:]
+    assert "calibration_ahead" not in session.report.images[0]["stages_s"]
+    shared = ["ingest", "queued", "calibration_ahead", "calibration"]
+    assert [*learned["stages_s"]] == [*shared, "learned", "recon_matrix", "send"]
+    assert [*classical["stages_s"]] == ["classical", "recon_matrix", "send"]
+    assert all(seconds >= 0 for image in session.report.images for seconds in image["stages_s"].values())
+
+
+def test_no_moment_of_a_slice_belongs_to_two_stages(session, monkeypatch):
+    """Every look at the clock is one second later than the one before."""
+    ticks = itertools.count()
+    monkeypatch.setattr("edge_runtime.session.time.monotonic", lambda: float(next(ticks)))
+    first = next(ticks)
+    session.readouts(readouts_of(KSPACE))
+    total = sum(sum(image["stages_s"].values()) for image in session.report.images)
+    assert 0 < total <= next(ticks) - first
+
+
+def test_a_dicom_file_is_a_stage_of_its_own(serve):
+    server = serve()
+    server.exchange(scan_bytes(readouts_of(KSPACE)))
+    (path,) = server.wait_for_files("*/report.json")
+    images = json.loads(path.read_text())["images"]
+    assert [[*image["stages_s"]][-1] for image in images] == ["dicom", "dicom"]
+
+
+def test_a_scan_without_end_keeps_its_earlier_records_on_disk(serve, monkeypatch):
+    monkeypatch.setattr("edge_runtime.session.MOST_ENTRIES", 3)
+    server = serve()
+    batches = [readouts_of(KSPACE, repetition=number) for number in range(4)]
+    dark = readouts_of(0 * KSPACE, repetition=4)
+    server.exchange(scan_bytes(*batches, dark, header=header_of(limits={"repetition": Limit(0, 4, 0)})))
+    (path,) = server.wait_for_files("*/report.json")
+    report = json.loads(path.read_text())
+    earlier = [json.loads(line) for line in (path.parent / "earlier_images.jsonl").read_text().splitlines()]
+    assert report["earlier"] == {"images": len(earlier)}
+    assert len(report["images"]) <= 3
+    repetitions = [image["repetition"] for image in earlier + report["images"]]
+    assert repetitions == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(report["no_image"]) == 1
