@@ -59,7 +59,7 @@ void store_image(const Block& block, const float* packed, float* image) {
 
 // The last forward pass, the mask and the first inverse pass, while a butterfly's points are in registers.
 template <int R>
-void masked_centre(const Block& block, const Pass& pass, float* packed) {
+void masked_centre(const Block& block, const Pass& pass, float* packed, const float* wanted_next) {
     const float* roots = block.transform.tables.data() + pass.roots;
     ComplexVector z[R];
     for (int base = 0; base < block.lines(); base += R) {
@@ -67,23 +67,27 @@ void masked_centre(const Block& block, const Pass& pass, float* packed) {
         butterfly<R, -1>(z, roots);
         for (int q = 0; q < R; ++q) z[q] = scaled(z[q], block.mask_at(base + q));
         butterfly<R, +1>(z, roots);
-        for (int q = 0; q < R; ++q) store_packed(packed + at(base + q), z[q]);
+        for (int q = 0; q < R; ++q) {
+            store_packed(packed + at(base + q), z[q]);
+            __builtin_prefetch(wanted_next + at(base + q), 0, 2);
+        }
     }
 }
 
-void masked_centre(const Block& block, float* packed, ComplexVector* scratch) {
+// Meanwhile the next coil's maps are fetched, `wanted_next`.
+void masked_centre(const Block& block, float* packed, const float* wanted_next, ComplexVector* scratch) {
     if (block.transform.passes.empty()) {
         store_packed(packed, scaled(load_packed(packed), block.mask_at(0)));
         return;
     }
     const Pass& pass = block.transform.passes.back();
     switch (pass.radix) {
-        case 2: return masked_centre<2>(block, pass, packed);
-        case 3: return masked_centre<3>(block, pass, packed);
-        case 4: return masked_centre<4>(block, pass, packed);
-        case 5: return masked_centre<5>(block, pass, packed);
-        case 7: return masked_centre<7>(block, pass, packed);
-        case 8: return masked_centre<8>(block, pass, packed);
+        case 2: return masked_centre<2>(block, pass, packed, wanted_next);
+        case 3: return masked_centre<3>(block, pass, packed, wanted_next);
+        case 4: return masked_centre<4>(block, pass, packed, wanted_next);
+        case 5: return masked_centre<5>(block, pass, packed, wanted_next);
+        case 7: return masked_centre<7>(block, pass, packed, wanted_next);
+        case 8: return masked_centre<8>(block, pass, packed, wanted_next);
         default: break;
     }
     const InPlace here{packed};
@@ -108,13 +112,13 @@ void apply_normal(const Block& block, const float* image, float* sum, float* wor
         };
         if (count < 2) {
             for (int i = 0; i < block.lines(); ++i) here(i, seen(i));
-            masked_centre(block, work, scratch);
+            masked_centre(block, work, maps + at(block.lines()), scratch);
             for (int i = 0; i < block.lines(); ++i) combine(i, here(i));
             continue;
         }
         run_pass<-1>(block.transform, passes[0], scratch, seen, here);
         for (std::size_t p = 1; p + 1 < count; ++p) run_pass<-1>(block.transform, passes[p], scratch, here, here);
-        masked_centre(block, work, scratch);
+        masked_centre(block, work, maps + at(block.lines()), scratch);
         for (std::size_t p = count - 2; p > 0; --p) run_pass<+1>(block.transform, passes[p], scratch, here, here);
         run_pass<+1>(block.transform, passes[0], scratch, here, combine);
     }
