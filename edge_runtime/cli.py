@@ -20,6 +20,7 @@ from edge_runtime.errors import EdgeRuntimeError
 
 if TYPE_CHECKING:
     from edge_runtime.hil.player import Event, PlayResult
+    from edge_runtime.links.files import Recording
     from edge_runtime.profile import Profile
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -210,6 +211,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
+    from edge_runtime.links.files import open_recording
+
+    recording = open_recording(options.file)
     if options.host is None and options.port is None:
         from edge_runtime.links.mrd import MrdServer
 
@@ -218,23 +222,21 @@ def _replay(options: argparse.Namespace) -> int:
             thread = threading.Thread(target=server.serve_forever, name="replay-server")
             thread.start()
             try:
-                result = _play(options, server.host, server.port)
+                result = _play(options, recording, server.host, server.port)
             finally:
                 server.stop()
                 thread.join()
     else:
-        result = _play(options, options.host or "127.0.0.1", options.port or 9002)
-    return _summarise(result, as_json=options.json)
+        result = _play(options, recording, options.host or "127.0.0.1", options.port or 9002)
+    return _summarise(recording, result, as_json=options.json)
 
 
-def _play(options: argparse.Namespace, host: str, port: int) -> PlayResult:
+def _play(options: argparse.Namespace, recording: Recording, host: str, port: int) -> PlayResult:
     import numpy as np
 
     from edge_runtime.hil.player import play
-    from edge_runtime.links.files import open_recording
     from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
 
-    recording = open_recording(options.file)
     keep = None
     if options.accelerate is not None:
         if not 1 <= options.accelerate <= 16:
@@ -244,6 +246,8 @@ def _play(options: argparse.Namespace, host: str, port: int) -> PlayResult:
         share = default if options.acs is None else options.acs
         keep = variable_density(lines, options.accelerate, share, np.random.default_rng(options.seed))
     show = None if options.json else _ProgressLine()
+    if show is not None:
+        show.opened(recording)
     result = play(
         recording,
         host,
@@ -259,7 +263,7 @@ def _play(options: argparse.Namespace, host: str, port: int) -> PlayResult:
     return result
 
 
-def _summarise(result: PlayResult, *, as_json: bool) -> int:
+def _summarise(recording: Recording, result: PlayResult, *, as_json: bool) -> int:
     from edge_runtime.links.mrd_messages import parse_meta_attributes
 
     images = [
@@ -276,8 +280,14 @@ def _summarise(result: PlayResult, *, as_json: bool) -> int:
     ]
     refused = [text.text for text in result.texts if text.text.startswith("error:")]
     if as_json:
-        texts = [text.text for text in result.texts]
-        print(json.dumps({"readouts_sent": result.readouts_sent, "images": images, "texts": texts}))
+        summary = {
+            "format": recording.format,
+            "notes": recording.header.notes,
+            "readouts_sent": result.readouts_sent,
+            "images": images,
+            "texts": [text.text for text in result.texts],
+        }
+        print(json.dumps(summary))
     else:
         print(f"{result.readouts_sent} readouts sent, {len(images)} images received")
     finals = [image for image in result.images if image.since_last_readout_s >= 0]
@@ -300,6 +310,14 @@ class _ProgressLine:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._drawn = 0.0
+        self._told: set[str] = set()
+
+    def opened(self, recording: Recording) -> None:
+        """Says what is played, and what had to be assumed; a server of ours repeats that, which is not shown again."""
+        self._line(f"{recording.path}: {recording.format}, {recording.readout_count} readouts")
+        for note in recording.header.notes:
+            self._told.add(f"note: {note}")
+            self._line(f"  note: {note}")
 
     def __call__(self, event: Event) -> None:
         from edge_runtime.hil.player import PlayedText, ReadoutsSent
@@ -311,7 +329,8 @@ class _ProgressLine:
                 self._drawn = now
                 print(f"\r{now:6.2f} s  readout {event.sent} of {event.of} ", end="", file=sys.stderr, flush=True)
         elif isinstance(event, PlayedText):
-            self._line(f"{now:6.2f} s  {event.text}")
+            if event.text not in self._told:
+                self._line(f"{now:6.2f} s  {event.text}")
         else:
             said = {name: values[0] for name, values in parse_meta_attributes(event.attributes).items() if values}
             method, part = said.get("EdgeMethod", "image"), said.get("EdgeCompleteness", "")

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
+from simulated import COLUMNS, LINES, kspace_of, object_image
 
 from edge_runtime.cli import main
 from edge_runtime.demo.run import SCAN
@@ -39,6 +42,39 @@ def test_replay_into_a_server_of_its_own(tmp_path: Path, capsys: pytest.CaptureF
     finals = [image["attributes"] for image in said["images"] if image["attributes"]["EdgeCompleteness"] == "final"]
     assert [attributes["EdgeMethod"] for attributes in finals].count("classical") == 2  # slices
     assert list(tmp_path.rglob("*.dcm"))
+
+
+@pytest.fixture
+def mat(tmp_path: Path) -> Path:
+    """A 0.055 T scan of one coil, without a header."""
+    scipy_io = pytest.importorskip("scipy.io")
+    kspace = kspace_of(object_image(), np.ones((1, LINES, COLUMNS), np.complex64), noise=0.01)
+    path = tmp_path / "scan.mat"
+    scipy_io.savemat(path, {"kspace": kspace[0].T.astype(np.complex128)})
+    return path
+
+
+def test_what_opening_a_recording_assumed_is_printed_and_reaches_dicom(
+    mat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("replay", str(mat), "--classical-only", "--accelerate", "2", "--acs", "0.25", "--out", str(tmp_path))
+    assert code_of(*arguments) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "MATLAB k-space" in line]
+    assert (
+        len([line for line in lines if "1 mm a voxel is written" in line]) == 1
+    )  # the server's echo is not shown again
+    for path in tmp_path.rglob("*.dcm"):
+        comments = pydicom.dcmread(path).ImageComments
+        assert comments.count("1 mm a voxel is written") == 1
+        assert comments.count("undersampled after the fact") == 1
+
+
+def test_a_summary_in_json_holds_format_and_notes(mat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("replay", str(mat), "--classical-only", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["format"] == "MATLAB k-space"
+    assert "1 mm a voxel is written" in said["notes"][0]
 
 
 @pytest.mark.parametrize(

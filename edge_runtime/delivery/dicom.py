@@ -326,7 +326,8 @@ def build_dataset(
     dataset.SeriesDescription = _series_description(header, image, plane, fit)
     _add_acquisition_time(dataset, image.acquired_at, fit)
 
-    notes = [*image.notes, *header.notes, *uids.notes, *plane.notes, *fit.notes]  # last: fit knows all values by now
+    # Last, as fit knows all values by now. An image's notes repeat its header's.
+    notes = list(dict.fromkeys([*image.notes, *header.notes, *uids.notes, *plane.notes, *fit.notes]))
     if shared_slope is not None and used_slope != shared_slope:
         notes.append("Stored values are not scaled as in the rest of this series: see Real World Value Slope")
     dataset.ImageComments = _comments(header, image, plane, notes)

@@ -227,7 +227,9 @@ def test_length_is_counted_in_characters_not_bytes() -> None:
 
 
 def test_comments_that_are_too_long_keep_the_labels_and_say_so() -> None:
-    dataset = dataset_of(changed(notes=tuple("n" * 100 for _ in range(200)), completeness=Completeness.PREVIEW))
+    dataset = dataset_of(
+        changed(notes=tuple(f"{number:n>100}" for number in range(200)), completeness=Completeness.PREVIEW)
+    )
     assert len(dataset.ImageComments) <= 10240
     assert "PARTIAL PREVIEW: 50 % of phase encodes measured" in dataset.ImageComments
     assert "did not fit" in dataset.ImageComments
