@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from simulated import COLUMNS, LINES, kspace_of, object_image
 
 from edge_runtime.cli import main
@@ -42,6 +43,29 @@ def test_replay_into_a_server_of_its_own(tmp_path: Path, capsys: pytest.CaptureF
     finals = [image["attributes"] for image in said["images"] if image["attributes"]["EdgeCompleteness"] == "final"]
     assert [attributes["EdgeMethod"] for attributes in finals].count("classical") == 2  # slices
     assert list(tmp_path.rglob("*.dcm"))
+
+
+@pytest.mark.parametrize("classical_only", [True, False])
+def test_the_demo_reports_pictures_and_files(
+    classical_only: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--classical-only",) if classical_only else ()
+    assert code_of("demo", "--json", "--out", str(tmp_path), *options) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads((tmp_path / "report.json").read_text())
+    assert set(said) == {"runtime", "profile", "scan", "pacing", "quality", "texts", "session"}
+    methods = ["zero_filled", "classical"] + ([] if classical_only else ["learned"])
+    assert [(row["slice"], row["method"]) for row in said["quality"]] == [(i, m) for i in (0, 1) for m in methods]
+    nrmse = {(row["slice"], row["method"]): row["nrmse"] for row in said["quality"]}
+    assert all(nrmse[index, "classical"] < nrmse[index, "zero_filled"] for index in (0, 1))
+    for image in said["session"]["images"]:
+        assert (image["dicom"] is None) == (image["completeness"] == "preview")
+        assert image["dicom"] is None or Path(image["dicom"]).is_file()
+    with Image.open(tmp_path / "comparison.png") as picture:
+        width, height = picture.size
+        assert picture.format == "PNG"
+    assert width > 192 * (1 + len(methods)) and height > 4 * 192
+    assert width < 192 * (2 + len(methods))  # no empty panel
 
 
 @pytest.fixture
