@@ -86,7 +86,11 @@ def _group(path: Path, file: Any, dataset: str | None) -> str:
         return "dataset"
     if len(scans) == 1:
         return scans[0]
-    found = f"scans in {', '.join(scans)}: name one" if scans else "no group with xml and data: no raw MRD scan"
+    found = (
+        f"scans in {', '.join(scans)}; choose one with --dataset NAME"
+        if scans
+        else "no group with xml and data: no raw MRD scan"
+    )
     raise RecordingError(f"{path}: {found}")
 
 
