@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,10 +249,8 @@ def _demo(options: argparse.Namespace) -> int:
     for image in report["session"]["images"]:
         if image["completeness"] == "final" and image["method"] == "learned":
             print(f"slice {image['slice']}: learned image {image['latency_s'] * 1e3:.0f} ms after its last readout")
-    series = sorted({str(Path(i["dicom"]).parent) for i in report["session"]["images"] if i["dicom"]})
-    print(
-        f"written: {options.out / 'comparison.png'}, {options.out / 'report.json'}, DICOM series:", *series, sep="\n  "
-    )
+    print(f"written: {options.out / 'comparison.png'}, {options.out / 'report.json'}")
+    _print_series(_series(report["session"]["images"]))
     return 0
 
 
@@ -281,6 +279,7 @@ def _replay(options: argparse.Namespace) -> int:
     from edge_runtime.links.mrd import DEFAULT_PORT, MrdServer
 
     recording = open_recording(options.file, options.dataset)
+    series = []
     if options.host is None and options.port is None:
         with _open_runtime(options, options.out) as runtime:
             server = MrdServer(runtime, port=0)
@@ -291,10 +290,11 @@ def _replay(options: argparse.Namespace) -> int:
             finally:
                 server.stop()
                 thread.join()
+        series = _series(server.reports[-1].images)
     else:
         port = DEFAULT_PORT if options.port is None else options.port
         result = _play(options, recording, options.host or "127.0.0.1", port)
-    return _summarise(recording, result, as_json=options.json)
+    return _summarise(recording, result, series, as_json=options.json)
 
 
 def _play(options: argparse.Namespace, recording: Recording, host: str, port: int) -> PlayResult:
@@ -332,7 +332,17 @@ def _play(options: argparse.Namespace, recording: Recording, host: str, port: in
     return result
 
 
-def _summarise(recording: Recording, result: PlayResult, *, as_json: bool) -> int:
+def _series(images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Folders of the DICOM series in a session's report."""
+    return sorted({str(Path(image["dicom"]).parent) for image in images if image["dicom"]})
+
+
+def _print_series(series: list[str]) -> None:
+    if series:
+        print("DICOM series:", *series, sep="\n  ")
+
+
+def _summarise(recording: Recording, result: PlayResult, series: list[str], *, as_json: bool) -> int:
     from edge_runtime.links.mrd_messages import parse_meta_attributes
 
     images: list[dict[str, Any]] = [
@@ -354,11 +364,13 @@ def _summarise(recording: Recording, result: PlayResult, *, as_json: bool) -> in
             "notes": recording.header.notes,
             "readouts_sent": result.readouts_sent,
             "images": images,
+            "series": series,
             "texts": [text.text for text in result.texts],
         }
         print(json.dumps(summary))
     else:
         print(f"{result.readouts_sent} readouts sent, {len(images)} images received")
+        _print_series(series)
     # A server of another make says nothing of completeness; what it sends after the last readout is final.
     parts = [
         image["attributes"].get("EdgeCompleteness", "final" if image["since_last_readout_s"] >= 0 else "preview")
@@ -423,9 +435,10 @@ class _ProgressLine:
                 self._line(f"{now:6.2f} s  {event.text}")
         else:
             said = {name: values[0] for name, values in parse_meta_attributes(event.attributes).items() if values}
-            method, part = said.get("EdgeMethod", "image"), said.get("EdgeCompleteness", "")
-            measured = f"{float(said['EdgeMeasuredShare']):.0%} measured" if "EdgeMeasuredShare" in said else ""
-            self._line(f"{now:6.2f} s  image: slice {int(event.header['slice'])} {method} {part} {measured}")
+            words = (said.get("EdgeMethod", "").replace("_", "-"), said.get("EdgeCompleteness", ""), "image")
+            share = said.get("EdgeMeasuredShare")
+            measured = f", made from {100 * float(share):.0f} % of all phase encodes" if share else ""
+            self._line(f"{now:6.2f} s  slice {int(event.header['slice'])}: {' '.join(filter(None, words))}{measured}")
 
     def _line(self, text: str) -> None:
         print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)

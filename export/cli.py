@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"edge-export: {', '.join(missing)} not installed: pip install 'edge-runtime[export]'", file=sys.stderr)
+        mend = "pip install -e '.[export]' in edge-runtime's checkout"
+        print(f"edge-export: {', '.join(missing)} not installed: {mend}", file=sys.stderr)
         return EXIT_USAGE
     try:
         return int(options.run(options))

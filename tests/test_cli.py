@@ -52,9 +52,19 @@ def test_help_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureF
 def test_replay_into_a_server_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("replay", str(SCAN), "--classical-only", "--json", "--out", str(tmp_path)) == 0
     said = json.loads(capsys.readouterr().out)
+    assert said["series"] == sorted({str(path.parent) for path in tmp_path.rglob("*.dcm")})
     finals = [image["attributes"] for image in said["images"] if image["attributes"]["EdgeCompleteness"] == "final"]
     assert [attributes["EdgeMethod"] for attributes in finals].count("classical") == 2  # slices
     assert list(tmp_path.rglob("*.dcm"))
+
+
+def test_a_replay_says_where_its_series_lie(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--config", "edge-classical", "--classical-only", "--previews", "none", "--out", str(tmp_path))
+    assert code_of("replay", str(SCAN), *options) == 0
+    said = capsys.readouterr().out
+    series = {str(path.parent) for path in tmp_path.rglob("*.dcm")}
+    assert len(series) == 2  # classical and zero-filled
+    assert all(f"  {folder}\n" in said for folder in series)
 
 
 @pytest.mark.parametrize("classical_only", [True, False])
@@ -97,6 +107,7 @@ def test_what_opening_a_recording_assumed_is_printed_and_reaches_dicom(
     assert code_of(*arguments) == 0
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "MATLAB k-space" in line]
+    assert len([line for line in lines if "final image, made from 50 % of all phase encodes" in line]) == 1
     assert (
         len([line for line in lines if "1 mm a voxel is written" in line]) == 1
     )  # the server's echo is not shown again

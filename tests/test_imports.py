@@ -29,7 +29,10 @@ def test_edge_export_without_its_extra_says_what_to_install() -> None:
         f"{hidden} from export.cli import main; sys.exit(main(['demo-scan', 'ch2.nii.gz', '--out', 'nowhere']))"
     )
     assert done.returncode == 2
-    assert done.stderr == "edge-export: torch, nibabel not installed: pip install 'edge-runtime[export]'\n"
+    assert (
+        done.stderr
+        == "edge-export: torch, nibabel not installed: pip install -e '.[export]' in edge-runtime's checkout\n"
+    )
     assert not (ROOT / "nowhere").exists()
 
 

@@ -430,7 +430,7 @@ def test_a_twix_file_needs_twixtools_and_an_extension(tmp_path: Path, monkeypatc
     with pytest.raises(RecordingError, match=r"rename it to meas\.dat"):
         open_recording(tmp_path / "meas")
     monkeypatch.setitem(sys.modules, "twixtools", None)
-    with pytest.raises(RecordingError, match=r"pip install edge-runtime\[twix\]"):
+    with pytest.raises(RecordingError, match=r"needs twixtools: pip install -e '\.\[twix\]' in"):
         open_recording(tmp_path / "meas.dat")
 
 
