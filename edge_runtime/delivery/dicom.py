@@ -124,11 +124,6 @@ _SEQUENCES = {
     "SPGR": _SPOILED_GRADIENT_ECHO,
 }
 
-_LABELS = {
-    Method.LEARNED: "AI recon (learned)",
-    Method.CLASSICAL: "Classical recon",
-    Method.ZERO_FILLED: "Zero-filled recon",
-}
 _METHODS = {
     Method.LEARNED: "AI image: a trained neural network estimated what was not measured",
     Method.CLASSICAL: "Classical image: reconstructed without a trained network",
@@ -657,7 +652,7 @@ def _add_acquisition_time(dataset: Dataset, acquired_at: float, fit: _Fit) -> No
 def _series_description(header: ScanHeader, image: Image, plane: _Plane, fit: _Fit) -> str:
     """Labels, then the scanner's own description as far as there is room: a label is never cut."""
     labels = ["SIMULATED"] if header.simulated else []
-    labels.append(_LABELS[image.method])
+    labels.append(image.method.label)
     if image.completeness is not Completeness.FINAL:
         labels.append(image.completeness.value.upper())
     if not plane.known:

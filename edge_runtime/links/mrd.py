@@ -30,7 +30,7 @@ from edge_runtime.links.mrd_messages import (
     pack_text,
 )
 from edge_runtime.runtime import Runtime
-from edge_runtime.scan import Completeness, Image, Method, ReadoutBatch
+from edge_runtime.scan import Completeness, Image, ReadoutBatch
 from edge_runtime.session import ScanReport, Session
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,6 @@ DEFAULT_PORT = 9002
 RECEIVE_BUFFER_BYTES = 4 << 20
 POLL_S = 0.25
 """How often a waiting connection looks whether the server stops."""
-
-SERIES_NAMES = {
-    Method.LEARNED: "AI recon (learned)",
-    Method.CLASSICAL: "Classical recon",
-    Method.ZERO_FILLED: "Zero-filled",
-}
 
 
 class MrdServer:
@@ -143,6 +137,7 @@ class _Connection:
         self._peer = peer
         self._address = address
         self._stop = stop
+        self._simulated = False
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         peer.settimeout(POLL_S)
@@ -184,7 +179,8 @@ class _Connection:
 
     def image(self, image: Image, series: int, index: int) -> None:
         """Sends an image with its meta attributes."""
-        self._sender.put(pack_magnitude_image(image, series, index, attributes_of(image)))
+        attributes = attributes_of(image, simulated=self._simulated)
+        self._sender.put(pack_magnitude_image(image, series, index, attributes))
 
     def _handle(self, session: Session, message: Message) -> None:
         if isinstance(message, ReadoutBatch):
@@ -195,6 +191,7 @@ class _Connection:
             session.configure(message.text.strip())
         elif isinstance(message, HeaderText):
             header = parse_header(message.xml)
+            self._simulated = header.simulated
             session.begin(header)
         elif isinstance(message, Text):
             log.info("%s says: %s", self._address, message.text[:500])
@@ -329,14 +326,14 @@ class _Stalled(Exception):
     """The scanner was silent for longer than the profile allows, or the server stops."""
 
 
-def attributes_of(image: Image) -> dict[str, str | list[str]]:
+def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]]:
     """The meta attributes of an image: ISMRMRD's usual names, and ``Edge…`` for what only this runtime says."""
-    comments = [SERIES_NAMES[image.method]]
+    comments = [image.method.label]
     if image.completeness is not Completeness.FINAL:
         comments.append(f"{image.completeness.value}: {image.measured_share:.0%} of phase encodes measured")
     attributes: dict[str, str | list[str]] = {
         "DataRole": ["Image"],
-        "SeriesDescription": SERIES_NAMES[image.method],
+        "SeriesDescription": image.method.label,
         "ImageComments": "; ".join([*comments, *image.notes]),
         "ImageProcessingHistory": ["edge-runtime", image.method.value],
         "Keep_image_geometry": "1",
@@ -346,6 +343,8 @@ def attributes_of(image: Image) -> dict[str, str | list[str]]:
         "EdgeAcceleration": f"{image.acceleration:.3f}",
         "EdgeRuntime": image.provenance.runtime_version,
     }
+    if simulated:
+        attributes["EdgeSimulated"] = "1"
     if image.notes:
         attributes["EdgeNotes"] = list(image.notes)
     if image.provenance.bundle_digest:

@@ -19,13 +19,13 @@ import defusedxml
 from defusedxml.ElementTree import fromstring
 
 from edge_runtime.errors import HeaderError, UnsupportedScan
-from edge_runtime.links.mrd_messages import legal_in_xml
+from edge_runtime.links.mrd_messages import WireLimits, legal_in_xml
 from edge_runtime.scan import EncodingSpace, Limit, MriEncoding, Patient, ScanHeader, Scanner, Sequence, Study
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
-MAX_HEADER_BYTES = 4 << 20
-"""Headers of converted vendor data reach some 100 kB."""
+MAX_HEADER_BYTES = WireLimits().max_text_bytes
+"""Of a header in a file too; those of converted vendor data reach some 100 kB."""
 
 MAX_TAGS = 100_000
 """Bounds the memory of the parsed tree, which is some hundred times that of a short tag."""
