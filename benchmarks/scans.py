@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import h5py
 import nibabel
 import numpy as np
 import numpy.typing as npt
-import twixtools
 from scipy import ndimage
 
 from benchmarks.metrics import root_sum_of_squares
+from edge_runtime.links.files import open_recording
+from edge_runtime.links.files.slices import is_image
 from edge_runtime.modalities.mri import sampling
 from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image, to_kspace
 from export.simulate.receive import complex_noise, gaussian_coils, measure
@@ -95,24 +95,38 @@ def load(name: str, root: Path | None = None) -> Scan:
 
     Raises:
         KeyError: there is no scan of that name.
-        FileNotFoundError: its data, or the program that simulates it, is not here.
+        RecordingError, FileNotFoundError: its data, or the program that simulates it, is not here.
     """
     return _LOADERS[name](data_root(root))
 
 
-def _twix(name: str, file: str, licence: str = TWIX_LICENCE, samples: int | None = None) -> Callable[[Path], Scan]:
-    """A twix file's image lines by their counter; ``samples`` is the matrix where the readout is oversampled."""
+def _twix(name: str, file: str, licence: str = TWIX_LICENCE) -> Callable[[Path], Scan]:
+    """A twix file."""
 
     def read(root: Path) -> Scan:
-        blocks = twixtools.read_twix(str(root / "raw" / "siemens_twix" / file), verbose=False)[-1]["mdb"]
-        lines = [block for block in blocks if block.is_image_scan()]
-        coils, columns = lines[0].data.shape
-        kspace = np.zeros((coils, 1 + max(line.cLin for line in lines), columns), np.complex64)
-        for line in lines:
-            kspace[:, line.cLin] = line.data
-        return Scan(name, crop_readout(kspace, samples or columns), "measured", licence)
+        return Scan(name, fully_sampled(root / "raw" / "siemens_twix" / file), "measured", licence)
 
     return read
+
+
+def fully_sampled(path: Path) -> Complex:
+    """The k-space ``(coils, phase_encodes, samples)`` of a recording of one slice, read as `edge-runtime replay` reads it.
+
+    Raises:
+        RecordingError: it can't be read.
+        ValueError: it measured a line twice or not at all.
+    """
+    recording = open_recording(path)
+    columns, lines, _ = recording.header.encoding.encoded.matrix
+    kspace = np.zeros((recording.header.scanner.receiver_coils or 1, lines, columns), np.complex64)
+    measured = np.zeros(lines, np.intp)
+    for batch in recording.readouts():
+        image = batch[is_image(batch.header)]
+        kspace[:, image.header["phase_encode"]] = image.samples.transpose(1, 0, 2)
+        np.add.at(measured, image.header["phase_encode"], 1)
+    if not np.all(measured == 1):
+        raise ValueError(f"{path}: {np.sum(measured != 1)} of {lines} phase encodes are not measured once")
+    return crop_readout(kspace, recording.header.encoding.recon.matrix[0])
 
 
 def crop_readout(kspace: Complex, samples: int) -> Complex:
@@ -156,15 +170,7 @@ def _shepp_logan(_: Path) -> Scan:
         path = Path(folder) / "phantom.h5"
         command = ["ismrmrd_generate_cartesian_shepp_logan", "--noise-level", "0", "--output", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
-        with h5py.File(path) as file:
-            acquisitions = file["dataset/data"][()]
-    heads = acquisitions["head"]
-    coils, samples = int(heads[0]["active_channels"]), int(heads[0]["number_of_samples"])
-    lines = heads["idx"]["kspace_encode_step_1"]
-    kspace = np.zeros((coils, 1 + int(lines.max()), samples), np.complex64)
-    for line, data in zip(lines, acquisitions["data"], strict=True):
-        kspace[:, line] = np.ascontiguousarray(data).view(np.complex64).reshape(coils, samples)
-    kspace = crop_readout(kspace, samples // 2)
+        kspace = fully_sampled(path)
     bright = float(np.percentile(root_sum_of_squares(coil_images(kspace)), 99))
     noise = complex_noise(kspace.shape, np.random.default_rng(0))
     return Scan("shepp-logan", kspace + np.float32(SIMULATED_NOISE * bright) * noise, "simulated", "MIT, ismrmrd")
@@ -175,7 +181,7 @@ _LOADERS: dict[str, Callable[[Path], Scan]] = {
     "phantom-32ch": _twix("phantom-32ch", "tutorials_02_rf_pulses_data_meas_MID00243_FID33257_pulseq.dat"),
     "phantom-16ch": _twix("phantom-16ch", f"{TUTORIAL_04}-160052.dat"),
     "phantom-2ch": _twix("phantom-2ch", f"{TUTORIAL_04}-160115.dat"),
-    "gre-2ch": _twix("gre-2ch", "twixtools_gre.dat", "MIT, pehses/twixtools", samples=160),
+    "gre-2ch": _twix("gre-2ch", "twixtools_gre.dat", "MIT, pehses/twixtools"),
     **{f"fernando-{number}": _fernando(number) for number in FERNANDO_SLICES},
     "shepp-logan": _shepp_logan,
 }

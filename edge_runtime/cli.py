@@ -1,6 +1,7 @@
 """The command line: ``edge-runtime demo | serve | replay``.
 
-Exit codes: 0 done; 1 the work failed (refused scan, no image, damaged bundle); 2 wrong usage; 130 interrupted.
+Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted.
+A server that is told to stop, by Ctrl-C too, has done its work.
 """
 
 from __future__ import annotations
@@ -8,27 +9,34 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.errors import DeliveryError, EdgeRuntimeError, RecordingError
 
 if TYPE_CHECKING:
     from edge_runtime.hil.player import Event, PlayResult
-    from edge_runtime.profile import Profile
+    from edge_runtime.links.files import Recording
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130  # argparse itself ends with 2
+
+RECORDED = "recorded"
+"""Value of ``--tr``: as fast as the scan was measured."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if complaint := _contradiction(options):
+        options.parser.error(complaint)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -75,7 +83,7 @@ def _add_demo(commands: Any) -> None:
     )
     demo.add_argument("--json", action="store_true", help="print the report as JSON and nothing else")
     _add_model_options(demo)
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, parser=demo)
 
 
 def _add_serve(commands: Any) -> None:
@@ -88,13 +96,13 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network (%(default)s)"
     )
-    serve.add_argument("--port", type=_port, default=9002, help="TCP port, 0 for a free one (%(default)s)")
+    serve.add_argument("--port", type=_port_or_any, default=9002, help="TCP port, 0 for a free one (%(default)s)")
     serve.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for DICOM series and reports; without it nothing is kept"
     )
     serve.add_argument("--json", action="store_true", help="announce the address as one line of JSON")
     _add_model_options(serve)
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, parser=serve)
 
 
 def _add_replay(commands: Any) -> None:
@@ -108,23 +116,26 @@ def _add_replay(commands: Any) -> None:
     replay.add_argument("file", type=Path)
     replay.add_argument("--host", help="an MRD server (default with --port: 127.0.0.1)")
     replay.add_argument("--port", type=_port, help="its port (default with --host: 9002)")
+    replay.add_argument(
+        "--dataset", metavar="NAME", help="which scan of a file that holds several: a group or an array"
+    )
     replay.add_argument("--config", default="edge", help="configuration name to ask for (%(default)s)")
     replay.add_argument(
         "--tr",
-        type=float,
+        type=_pace,
         metavar="MS",
-        help="milliseconds between readouts; default: as fast as the server takes them",
+        help="milliseconds between readouts, or 'recorded' for the real scan's; default: as fast as the server takes them",
     )
     replay.add_argument(
-        "--accelerate", type=float, metavar="R", help="play a variable-density share of the phase encodes"
+        "--accelerate", type=_acceleration, metavar="R", help="play a variable-density share of the phase encodes"
     )
     replay.add_argument(
         "--acs",
-        type=float,
+        type=_acs_share,
         metavar="SHARE",
         help="share of the phase encodes kept in the centre (by R: 0.12, 0.08, 0.04)",
     )
-    replay.add_argument("--seed", type=int, default=0, help="seed of the undersampling (%(default)s)")
+    replay.add_argument("--seed", type=_seed, metavar="N", help="seed of the undersampling (0)")
     replay.add_argument(
         "--order", choices=("as recorded", "linear", "centre-out"), default="as recorded", help="order of the lines"
     )
@@ -133,24 +144,80 @@ def _add_replay(commands: Any) -> None:
     )
     replay.add_argument("--json", action="store_true", help="print a JSON summary and nothing else")
     _add_model_options(replay)
-    replay.set_defaults(run=_replay)
+    replay.set_defaults(run=_replay, parser=replay)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--profile", default="x86-cpu", help="hardware profile, by name or path (%(default)s)")
+    command.add_argument("--profile", help="hardware profile, by name or path (x86-cpu)")
     command.add_argument("--bundle", type=Path, metavar="FILE", help="model bundle (default: the one that ships)")
     command.add_argument("--classical-only", action="store_true", help="no learned image")
     command.add_argument("--precision", help="insist on one precision of the bundle (default: the profile's order)")
     command.add_argument(
-        "--previews", type=_shares, default=(0.25, 0.5, 0.75), metavar="A,B,…",
+        "--previews", type=_shares, metavar="A,B,…",
         help="shares of a slice at which previews are made, 'none' for none (0.25,0.5,0.75)",
     )  # fmt: skip
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r}: a TCP port, 0 to 65535")
+OF_A_SERVER = ("out", "profile", "bundle", "classical_only", "precision", "previews")
+"""Options of `replay` that speak of the server that it starts itself."""
+
+
+def _contradiction(options: argparse.Namespace) -> str:
+    """Why the options can't all be meant; empty where they can."""
+    given = {name for name, value in vars(options).items() if value is not None and value is not False}
+    if options.run is _replay:
+        for name in ("acs", "seed"):
+            if name in given and "accelerate" not in given:
+                return f"--{name} needs --accelerate"
+        for name in OF_A_SERVER:
+            if name in given and given & {"host", "port"}:
+                return f"--{name.replace('_', '-')} is for a server of the replay's own: leave it out, or --host and --port"
+    for name in ("bundle", "precision"):
+        if name in given and options.classical_only:
+            return f"--{name} chooses a model and --classical-only none: leave out one of them"
+    return ""
+
+
+def _number(text: str, expected: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text!r}: {expected}")
+    return number
+
+
+def _whole(text: str, expected: str, least: int, most: int) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r}: {expected}")
     return int(text)
+
+
+def _port_or_any(text: str) -> int:
+    return _whole(text, "a TCP port, 1 to 65535, or 0 for a free one", 0, 65535)
+
+
+def _port(text: str) -> int:
+    return _whole(text, "a TCP port, 1 to 65535", 1, 65535)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, "a whole number from 0", 0, 1 << 63)
+
+
+def _pace(text: str) -> float | str:
+    if text == RECORDED:
+        return text
+    return _number(text, f"0.01 to 1000000 milliseconds, or '{RECORDED}'", 0.01, 1e6)
+
+
+def _acceleration(text: str) -> float:
+    return _number(text, "a factor from 1 to 16", 1, 16)
+
+
+def _acs_share(text: str) -> float:
+    return _number(text, "a share from 0.01 to 0.5", 0.01, 0.5)
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -182,10 +249,8 @@ def _demo(options: argparse.Namespace) -> int:
     for image in report["session"]["images"]:
         if image["completeness"] == "final" and image["method"] == "learned":
             print(f"slice {image['slice']}: learned image {image['latency_s'] * 1e3:.0f} ms after its last readout")
-    series = sorted({str(Path(i["dicom"]).parent) for i in report["session"]["images"] if i["dicom"]})
-    print(
-        f"written: {options.out / 'comparison.png'}, {options.out / 'report.json'}, DICOM series:", *series, sep="\n  "
-    )
+    print(f"written: {options.out / 'comparison.png'}, {options.out / 'report.json'}")
+    _print_series(_series(report["session"]["images"]))
     return 0
 
 
@@ -210,46 +275,54 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    if options.host is None and options.port is None:
-        from edge_runtime.links.mrd import MrdServer
+    from edge_runtime.links.files import open_recording
+    from edge_runtime.links.mrd import DEFAULT_PORT, MrdServer
 
+    recording = open_recording(options.file, options.dataset)
+    series = []
+    if options.host is None and options.port is None:
         with _open_runtime(options, options.out) as runtime:
             server = MrdServer(runtime, port=0)
             thread = threading.Thread(target=server.serve_forever, name="replay-server")
             thread.start()
             try:
-                result = _play(options, server.host, server.port)
+                result = _play(options, recording, server.host, server.port)
             finally:
                 server.stop()
                 thread.join()
+        series = _series(server.reports[-1].images)
     else:
-        result = _play(options, options.host or "127.0.0.1", options.port or 9002)
-    return _summarise(result, as_json=options.json)
+        port = DEFAULT_PORT if options.port is None else options.port
+        result = _play(options, recording, options.host or "127.0.0.1", port)
+    return _summarise(recording, result, series, as_json=options.json)
 
 
-def _play(options: argparse.Namespace, host: str, port: int) -> PlayResult:
+def _play(options: argparse.Namespace, recording: Recording, host: str, port: int) -> PlayResult:
     import numpy as np
 
     from edge_runtime.hil.player import play
-    from edge_runtime.links.files import open_recording
     from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
 
-    recording = open_recording(options.file)
     keep = None
     if options.accelerate is not None:
-        if not 1 <= options.accelerate <= 16:
-            raise ValueError(f"--accelerate {options.accelerate}: a factor from 1 to 16")
         default = ACS_FRACTION_BY_ACCELERATION.get(round(options.accelerate), 0.08)
         lines = recording.header.encoding.encoded.matrix[1]
         share = default if options.acs is None else options.acs
-        keep = variable_density(lines, options.accelerate, share, np.random.default_rng(options.seed))
+        keep = variable_density(lines, options.accelerate, share, np.random.default_rng(options.seed or 0))
+    repetition_time_ms = options.tr
+    if options.tr == RECORDED:
+        if recording.seconds_per_readout is None:
+            raise RecordingError(f"{recording.path}: tells no time between readouts: give --tr in milliseconds")
+        repetition_time_ms = 1000 * recording.seconds_per_readout
     show = None if options.json else _ProgressLine()
+    if show is not None:
+        show.opened(recording)
     result = play(
         recording,
         host,
         port,
         config=options.config,
-        repetition_time_ms=options.tr,
+        repetition_time_ms=repetition_time_ms,
         keep=keep,
         order=options.order,
         on_event=show,
@@ -259,10 +332,20 @@ def _play(options: argparse.Namespace, host: str, port: int) -> PlayResult:
     return result
 
 
-def _summarise(result: PlayResult, *, as_json: bool) -> int:
+def _series(images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Folders of the DICOM series in a session's report."""
+    return sorted({str(Path(image["dicom"]).parent) for image in images if image["dicom"]})
+
+
+def _print_series(series: list[str]) -> None:
+    if series:
+        print("DICOM series:", *series, sep="\n  ")
+
+
+def _summarise(recording: Recording, result: PlayResult, series: list[str], *, as_json: bool) -> int:
     from edge_runtime.links.mrd_messages import parse_meta_attributes
 
-    images = [
+    images: list[dict[str, Any]] = [
         {
             "slice": int(image.message.header["slice"]),
             "repetition": int(image.message.header["repetition"]),
@@ -274,24 +357,53 @@ def _summarise(result: PlayResult, *, as_json: bool) -> int:
         }
         for image in result.images
     ]
-    refused = [text.text for text in result.texts if text.text.startswith("error:")]
+    failed = [text.text for text in result.texts if text.text.startswith(("error:", "no image:"))]
     if as_json:
-        texts = [text.text for text in result.texts]
-        print(json.dumps({"readouts_sent": result.readouts_sent, "images": images, "texts": texts}))
+        summary = {
+            "format": recording.format,
+            "notes": recording.header.notes,
+            "readouts_sent": result.readouts_sent,
+            "images": images,
+            "series": series,
+            "texts": [text.text for text in result.texts],
+        }
+        print(json.dumps(summary))
     else:
         print(f"{result.readouts_sent} readouts sent, {len(images)} images received")
-    finals = [image for image in result.images if image.since_last_readout_s >= 0]
-    return 0 if finals and not refused else EXIT_FAILED
+        _print_series(series)
+    # A server of another make says nothing of completeness; what it sends after the last readout is final.
+    parts = [
+        image["attributes"].get("EdgeCompleteness", "final" if image["since_last_readout_s"] >= 0 else "preview")
+        for image in images
+    ]
+    return 0 if "final" in parts and "incomplete" not in parts and not failed else EXIT_FAILED
 
 
 def _open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
     from edge_runtime.bundle import DEFAULT_BUNDLE
-    from edge_runtime.profile import load_profile
-    from edge_runtime.runtime import open_runtime
+    from edge_runtime.profile import DEFAULT_PROFILE, load_profile
+    from edge_runtime.runtime import DEFAULT_PREVIEWS, open_runtime
 
-    profile: Profile = load_profile(options.profile)
+    if output is not None:
+        _probe(output)
+    profile = load_profile(options.profile or DEFAULT_PROFILE)
     bundle = None if options.classical_only else (options.bundle or DEFAULT_BUNDLE)
-    return open_runtime(profile, bundle=bundle, output=output, precision=options.precision, previews=options.previews)
+    previews = DEFAULT_PREVIEWS if options.previews is None else options.previews
+    return open_runtime(profile, bundle=bundle, output=output, precision=options.precision, previews=previews)
+
+
+def _probe(output: Path) -> None:
+    """Shows before the first scan that images can be written.
+
+    Raises:
+        DeliveryError: they can't.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise DeliveryError(f"--out {output}: no images can be written there: {error.strerror or error}") from None
 
 
 class _ProgressLine:
@@ -300,6 +412,14 @@ class _ProgressLine:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._drawn = 0.0
+        self._told: set[str] = set()
+
+    def opened(self, recording: Recording) -> None:
+        """Says what is played, and what had to be assumed; a server of ours repeats that, which is not shown again."""
+        self._line(f"{recording.path}: {recording.format}, {recording.readout_count} readouts")
+        for note in recording.header.notes:
+            self._told.add(f"note: {note}")
+            self._line(f"  note: {note}")
 
     def __call__(self, event: Event) -> None:
         from edge_runtime.hil.player import PlayedText, ReadoutsSent
@@ -311,12 +431,14 @@ class _ProgressLine:
                 self._drawn = now
                 print(f"\r{now:6.2f} s  readout {event.sent} of {event.of} ", end="", file=sys.stderr, flush=True)
         elif isinstance(event, PlayedText):
-            self._line(f"{now:6.2f} s  {event.text}")
+            if event.text not in self._told:
+                self._line(f"{now:6.2f} s  {event.text}")
         else:
             said = {name: values[0] for name, values in parse_meta_attributes(event.attributes).items() if values}
-            method, part = said.get("EdgeMethod", "image"), said.get("EdgeCompleteness", "")
-            measured = f"{float(said['EdgeMeasuredShare']):.0%} measured" if "EdgeMeasuredShare" in said else ""
-            self._line(f"{now:6.2f} s  image: slice {int(event.header['slice'])} {method} {part} {measured}")
+            words = (said.get("EdgeMethod", "").replace("_", "-"), said.get("EdgeCompleteness", ""), "image")
+            share = said.get("EdgeMeasuredShare")
+            measured = f", made from {100 * float(share):.0f} % of all phase encodes" if share else ""
+            self._line(f"{now:6.2f} s  slice {int(event.header['slice'])}: {' '.join(filter(None, words))}{measured}")
 
     def _line(self, text: str) -> None:
         print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)

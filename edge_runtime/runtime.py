@@ -18,6 +18,9 @@ from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
 from edge_runtime.scan import Provenance
 
+DEFAULT_PREVIEWS = (0.25, 0.5, 0.75)
+"""Shares of a slice's expected readouts at which a preview is made, where nobody says otherwise."""
+
 
 def runtime_version() -> str:
     """The installed version, or ``0+source`` in a bare checkout."""
@@ -55,7 +58,7 @@ class Runtime:
     plans: Plans
     output: Path | None
     memory: MemoryBudget
-    previews: tuple[float, ...] = (0.25, 0.5, 0.75)
+    previews: tuple[float, ...] = DEFAULT_PREVIEWS
 
     def provenance(self, *, learned: bool) -> Provenance:
         """What made an image, the model's part only for learned ones."""

@@ -65,6 +65,19 @@ class ReadoutFlag(enum.IntFlag):
     USER8 = 1 << 63
 
 
+BESIDE_THE_IMAGE = (
+    ReadoutFlag.IS_NAVIGATION_DATA,
+    ReadoutFlag.IS_PHASECORR_DATA,
+    ReadoutFlag.IS_HPFEEDBACK_DATA,
+    ReadoutFlag.IS_RTFEEDBACK_DATA,
+    ReadoutFlag.IS_DUMMYSCAN_DATA,
+    ReadoutFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
+    ReadoutFlag.IS_PHASE_STABILIZATION_REFERENCE,
+    ReadoutFlag.IS_PHASE_STABILIZATION,
+)
+"""Readouts that are neither lines of any image nor noise or calibration for one."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodingSpace:
     """A matrix and its field of view; axes are readout, phase encode, partition (or slice)."""
@@ -256,6 +269,18 @@ class Method(str, enum.Enum):
     ZERO_FILLED = "zero_filled"
     CLASSICAL = "classical"
     LEARNED = "learned"
+
+    @property
+    def label(self) -> str:
+        """What its series is called, on the wire and in DICOM."""
+        return _METHOD_LABELS[self]
+
+
+_METHOD_LABELS = {
+    Method.LEARNED: "AI recon (learned)",
+    Method.CLASSICAL: "Classical recon",
+    Method.ZERO_FILLED: "Zero-filled recon",
+}
 
 
 class Completeness(str, enum.Enum):

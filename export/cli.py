@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"edge-export: {', '.join(missing)} not installed: pip install 'edge-runtime[export]'", file=sys.stderr)
+        mend = "pip install -e '.[export]' in edge-runtime's checkout"
+        print(f"edge-export: {', '.join(missing)} not installed: {mend}", file=sys.stderr)
         return EXIT_USAGE
     try:
         return int(options.run(options))
@@ -47,8 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, run: object, *, data: bool) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, text: str, run: object, folders: str, *, data: bool) -> argparse.ArgumentParser:
+        example = f"example: edge-export {name} export/configs/brain2d.toml {folders}"
+        sub = commands.add_parser(name, help=text, description=text, epilog=example)
         sub.add_argument("config", type=Path, help="configuration (TOML)")
         sub.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the pool and checkpoints")
         if data:
@@ -58,19 +60,26 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    command("simulate", "fill the pool of simulated acquisitions", _simulate, data=True)
-    train = command("train", "simulate what is missing, then train; resumes where it stopped", _train, data=True)
+    folders = "--data ../shared/data/train --work build/brain2d"
+    command("simulate", "fill the pool of simulated acquisitions", _simulate, folders, data=True)
+    text = "simulate what is missing, then train; resumes where it stopped"
+    train = command("train", text, _train, folders, data=True)
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
-    bundle = command("bundle", "split, quantize and pack a trained model", _bundle, data=False)
+    folders = "--work build/brain2d --out brain2d.edgebundle"
+    bundle = command("bundle", "split, quantize and pack a trained model", _bundle, folders, data=False)
     bundle.add_argument("--out", type=Path, required=True, metavar="FILE")
-    validate = commands.add_parser("validate", help="quality of a bundle on simulated scans of unseen volumes")
+    text = "quality of a bundle on simulated scans of unseen volumes"
+    example = "example: edge-export validate brain2d.edgebundle --data ../shared/data/validate --count 24"
+    validate = commands.add_parser("validate", help=text, description=text, epilog=example)
     validate.add_argument("bundle", type=Path, help="the bundle")
     validate.add_argument("--data", type=Path, required=True, metavar="DIR", help="volumes that were not trained on")
     validate.add_argument("--count", type=int, default=24, help="scans (%(default)s)")
     validate.add_argument("--seed", type=int, default=1, help="seed of the draws (%(default)s)")
     validate.add_argument("--json", action="store_true", help="one JSON line a scan, acceleration and method")
     validate.set_defaults(run=_validate)
-    demo = commands.add_parser("demo-scan", help="simulate the scan that the demo plays")
+    text = "simulate the scan that the demo plays"
+    example = "example: edge-export demo-scan ../shared/data/demo/mricron_ch2.nii.gz --out edge_runtime/demo"
+    demo = commands.add_parser("demo-scan", help=text, description=text, epilog=example)
     demo.add_argument("volume", type=Path, help="Colin27 T1 (Debian mricron-data: ch2.nii.gz)")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.set_defaults(run=_demo_scan)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from edge_runtime.errors import EdgeRuntimeError
 
@@ -19,43 +19,52 @@ class ConfigError(EdgeRuntimeError):
     """A configuration file that is missing or wrong."""
 
 
+def _within(least: float, most: float) -> Any:
+    """A field whose numbers lie between two bounds, both included."""
+    return field(metadata={"within": (least, most)})
+
+
+SEEDS = (0, (1 << 63) - 1)
+MOST_WIDTHS = 8
+
+
 @dataclass(frozen=True)
 class PoolConfig:
     """The simulated acquisitions that training draws from."""
 
-    count: int
-    seed: int
-    phantom_share: float
+    count: int = _within(1, 1_000_000)
+    seed: int = _within(*SEEDS)
+    phantom_share: float = _within(0, 1)
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """What decides the network's shape and cost."""
 
-    iterations: int
-    cg_steps: int
-    widths: tuple[int, ...]
+    iterations: int = _within(1, 100)
+    cg_steps: int = _within(1, 100)
+    widths: tuple[int, ...] = _within(1, 1024)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long and on what; together with the network's configuration and the pool's seed it reproduces a model."""
 
-    seed: int
-    steps: int
-    batch: int
-    columns: int
-    learning_rate: float
-    warmup_steps: int
-    full_precision_steps: int
+    seed: int = _within(*SEEDS)
+    steps: int = _within(1, 10_000_000)
+    batch: int = _within(1, 1024)
+    columns: int = _within(1, 4096)
+    learning_rate: float = _within(1e-8, 1)
+    warmup_steps: int = _within(0, 10_000_000)
+    full_precision_steps: int = _within(0, 10_000_000)
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
     """What INT8 is calibrated on."""
 
-    calibration_scans: int
-    seed: int
+    calibration_scans: int = _within(1, 100_000)
+    seed: int = _within(*SEEDS)
 
 
 @dataclass(frozen=True)
@@ -77,29 +86,63 @@ def load_config(path: Path) -> ModelConfig:
     """Reads and checks a configuration.
 
     Raises:
-        ConfigError: names the file, the key and what is expected.
+        ConfigError: names the file, the key, its value and what is expected.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    network = _table(path, document, "network", NetworkConfig)
-    return ModelConfig(
-        name=str(document.get("name", path.stem)),
-        version=str(document.get("version", "0")),
+    _check_keys(f"{path}: the file", document, ModelConfig)
+    for key in ("name", "version"):
+        if not isinstance(document[key], str) or not document[key]:
+            raise ConfigError(f"{path}: {key} = {document[key]!r}: a text is expected")
+    config = ModelConfig(
+        name=document["name"],
+        version=document["version"],
         simulate=_table(path, document, "simulate", PoolConfig),
-        network=NetworkConfig(network.iterations, network.cg_steps, tuple(network.widths)),
+        network=_table(path, document, "network", NetworkConfig),
         train=_table(path, document, "train", TrainingConfig),
         quantize=_table(path, document, "quantize", QuantizeConfig),
     )
+    for key in ("warmup_steps", "full_precision_steps"):
+        value = getattr(config.train, key)
+        if value > config.train.steps:
+            raise ConfigError(f"{path}: [train] {key} = {value}: at most steps = {config.train.steps} is expected")
+    return config
 
 
 def _table(path: Path, document: dict[str, Any], name: str, kind: type[Table]) -> Table:
-    table = document.get(name)
-    wanted = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # kind is always one of the dataclasses above
-    if not isinstance(table, dict) or set(table) != wanted:
-        found = set(table) if isinstance(table, dict) else set()
-        raise ConfigError(
-            f"{path}: [{name}] differs in {sorted(wanted ^ found)}; exactly {sorted(wanted)} are expected"
-        )
-    return kind(**table)
+    _check_keys(f"{path}: [{name}]", document[name], kind)
+    kinds = get_type_hints(kind)
+    values = {}
+    for one in fields(kind):  # type: ignore[arg-type]  # kind is always one of the dataclasses above
+        value = document[name][one.name]
+        expected = _expected(value, kinds[one.name], *one.metadata["within"])
+        if expected:
+            raise ConfigError(f"{path}: [{name}] {one.name} = {value!r}: {expected} is expected")
+        values[one.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _check_keys(where: str, table: object, kind: type[Any]) -> None:
+    wanted = {one.name for one in fields(kind)}
+    found = set(table) if isinstance(table, dict) else set()
+    if found != wanted:
+        raise ConfigError(f"{where} differs in {sorted(wanted ^ found)}; exactly {sorted(wanted)} are expected")
+
+
+def _expected(value: object, kind: object, least: float, most: float) -> str:
+    """What a value of this kind should have been; empty where it is."""
+    bounds = f"from {least} to {most}"
+    if kind is int:
+        return "" if _is_whole(value, least, most) else f"a whole number {bounds}"
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+        return "" if number else f"a number {bounds}"
+    numbers = value if isinstance(value, list) else []
+    sound = 1 <= len(numbers) <= MOST_WIDTHS and all(_is_whole(number, least, most) for number in numbers)
+    return "" if sound else f"1 to {MOST_WIDTHS} whole numbers {bounds}"
+
+
+def _is_whole(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from simulated import readouts_of, scan_bytes, usual_kspace
 from strict_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 
@@ -22,6 +23,9 @@ from edge_runtime.links.mrd import MrdServer
 from edge_runtime.links.mrd_messages import Close, ImageMessage, Message, MessageReader, Text, parse_meta_attributes
 from edge_runtime.profile import Profile, parse_profile
 from edge_runtime.runtime import Runtime, open_runtime
+
+settings.register_profile("edge", deadline=None)  # a busy machine is no defect
+settings.load_profile("edge")
 
 PROFILE = """
 name = "test"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from export.cli import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,7 +31,10 @@ def test_edge_export_without_its_extra_says_what_to_install() -> None:
         f"{hidden} from export.cli import main; sys.exit(main(['demo-scan', 'ch2.nii.gz', '--out', 'nowhere']))"
     )
     assert done.returncode == 2
-    assert done.stderr == "edge-export: torch, nibabel not installed: pip install 'edge-runtime[export]'\n"
+    assert (
+        done.stderr
+        == "edge-export: torch, nibabel not installed: pip install -e '.[export]' in edge-runtime's checkout\n"
+    )
     assert not (ROOT / "nowhere").exists()
 
 
@@ -37,3 +42,10 @@ def test_edge_export_helps_without_its_extra() -> None:
     done = python("import sys; sys.modules['torch'] = None; from export.cli import main; main(['--help'])")
     assert done.returncode == 0
     assert "example:" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["simulate", "train", "bundle", "validate", "demo-scan"])
+def test_every_command_of_edge_export_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"edge-export {command} " in capsys.readouterr().out.partition("example:")[2]

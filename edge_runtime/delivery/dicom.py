@@ -55,7 +55,6 @@ import os
 import re
 import secrets
 import tempfile
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +63,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
-from pydicom.valuerep import format_number_as_ds
 
+from edge_runtime.delivery.fit import LO, LT, SH, ST, Fit, decimal, printable
+from edge_runtime.delivery.pixels import LARGEST_STORED, stored_pixels
+from edge_runtime.delivery.plane import Plane, plane_of
 from edge_runtime.errors import DeliveryError
 from edge_runtime.scan import Completeness, Evidence, Image, Limit, Method, Provenance, ScanHeader, Sequence
 
@@ -75,17 +76,6 @@ PRIVATE_CREATOR = "EDGE RUNTIME"
 _SERIES_SLOPE = 0x11
 
 _SYNTHETIC_DATA = 0x0008001C  # by tag: its keyword is unknown to dictionaries older than DICOM 2023e
-_LARGEST_STORED = 0xFFFF
-_SERIES_PEAK_BITS = 13  # of a series' first image: fine enough for MRI, with room for images eight times as bright
-_SMALLEST_PEAK = 256  # darker than this under the series' slope, rounding would show: the image gets its own
-_MOST_ROWS = 0xFFFF  # Rows and Columns are US
-
-# Direction cosines are often sent with three decimals. Over a 300 mm field of view an error of 1e-3 moves the last
-# voxel by 0.3 mm, less than a voxel; beyond that they contradict themselves and are not used.
-_DIRECTION_TOLERANCE = 1e-3
-
-# Value lengths in characters, PS3.5 table 6.2-1.
-_SH, _CS, _LO, _PN, _ST, _LT = 16, 16, 64, 64, 1024, 10240
 
 # PS3.3 C.7.3.1.1.2, the positions of a human patient.
 _PATIENT_POSITIONS = frozenset(
@@ -124,11 +114,6 @@ _SEQUENCES = {
     "SPGR": _SPOILED_GRADIENT_ECHO,
 }
 
-_LABELS = {
-    Method.LEARNED: "AI recon (learned)",
-    Method.CLASSICAL: "Classical recon",
-    Method.ZERO_FILLED: "Zero-filled recon",
-}
 _METHODS = {
     Method.LEARNED: "AI image: a trained neural network estimated what was not measured",
     Method.CLASSICAL: "Classical image: reconstructed without a trained network",
@@ -137,8 +122,6 @@ _METHODS = {
 # Stable numbers, so that a viewer lists the series of a scan in this order.
 _METHOD_NUMBERS = {Method.LEARNED: 1, Method.CLASSICAL: 2, Method.ZERO_FILLED: 3}
 _COMPLETENESS_NUMBERS = {Completeness.FINAL: 0, Completeness.INCOMPLETE: 1, Completeness.PREVIEW: 2}
-
-_Vector = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,19 +139,6 @@ class ScanUids:
     frame_of_reference: str
     seed: str
     notes: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Plane:
-    """An image's place, PS3.3 C.7.6.2. Lengths in mm, unit vectors float64 ``(3,)``."""
-
-    position: _Vector  # centre of the first voxel
-    row: _Vector  # direction of increasing column
-    column: _Vector  # direction of increasing row
-    row_spacing: float
-    column_spacing: float
-    known: bool
-    notes: tuple[str, ...]
 
 
 class SeriesWriter:
@@ -270,7 +240,7 @@ def series_uid(uids: ScanUids, image: Image) -> str:
         image.key.contrast,
         image.key.set,
         image.provenance.bundle_digest,
-        _plane(image).known,  # a series has one Frame of Reference (PS3.3 C.7.4.1)
+        plane_of(image).known,  # a series has one Frame of Reference (PS3.3 C.7.4.1)
     )
 
 
@@ -292,12 +262,12 @@ def build_dataset(
     Raises:
         DeliveryError: pixels or field of view that no image can have.
     """
-    plane = _plane(image)
-    stored, used_slope = _stored_pixels(image.pixels, slope)
+    plane = plane_of(image)
+    stored, used_slope = stored_pixels(image.pixels, slope)
     series = series_uid(uids, image)
     # An empty image does not tell how bright its series is.
     shared_slope = slope or (used_slope if stored.any() else None)
-    fit = _Fit()
+    fit = Fit()
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     _add_identity(dataset, header, image, uids, plane, fit)
@@ -326,7 +296,8 @@ def build_dataset(
     dataset.SeriesDescription = _series_description(header, image, plane, fit)
     _add_acquisition_time(dataset, image.acquired_at, fit)
 
-    notes = [*image.notes, *header.notes, *uids.notes, *plane.notes, *fit.notes]  # last: fit knows all values by now
+    # Last, as fit knows all values by now. An image's notes repeat its header's.
+    notes = list(dict.fromkeys([*image.notes, *header.notes, *uids.notes, *plane.notes, *fit.notes]))
     if shared_slope is not None and used_slope != shared_slope:
         notes.append("Stored values are not scaled as in the rest of this series: see Real World Value Slope")
     dataset.ImageComments = _comments(header, image, plane, notes)
@@ -339,92 +310,11 @@ def build_dataset(
     return dataset
 
 
-class _Fit:
-    """Makes values from outside fit their attribute and notes what that cost (PS3.5 6.2).
-
-    Notes never repeat a value: comments are shown on screens and survive some de-identification.
-    """
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def text(self, name: str, value: str, longest: int) -> str:
-        """SH, LO or ST: characters that none of them may hold become ``_``, what is too long is cut."""
-        # The backslash separates values, and outer spaces are padding.
-        text = _printable(value).replace("\\", "_").strip(" ")
-        if text != value.strip(" "):
-            self.notes.append(f"{name}: characters that DICOM does not allow were replaced by _")
-        if len(text) > longest:
-            self.notes.append(f"{name}: {len(text)} characters were cut to {longest}")
-        return text[:longest].rstrip(" ")
-
-    def identifier(self, name: str, value: str, longest: int) -> str:
-        """SH or LO that others match by: left out when it does not fit, as an altered one may be somebody else's."""
-        text = value.strip(" ")
-        if len(text) > longest or "\\" in text or _printable(text) != text:
-            self.notes.append(f"{name}: does not fit DICOM ({longest} plain characters) and was left out")
-            return ""
-        return text
-
-    def person_name(self, name: str, value: str) -> str:
-        """PN: up to three groups of at most 64 characters, each of up to five components (PS3.5 6.2.1)."""
-        text = self.text(name, value, len(value))
-        groups = text.split("=")
-        if len(groups) > 3 or any(group.count("^") > 4 for group in groups):
-            self.notes.append(f"{name}: too many components; separators were replaced by _")
-            groups = [text.replace("=", "_").replace("^", "_")]
-        if any(len(group) > _PN for group in groups):
-            self.notes.append(f"{name}: {max(map(len, groups))} characters were cut to {_PN}")
-        return "=".join(group[:_PN].strip(" ") for group in groups).rstrip("=")
-
-    def code(self, name: str, value: str) -> str:
-        """CS: upper case; letters, digits, space and underscore."""
-        upper = value.strip(" ").upper()
-        text = re.sub(r"[^A-Z0-9 _]", "_", upper)
-        if text != upper:
-            self.notes.append(f"{name}: characters that DICOM does not allow were replaced by _")
-        if len(text) > _CS:
-            self.notes.append(f"{name}: {len(text)} characters were cut to {_CS}")
-        return text[:_CS].rstrip(" ")
-
-    def one_of(self, name: str, value: str, allowed: frozenset[str]) -> str:
-        """A CS with few terms; anything else is left out."""
-        text = value.strip(" ").upper()
-        return self._kept_if(text in allowed, name, text)
-
-    def date(self, name: str, value: str) -> str:
-        """DA: YYYYMMDD."""
-        try:
-            valid = re.fullmatch(r"[0-9]{8}", value) is not None and bool(datetime.datetime.strptime(value, "%Y%m%d"))
-        except ValueError:
-            valid = False
-        return self._kept_if(valid, name, value)
-
-    def time(self, name: str, value: str) -> str:
-        """TM: HH[MM[SS[.FFFFFF]]]."""
-        valid = re.fullmatch(r"([01][0-9]|2[0-3])([0-5][0-9](([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?", value)
-        return self._kept_if(valid is not None, name, value)
-
-    def decimal(self, name: str, value: float | None) -> str | None:
-        """DS of a physical quantity that can't be negative; None where it is unknown."""
-        if value is None:
-            return None
-        if not math.isfinite(value) or value < 0:
-            self.notes.append(f"{name}: not a possible value and was left out")
-            return None
-        return _decimal(value)
-
-    def _kept_if(self, valid: bool, name: str, value: str) -> str:
-        if value and not valid:
-            self.notes.append(f"{name}: not a valid value and was left out")
-        return value if valid else ""
-
-
-def _add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: ScanUids, plane: _Plane, fit: _Fit) -> None:
+def _add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: ScanUids, plane: Plane, fit: Fit) -> None:
     """Patient, General Study, General Series and General Image modules (PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.6.1)."""
     patient, study = header.patient, header.study
     dataset.PatientName = fit.person_name("Patient's name", patient.name)
-    dataset.PatientID = fit.identifier("Patient ID", patient.identifier, _LO)
+    dataset.PatientID = fit.identifier("Patient ID", patient.identifier, LO)
     dataset.PatientBirthDate = fit.date("Patient's birth date", patient.birth_date)
     dataset.PatientSex = fit.one_of("Patient's sex", patient.sex, frozenset("MFO"))
     _add_known(dataset, "PatientWeight", fit.decimal("Patient's weight", patient.weight_kg))
@@ -432,13 +322,13 @@ def _add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: Scan
     dataset.StudyInstanceUID = uids.study
     dataset.StudyDate = fit.date("Study date", study.date)
     dataset.StudyTime = fit.time("Study time", study.time)
-    dataset.StudyID = fit.identifier("Study ID", study.identifier, _SH)
-    dataset.AccessionNumber = fit.identifier("Accession number", study.accession_number, _SH)
+    dataset.StudyID = fit.identifier("Study ID", study.identifier, SH)
+    dataset.AccessionNumber = fit.identifier("Accession number", study.accession_number, SH)
     dataset.ReferringPhysicianName = fit.person_name("Referring physician's name", study.referring_physician)
-    _add_known(dataset, "StudyDescription", fit.text("Study description", study.description, _LO))
+    _add_known(dataset, "StudyDescription", fit.text("Study description", study.description, LO))
 
     dataset.Modality = "MR"
-    _add_known(dataset, "ProtocolName", fit.text("Protocol name", header.protocol_name, _LO))
+    _add_known(dataset, "ProtocolName", fit.text("Protocol name", header.protocol_name, LO))
     body_part = fit.code("Body part", header.body_part)
     _add_known(dataset, "BodyPartExamined", body_part)
     if body_part not in _UNPAIRED_BODY_PARTS:
@@ -457,14 +347,14 @@ def _add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: Scan
     dataset.LossyImageCompression = "00"
 
 
-def _add_equipment(dataset: Dataset, header: ScanHeader, provenance: Provenance, method: Method, fit: _Fit) -> None:
+def _add_equipment(dataset: Dataset, header: ScanHeader, provenance: Provenance, method: Method, fit: Fit) -> None:
     """General Equipment, what measured (PS3.3 C.7.5.1), and Contributing Equipment, what reconstructed (C.12.1)."""
     scanner = header.scanner
-    dataset.Manufacturer = fit.text("Manufacturer", scanner.manufacturer, _LO)
-    _add_known(dataset, "ManufacturerModelName", fit.text("Scanner model", scanner.model, _LO))
-    _add_known(dataset, "InstitutionName", fit.text("Institution", scanner.institution, _LO))
-    _add_known(dataset, "StationName", fit.text("Station", scanner.station, _SH))
-    _add_known(dataset, "DeviceSerialNumber", fit.text("Serial number", scanner.device_serial_number, _LO))
+    dataset.Manufacturer = fit.text("Manufacturer", scanner.manufacturer, LO)
+    _add_known(dataset, "ManufacturerModelName", fit.text("Scanner model", scanner.model, LO))
+    _add_known(dataset, "InstitutionName", fit.text("Institution", scanner.institution, LO))
+    _add_known(dataset, "StationName", fit.text("Station", scanner.station, SH))
+    _add_known(dataset, "DeviceSerialNumber", fit.text("Serial number", scanner.device_serial_number, LO))
 
     equipment = [_processing_equipment(RUNTIME_NAME, provenance.runtime_version, "Reconstruction runtime", fit)]
     if method is Method.LEARNED:
@@ -473,17 +363,17 @@ def _add_equipment(dataset: Dataset, header: ScanHeader, provenance: Provenance,
     dataset.ContributingEquipmentSequence = equipment
 
 
-def _processing_equipment(model: str, version: str, description: str, fit: _Fit) -> Dataset:
+def _processing_equipment(model: str, version: str, description: str, fit: Fit) -> Dataset:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [_code("109102", "DCM", "Processing Equipment")]
     item.Manufacturer = RUNTIME_NAME
-    _add_known(item, "ManufacturerModelName", fit.text("Model name", model, _LO))
-    _add_known(item, "SoftwareVersions", fit.text("Model version", version, _LO))
-    item.ContributionDescription = fit.text("Contribution", description, _ST)
+    _add_known(item, "ManufacturerModelName", fit.text("Model name", model, LO))
+    _add_known(item, "SoftwareVersions", fit.text("Model version", version, LO))
+    item.ContributionDescription = fit.text("Contribution", description, ST)
     return item
 
 
-def _add_sequence(dataset: Dataset, header: ScanHeader, image: Image, fit: _Fit) -> None:
+def _add_sequence(dataset: Dataset, header: ScanHeader, image: Image, fit: Fit) -> None:
     """MR Image module (PS3.3 C.8.3.1): how the contrast came about, as far as the header says."""
     sequence, contrast = header.sequence, image.key.contrast
     scanning, variant = _scanning_sequence(sequence)
@@ -500,7 +390,7 @@ def _add_sequence(dataset: Dataset, header: ScanHeader, image: Image, fit: _Fit)
     dataset.EchoTrainLength = None
     dataset.EchoNumbers = contrast + 1
     _add_known(dataset, "FlipAngle", fit.decimal("Flip angle", _of_contrast(sequence.flip_angle_deg, contrast)))
-    _add_known(dataset, "SequenceName", fit.text("Sequence type", sequence.sequence_type, _SH))
+    _add_known(dataset, "SequenceName", fit.text("Sequence type", sequence.sequence_type, SH))
     _add_known(dataset, "MagneticFieldStrength", fit.decimal("Field strength", header.scanner.field_strength_t))
     frequency_hz = header.scanner.resonance_frequency_hz
     frequency_mhz = None if frequency_hz is None else frequency_hz / 1e6
@@ -521,91 +411,18 @@ def _of_contrast(values: tuple[float, ...], contrast: int) -> float | None:
     return values[contrast] if contrast < len(values) else None
 
 
-def _plane(image: Image) -> _Plane:
-    """Where an image lies.
-
-    Raises:
-        DeliveryError: no pixels, or a field of view that is not positive.
-    """
-    geometry = image.geometry
-    if image.pixels.ndim != 2 or not all(0 < count <= _MOST_ROWS for count in image.pixels.shape):
-        raise DeliveryError(
-            f"image pixels have shape {image.pixels.shape}: expected (rows, columns), 1 to {_MOST_ROWS} each"
-        )
-    rows, columns = image.pixels.shape
-    read_mm, phase_mm, _ = geometry.field_of_view_mm
-    if not (math.isfinite(read_mm) and math.isfinite(phase_mm) and min(read_mm, phase_mm) > 0):
-        raise DeliveryError(
-            f"image field of view is {geometry.field_of_view_mm} mm: expected positive lengths in plane"
-        )
-    row_spacing, column_spacing = phase_mm / rows, read_mm / columns
-
-    centre = np.array(geometry.centre_mm, dtype=np.float64)
-    row, column, problem = _directions(geometry.read_direction, geometry.phase_direction)
-    notes: list[str] = []
-    if not np.all(np.isfinite(centre)):
-        centre, problem = np.zeros(3), problem or "the position that the scanner sent is not finite"
-    if problem:
-        row, column = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
-        notes.append(f"Geometry unknown because {problem}")
-    elif geometry.slice_direction is not None:
-        along = float(np.dot(np.cross(row, column), geometry.slice_direction))
-        if abs(along + 1) < 0.01:
-            notes.append("Slice direction opposes read x phase: placed by read and phase, slices may run backwards")
-        elif not abs(along - 1) < 0.01:
-            notes.append("Slice direction is not perpendicular to the image: placed by read and phase direction alone")
-    position = centre - (columns - 1) / 2 * column_spacing * row - (rows - 1) / 2 * row_spacing * column
-    return _Plane(position, row, column, row_spacing, column_spacing, not problem, tuple(notes))
-
-
-def _directions(
-    read: tuple[float, float, float] | None, phase: tuple[float, float, float] | None
-) -> tuple[_Vector, _Vector, str]:
-    """Read and phase direction, exactly unit and orthogonal, and why they can't be had, if so."""
-    nothing = np.zeros(3)
-    if read is None or phase is None:
-        return nothing, nothing, "the scanner sent no directions"
-    row, column = np.array(read, dtype=np.float64), np.array(phase, dtype=np.float64)
-    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
-    if not np.all(np.abs(lengths - 1) <= _DIRECTION_TOLERANCE):  # so written that NaN is refused, too
-        return nothing, nothing, "the directions that the scanner sent are not unit vectors"
-    row, column = row / lengths[0], column / lengths[1]
-    overlap = float(row @ column)
-    if abs(overlap) > _DIRECTION_TOLERANCE:
-        return nothing, nothing, "the read and phase directions that the scanner sent are not perpendicular"
-    column = column - overlap * row
-    return row, column / np.linalg.norm(column), ""
-
-
-def _add_plane(dataset: Dataset, image: Image, plane: _Plane, fit: _Fit) -> None:
+def _add_plane(dataset: Dataset, image: Image, plane: Plane, fit: Fit) -> None:
     """Image Plane module (PS3.3 C.7.6.2).
 
     SpacingBetweenSlices is left out: one image of a stream does not tell it, and the positions do.
     """
-    dataset.PixelSpacing = [_decimal(plane.row_spacing), _decimal(plane.column_spacing)]
-    dataset.ImageOrientationPatient = [_decimal(value) for value in (*plane.row, *plane.column)]
-    dataset.ImagePositionPatient = [_decimal(value) for value in plane.position]
+    dataset.PixelSpacing = [decimal(plane.row_spacing), decimal(plane.column_spacing)]
+    dataset.ImageOrientationPatient = [decimal(value) for value in (*plane.row, *plane.column)]
+    dataset.ImagePositionPatient = [decimal(value) for value in plane.position]
     thickness = image.geometry.field_of_view_mm[2]
     dataset.SliceThickness = fit.decimal("Slice thickness", thickness) if thickness else None
     if plane.known:
-        dataset.SliceLocation = _decimal(float(np.cross(plane.row, plane.column) @ plane.position))
-
-
-def _stored_pixels(pixels: npt.NDArray[np.float32], slope: float | None) -> tuple[npt.NDArray[np.uint16], float]:
-    """Pixels as uint16 and the scanner's units per stored value: ``slope`` if the image fits it, else the image's own.
-
-    Raises:
-        DeliveryError: a pixel is negative or not finite, and so no magnitude.
-    """
-    if not np.all(np.isfinite(pixels)) or np.min(pixels) < 0:
-        raise DeliveryError("image has pixels that are negative or not finite: expected magnitudes")
-    peak = float(np.max(pixels))
-    if peak == 0:
-        slope = slope or 1.0
-    elif slope is None or not _SMALLEST_PEAK <= peak / slope <= _LARGEST_STORED:
-        _, exponent = math.frexp(peak)  # peak < 2 ** exponent
-        slope = 2.0 ** (exponent - _SERIES_PEAK_BITS)
-    return np.rint(pixels.astype(np.float64) / slope).astype("<u2"), slope
+        dataset.SliceLocation = decimal(float(np.cross(plane.row, plane.column) @ plane.position))
 
 
 def _add_pixels(dataset: Dataset, stored: npt.NDArray[np.uint16], slope: float) -> None:
@@ -621,12 +438,12 @@ def _add_pixels(dataset: Dataset, stored: npt.NDArray[np.uint16], slope: float) 
     # Percentiles, as a single bright voxel (an artefact, a vessel) must not darken the whole image.
     low, high = np.percentile(stored, (1.0, 99.5))
     width = max(1.0, float(high - low))
-    dataset.WindowCenter = _decimal(float(low) + width / 2)
-    dataset.WindowWidth = _decimal(width)
+    dataset.WindowCenter = decimal(float(low) + width / 2)
+    dataset.WindowWidth = decimal(width)
 
     mapping = Dataset()
     mapping.add_new("RealWorldValueFirstValueMapped", "US", 0)
-    mapping.add_new("RealWorldValueLastValueMapped", "US", _LARGEST_STORED)
+    mapping.add_new("RealWorldValueLastValueMapped", "US", LARGEST_STORED)
     mapping.RealWorldValueIntercept = 0.0
     mapping.RealWorldValueSlope = slope
     mapping.LUTExplanation = "Magnitude in the scanner's units"
@@ -635,7 +452,7 @@ def _add_pixels(dataset: Dataset, stored: npt.NDArray[np.uint16], slope: float) 
     dataset.RealWorldValueMappingSequence = [mapping]
 
 
-def _add_acquisition_time(dataset: Dataset, acquired_at: float, fit: _Fit) -> None:
+def _add_acquisition_time(dataset: Dataset, acquired_at: float, fit: Fit) -> None:
     """When the last readout arrived.
 
     Date and time are local, as on the scanner's own screen; the date-time carries its offset and is unambiguous. An
@@ -653,20 +470,20 @@ def _add_acquisition_time(dataset: Dataset, acquired_at: float, fit: _Fit) -> No
     dataset.AcquisitionTime = dataset.ContentTime = local.strftime("%H%M%S.%f")
 
 
-def _series_description(header: ScanHeader, image: Image, plane: _Plane, fit: _Fit) -> str:
+def _series_description(header: ScanHeader, image: Image, plane: Plane, fit: Fit) -> str:
     """Labels, then the scanner's own description as far as there is room: a label is never cut."""
     labels = ["SIMULATED"] if header.simulated else []
-    labels.append(_LABELS[image.method])
+    labels.append(image.method.label)
     if image.completeness is not Completeness.FINAL:
         labels.append(image.completeness.value.upper())
     if not plane.known:
         labels.append("GEOMETRY UNKNOWN")
     label = " ".join(labels)
-    description = fit.text("Series description", header.series_description, _LO - len(label) - 2)
+    description = fit.text("Series description", header.series_description, LO - len(label) - 2)
     return f"{label}: {description}" if description else label
 
 
-def _comments(header: ScanHeader, image: Image, plane: _Plane, notes: list[str]) -> str:
+def _comments(header: ScanHeader, image: Image, plane: Plane, notes: list[str]) -> str:
     """ImageComments, the most important first; what does not fit is not dropped in silence."""
     provenance = image.provenance
     lines = ["RESEARCH: not for clinical use"]
@@ -690,12 +507,12 @@ def _comments(header: ScanHeader, image: Image, plane: _Plane, notes: list[str])
         lines[-1] += f"; {_model_identity(provenance)}"
     lines += [f"Note: {note}" for note in notes]
 
-    lines = [_printable(line) for line in lines]
+    lines = [printable(line) for line in lines]
     comments = "\r\n".join(lines)
-    if len(comments) <= _LT:
+    if len(comments) <= LT:
         return comments
     ending = " ...\r\nThe rest did not fit; all notes are in private element EDGE RUNTIME 10"
-    return comments[: _LT - len(ending)] + ending
+    return comments[: LT - len(ending)] + ending
 
 
 def _evidence_line(evidence: Evidence | None) -> str:
@@ -740,7 +557,7 @@ def _add_evidence(
         block.add_new(0x04, "UL", evidence["held_out_samples"])
         block.add_new(0x05, "UL", evidence["fitted_samples"])
         if evidence["noise_source"]:
-            block.add_new(0x06, "LT", _printable(evidence["noise_source"])[:_LT])
+            block.add_new(0x06, "LT", printable(evidence["noise_source"])[:LT])
     record = {
         "schema": 1,
         "method": image.method.value,
@@ -772,25 +589,8 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def _decimal(value: float) -> str:
-    return format_number_as_ds(float(value))
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _printable(text: str) -> str:
-    """``text`` with ``_`` for what no DICOM text may hold, can't be encoded, or disguises other text.
-
-    These are controls (Cc), lone surrogates (Cs), line and paragraph separators (Zl, Zp) and the explicit directional
-    characters that make a name read as another.
-    """
-    disguises = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-    return "".join(
-        "_" if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or unicodedata.bidirectional(c) in disguises else c
-        for c in text
-    )
 
 
 def _is_uid(text: str) -> bool:

@@ -52,10 +52,11 @@ def run_demo(runtime: Runtime, folder: Path, on_event: Callable[[Event], None] |
         server.stop()
         thread.join()
     finals = _final_images(result)
+    methods = [method for method in TITLES if method is not Method.LEARNED or runtime.model is not None]
     rows, quality = [], []
     for index, (reference, foreground) in enumerate(_references()):
         panels = []
-        for method in TITLES:
+        for method in methods:
             played = finals.get((index, method))
             if played is None:
                 raise EdgeRuntimeError(

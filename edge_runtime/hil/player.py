@@ -78,9 +78,9 @@ class PlayResult:
     """What became of a played scan.
 
     Attributes:
-        readouts_sent: fewer than ``readout_count`` where the server closed early, for example because it refused the
-        scan. closed_early: the server said CLOSE before the scan was sent. duration_s: from the first readout to the
-        server's CLOSE.
+        readouts_sent: fewer than ``readout_count`` where the server closed early, for example because it refused the scan.
+        closed_early: the server said CLOSE before the scan was sent.
+        duration_s: from the first readout to the server's CLOSE.
     """
 
     texts: tuple[PlayedText, ...]
@@ -138,9 +138,8 @@ def play(
         order: of the lines of a slice, see `edge_runtime.hil.plan.reordered`.
         send_timeout_s: how long the server may take nothing.
         reply_timeout_s: how long it may send nothing once the whole scan is sent.
-        on_event: told of texts, images and progress, from either thread but never from both at once. It holds up the
-        thread that
-            calls it.
+        on_event: told of texts, images and progress, from either thread but never from both at once. It holds up the thread
+            that calls it.
 
     Raises:
         PlaybackError: see there.

@@ -34,7 +34,7 @@ from edge_runtime.links.mrd_messages import (
 )
 from edge_runtime.profile import Profile
 from edge_runtime.runtime import Runtime
-from edge_runtime.scan import Completeness, Image, Method, ReadoutBatch
+from edge_runtime.scan import Completeness, Image, ReadoutBatch
 from edge_runtime.session import ONE_SCAN, ScanReport, Session
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,6 @@ AFTER_CLOSE_MS = 50
 
 SLOWEST_BYTES_PER_S = 128 << 10
 """What a scanner that takes its images must at least take of them."""
-
-SERIES_NAMES = {
-    Method.LEARNED: "AI recon (learned)",
-    Method.CLASSICAL: "Classical recon",
-    Method.ZERO_FILLED: "Zero-filled",
-}
 
 
 class MrdServer:
@@ -156,6 +150,7 @@ class _Connection:
         self._address = address
         self._stop = stop
         self._header_due = time.monotonic() + runtime.profile.idle_timeout_s
+        self._simulated = False
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         peer.settimeout(POLL_S)
@@ -222,7 +217,8 @@ class _Connection:
 
     def image(self, image: Image, series: int, index: int) -> None:
         """Sends an image with its meta attributes."""
-        self._sender.put(pack_magnitude_image(image, series, index, attributes_of(image)))
+        attributes = attributes_of(image, simulated=self._simulated)
+        self._sender.put(pack_magnitude_image(image, series, index, attributes))
 
     def _handle(self, session: Session, message: Message) -> None:
         if isinstance(message, ReadoutBatch):
@@ -233,6 +229,7 @@ class _Connection:
             session.configure(message.text.strip())
         elif isinstance(message, HeaderText):
             header = parse_header(message.xml)
+            self._simulated = header.simulated
             session.begin(header)
         elif isinstance(message, Text):
             log.info("%s says: %s", self._address, message.text[:500])
@@ -393,14 +390,14 @@ class _Stalled(Exception):
     """The scanner was silent or slow for longer than the profile allows, or the server stops."""
 
 
-def attributes_of(image: Image) -> dict[str, str | list[str]]:
+def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]]:
     """The meta attributes of an image: ISMRMRD's usual names, and ``Edge…`` for what only this runtime says."""
-    comments = [SERIES_NAMES[image.method]]
+    comments = [image.method.label]
     if image.completeness is not Completeness.FINAL:
         comments.append(f"{image.completeness.value}: {image.measured_share:.0%} of phase encodes measured")
     attributes: dict[str, str | list[str]] = {
         "DataRole": ["Image"],
-        "SeriesDescription": SERIES_NAMES[image.method],
+        "SeriesDescription": image.method.label,
         "ImageComments": "; ".join([*comments, *image.notes]),
         "ImageProcessingHistory": ["edge-runtime", image.method.value],
         "Keep_image_geometry": "1",
@@ -410,6 +407,8 @@ def attributes_of(image: Image) -> dict[str, str | list[str]]:
         "EdgeAcceleration": f"{image.acceleration:.3f}",
         "EdgeRuntime": image.provenance.runtime_version,
     }
+    if simulated:
+        attributes["EdgeSimulated"] = "1"
     if image.notes:
         attributes["EdgeNotes"] = list(image.notes)
     if image.provenance.bundle_digest:

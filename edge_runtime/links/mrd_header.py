@@ -19,13 +19,13 @@ import defusedxml
 from defusedxml.ElementTree import fromstring
 
 from edge_runtime.errors import HeaderError, UnsupportedScan
-from edge_runtime.links.mrd_messages import legal_in_xml
+from edge_runtime.links.mrd_messages import WireLimits, legal_in_xml
 from edge_runtime.scan import EncodingSpace, Limit, MriEncoding, Patient, ScanHeader, Scanner, Sequence, Study
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
-MAX_HEADER_BYTES = 4 << 20
-"""Headers of converted vendor data reach some 100 kB."""
+MAX_HEADER_BYTES = WireLimits().max_text_bytes
+"""Of a header in a file too; those of converted vendor data reach some 100 kB."""
 
 MAX_TAGS = 100_000
 """Bounds the memory of the parsed tree, which is some hundred times that of a short tag."""
@@ -54,6 +54,15 @@ LIMIT_NAMES = (
 
 SIMULATED_PARAMETER = "edge_simulated"
 """User parameter that is 1 or true where the scan was made by a simulator."""
+
+MAX_NOTES = 32
+"""Notes that are taken from a sender; what is assumed on this side comes on top."""
+
+MAX_NOTE = 500
+"""Characters of a sender's note."""
+
+_NOTE_PARAMETER = "edge_note_"
+"""Begins the names, numbered from 1, of user parameters that hold what whoever wrote the header had to assume."""
 
 _OWN_PARAMETER = "edge_"
 """Begins the names of user parameters that hold what the schema has no room for: an accession number with letters, and
@@ -85,6 +94,7 @@ def parse_header(xml: bytes) -> ScanHeader:
     sequence = root.child("sequenceParameters")
     parameters = _parameters(root.child("userParameters"))
     simulated = parameters.pop(SIMULATED_PARAMETER, "").lower() in ("1", "true")
+    carried = _carried_notes(parameters)
 
     def own(name: str) -> str:
         return parameters.pop(_OWN_PARAMETER + name, "")
@@ -132,7 +142,7 @@ def parse_header(xml: bytes) -> ScanHeader:
         frame_of_reference_uid=measurement.text("frameOfReferenceUID") or own("frame_of_reference_uid"),
         parameters=parameters,
         simulated=simulated,
-        notes=tuple(notes),
+        notes=(*carried, *notes),
     )
 
 
@@ -379,6 +389,19 @@ def _parameters(node: _Node) -> dict[str, str]:
     return {name: value for name, value in found if name}
 
 
+def _carried_notes(parameters: dict[str, str]) -> tuple[str, ...]:
+    """The sender's notes in their order, taken out of the parameters; bounded, and what that cost is noted."""
+    found = sorted(
+        (int(name[len(_NOTE_PARAMETER) :]), name)
+        for name in parameters
+        if name.startswith(_NOTE_PARAMETER) and _INTEGER.fullmatch(name[len(_NOTE_PARAMETER) :])
+    )
+    notes = [note for note in (parameters.pop(name) for _, name in found) if note]
+    kept = tuple(note if len(note) <= MAX_NOTE else note[: MAX_NOTE - 1] + "…" for note in notes[:MAX_NOTES])
+    left_out = len(notes) - len(kept)
+    return (*kept, f"{left_out} more notes of the sender were left out") if left_out else kept
+
+
 def _sex(subject: _Node) -> str:
     text = subject.text("patientGender").upper()
     if text in ("", "M", "F", "O"):
@@ -421,8 +444,8 @@ def _time(node: _Node, name: str) -> str:
 def format_header(header: ScanHeader) -> str:
     """Write an XML header from which `parse_header` reads the same values.
 
-    The text is valid by the schema. Notes are not written: they belong to the reading. A resonance frequency that is not known
-    is written as 0, which reads as unknown.
+    The text is valid by the schema. Notes travel as user parameters, so that what was assumed here is said with every image. A
+    resonance frequency that is not known is written as 0, which reads as unknown.
     """
     root = ElementTree.Element("ismrmrdHeader", {"xmlns": NAMESPACE})
     patient, study, scanner, sequence = header.patient, header.study, header.scanner, header.sequence
@@ -439,6 +462,7 @@ def format_header(header: ScanHeader) -> str:
         parameters[_OWN_PARAMETER + "accession_number"] = study.accession_number
     if not header.patient_position:
         parameters.update((_OWN_PARAMETER + name, value) for name, value in measurement.items() if value)
+    parameters.update((f"{_NOTE_PARAMETER}{number}", note) for number, note in enumerate(header.notes, start=1))
     _section(
         root,
         "subjectInformation",

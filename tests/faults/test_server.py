@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, attribute
 from simulated import (
     COILS,
     COLUMNS,
@@ -98,6 +98,24 @@ def test_every_final_image_is_a_dicom_file(serve, whole_scan):
     server.exchange(whole_scan)
     kinds = {pydicom.dcmread(path).SeriesDescription for path in server.files("*/*/*.dcm")}
     assert len(server.files("*/*/*.dcm")) == len(kinds) == len(FINAL)
+
+
+def test_the_wire_and_dicom_call_a_method_by_the_same_name(serve, whole_scan):
+    server = serve()
+    wire = {attribute(image, "SeriesDescription") for image in server.exchange(whole_scan).images}
+    files = [pydicom.dcmread(path) for path in server.files("*/*/*.dcm")]
+    assert wire == {file.SeriesDescription.removesuffix(" GEOMETRY UNKNOWN") for file in files}
+    assert wire == {"Classical recon", "Zero-filled recon"}
+
+
+def test_a_simulated_scan_says_so_on_the_wire(serve):
+    header = replace(header_of(), simulated=True)
+    replies = serve().exchange(scan_bytes(readouts_of(KSPACE), header=header))
+    assert [attribute(image, "EdgeSimulated") for image in replies.images] == ["1", "1"]
+
+
+def test_a_measured_scan_is_not_called_simulated(serve, whole_scan):
+    assert "EdgeSimulated" not in serve().exchange(whole_scan).images[0].attributes
 
 
 def test_the_report_names_every_image(serve, whole_scan):

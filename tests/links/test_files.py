@@ -126,7 +126,7 @@ def test_the_only_scan_of_another_name_is_found_and_two_must_be_told_apart(tmp_p
     assert open_recording(path).readout_count == 3
     write_ismrmrd(path, scan_readouts()[:4], group="second")
     assert open_recording(path, "second").readout_count == 4
-    with pytest.raises(RecordingError, match="first, second: name one"):
+    with pytest.raises(RecordingError, match="first, second; choose one with --dataset NAME"):
         open_recording(path)
     with pytest.raises(RecordingError, match="no scan in group 'third'; the file holds first, second"):
         open_recording(path, "third")
@@ -186,6 +186,12 @@ def test_the_file_of_the_reference_phantom_makes_its_image(tmp_path: Path) -> No
 
 
 # -------------------------------------------------------------------------------------------------------- MRD stream
+
+
+def test_a_format_of_one_scan_knows_no_datasets(tmp_path: Path) -> None:
+    write_mrd_stream(tmp_path / "scan.mrd", HEADER, [scan_readouts()])
+    with pytest.raises(RecordingError, match="no dataset 'second'"):
+        open_recording(tmp_path / "scan.mrd", "second")
 
 
 def test_a_stream_holds_what_was_written(tmp_path: Path) -> None:
@@ -278,9 +284,9 @@ def test_the_readout_of_128_samples_is_found_on_the_second_axis(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arrays", "text"),
     [
-        ({"a": kspace_of((4, 4)), "b": kspace_of((4, 4))}, "name the array"),
+        ({"a": kspace_of((4, 4)), "b": kspace_of((4, 4))}, "choose one with --dataset NAME"),
         ({"ksp": np.zeros((4, 4))}, "is float64 of shape"),
-        ({"ksp": kspace_of((2, 2, 2, 2, 2))}, "name the array"),
+        ({"ksp": kspace_of((2, 2, 2, 2, 2))}, "two to four axes"),
         ({"text": "x"}, "holds nothing"),
         ({"ksp": np.full((128, 4), np.nan + 0j)}, "NaN or infinite"),
         ({"ksp": np.full((128, 4), 1e300 + 0j)}, "NaN or infinite"),
@@ -424,7 +430,7 @@ def test_a_twix_file_needs_twixtools_and_an_extension(tmp_path: Path, monkeypatc
     with pytest.raises(RecordingError, match=r"rename it to meas\.dat"):
         open_recording(tmp_path / "meas")
     monkeypatch.setitem(sys.modules, "twixtools", None)
-    with pytest.raises(RecordingError, match=r"pip install edge-runtime\[twix\]"):
+    with pytest.raises(RecordingError, match=r"needs twixtools: pip install -e '\.\[twix\]' in"):
         open_recording(tmp_path / "meas.dat")
 
 

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import HeaderError, UnsupportedScan
-from edge_runtime.links.mrd_header import LIMIT_NAMES, MAX_HEADER_BYTES, format_header, parse_header
+from edge_runtime.links.mrd_header import (
+    LIMIT_NAMES,
+    MAX_HEADER_BYTES,
+    MAX_NOTE,
+    MAX_NOTES,
+    format_header,
+    parse_header,
+)
 from edge_runtime.scan import EncodingSpace, Limit, MriEncoding, Patient, ScanHeader, Scanner, Sequence, Study
 
 FULL = """<?xml version="1.0" encoding="UTF-8"?>
@@ -142,6 +149,31 @@ def test_what_the_schema_has_no_room_for_survives_in_user_parameters() -> None:
     assert parse_header(text.encode()) == header
 
 
+def test_notes_travel_with_the_header() -> None:
+    header = dataclasses.replace(EXPECTED, notes=("1 mm a voxel is written", "axes < swapped"))
+    text = format_header(header)
+    ismrmrd.xsd.CreateFromDocument(text.encode())
+    assert parse_header(text.encode()) == header
+
+
+def test_notes_of_both_sides_are_kept_in_their_order() -> None:
+    text = format_header(dataclasses.replace(EXPECTED, notes=("theirs",))).replace("<z>1</z>", "", 1)
+    assert parse_header(text.encode()).notes == (
+        "theirs",
+        "encoding.encodedSpace.matrixSize.z is missing: taken to be 1, a two-dimensional scan",
+    )
+
+
+def test_notes_of_a_sender_are_bounded() -> None:
+    many = tuple(f"note {number} " + "x" * 10_000 for number in range(1, 101))
+    notes = parse_header(format_header(dataclasses.replace(EXPECTED, notes=many)).encode()).notes
+    assert [note.partition(" x")[0] for note in notes[:MAX_NOTES]] == [
+        f"note {number}" for number in range(1, MAX_NOTES + 1)
+    ]
+    assert max(map(len, notes)) == MAX_NOTE
+    assert notes[MAX_NOTES:] == (f"{100 - MAX_NOTES} more notes of the sender were left out",)
+
+
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C"], exclude_characters="\r"), max_size=12).map(
     str.strip
 )
@@ -180,7 +212,7 @@ header = st.builds(
     frame_of_reference_uid=words,
     parameters=st.dictionaries(words.filter(lambda name: name and not name.startswith("edge_")), words, max_size=3),
     simulated=st.booleans(),
-    notes=st.just(()),
+    notes=st.lists(words.filter(bool), max_size=12).map(tuple),
 )
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from realdata import MATLAB, RAW, TWIX, needs_recorded_scans
 
 from edge_runtime.links.files import open_recording
 from edge_runtime.links.files.slices import is_image
 from edge_runtime.modalities.mri.fourier import centre_slice, to_image
 from edge_runtime.scan import ReadoutFlag
 
-DATA = Path(os.environ.get("EDGE_DATA") or Path(__file__).resolve().parents[2] / ".." / "shared" / "data")
-RAW = DATA / "raw"
-TWIX = sorted((RAW / "siemens_twix").glob("*.dat"))
-MATLAB = sorted(path for folder in RAW.glob("hku_0.055T_*") for path in folder.rglob("*.mat"))
-
-pytestmark = pytest.mark.skipif(not TWIX or not MATLAB, reason=f"realdata: no recorded scans in {RAW} (set EDGE_DATA)")
+pytestmark = needs_recorded_scans
 
 
 def image_of(path: Path, **counters: int) -> npt.NDArray[np.float32]:

@@ -130,9 +130,8 @@ def _choose(path: Path, found: dict[str, tuple[int, ...]], array: str | None) ->
     chosen = next((name for name in wanted if name in names), None)
     if chosen is None:
         listed = ", ".join(f"{name} {shape}" for name, shape in list(found.items())[:20]) or "nothing"
-        raise RecordingError(
-            f"{path}: no array {array or 'kspace or ksp'}; the file holds {listed}: name the array to replay"
-        )
+        mend = "choose one with --dataset NAME" if names else "k-space of two to four axes is read"
+        raise RecordingError(f"{path}: no array {array or 'kspace or ksp'}; the file holds {listed}; {mend}")
     size = 16 * int(np.prod([int(n) for n in found[chosen]], dtype=object))
     if size > MAX_BYTES:
         raise RecordingError(

@@ -16,10 +16,8 @@ import numpy.typing as npt
 
 from edge_runtime.errors import RecordingError, ScanRefused
 from edge_runtime.links.files.recording import READOUT_BYTES, Recording, finite, optional_package, readouts_per_batch
-from edge_runtime.links.mrd_header import parse_header
+from edge_runtime.links.mrd_header import MAX_HEADER_BYTES, parse_header
 from edge_runtime.scan import READOUT_DTYPE, ReadoutBatch, ScanHeader
-
-MAX_XML_BYTES = 4 << 20
 
 HEAD_FIELDS = {
     "flags": "flags",
@@ -86,15 +84,21 @@ def _group(path: Path, file: Any, dataset: str | None) -> str:
         return "dataset"
     if len(scans) == 1:
         return scans[0]
-    found = f"scans in {', '.join(scans)}: name one" if scans else "no group with xml and data: no raw MRD scan"
+    found = (
+        f"scans in {', '.join(scans)}; choose one with --dataset NAME"
+        if scans
+        else "no group with xml and data: no raw MRD scan"
+    )
     raise RecordingError(f"{path}: {found}")
 
 
 def _header(path: Path, xml: Any) -> ScanHeader:
     if xml.size != 1:
         raise RecordingError(f"{path}: {xml.size} XML headers; a scan has one")
-    if xml.dtype.kind == "S" and xml.dtype.itemsize > MAX_XML_BYTES:
-        raise RecordingError(f"{path}: an XML header of {xml.dtype.itemsize} bytes; at most {MAX_XML_BYTES} are read")
+    if xml.dtype.kind == "S" and xml.dtype.itemsize > MAX_HEADER_BYTES:
+        raise RecordingError(
+            f"{path}: an XML header of {xml.dtype.itemsize} bytes; at most {MAX_HEADER_BYTES} are read"
+        )
     text = xml[()] if xml.shape == () else xml[0]
     try:
         return parse_header(text.encode() if isinstance(text, str) else bytes(text))

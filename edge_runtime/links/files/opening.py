@@ -25,7 +25,7 @@ def open_recording(path: str | Path, dataset: str | None = None) -> Recording:
     """Open a recorded scan of any known format.
 
     Args:
-        dataset: which scan of a file that holds several: the group of an ISMRMRD HDF5 file, the array of a MATLAB file.
+        dataset: which scan of a file that may hold several: the group of an ISMRMRD HDF5 file, the array of a MATLAB file.
 
     Returns:
         The recording; nothing of the file is held open.
@@ -44,6 +44,8 @@ def open_recording(path: str | Path, dataset: str | None = None) -> Recording:
         return open_ismrmrd_hdf5(path, dataset)
     if first.startswith(MATLAB_SIGNATURE):
         return open_hku_mat(path, dataset)
+    if dataset is not None:
+        raise RecordingError(f"{path}: no dataset {dataset!r}: files of this format hold one scan; leave --dataset out")
     if looks_like_twix(first, size):
         return open_twix(path)
     if first.startswith(STREAM_STARTS):

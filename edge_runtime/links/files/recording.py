@@ -81,4 +81,6 @@ def optional_package(path: Path, module: str, extra: str = "replay") -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.split(".")[0]
-        raise RecordingError(f"{path}: this format needs {package}: pip install edge-runtime[{extra}]") from None
+        raise RecordingError(
+            f"{path}: this format needs {package}: pip install -e '.[{extra}]' in edge-runtime's checkout"
+        ) from None

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.scan import ReadoutFlag, SliceKey
+from edge_runtime.scan import BESIDE_THE_IMAGE, ReadoutFlag, SliceKey
 
-NOT_IMAGE = (
-    ReadoutFlag.IS_NOISE_MEASUREMENT
-    | ReadoutFlag.IS_PARALLEL_CALIBRATION
-    | ReadoutFlag.IS_NAVIGATION_DATA
-    | ReadoutFlag.IS_PHASECORR_DATA
-    | ReadoutFlag.IS_HPFEEDBACK_DATA
-    | ReadoutFlag.IS_DUMMYSCAN_DATA
-    | ReadoutFlag.IS_RTFEEDBACK_DATA
-    | ReadoutFlag.IS_SURFACECOILCORRECTIONSCAN_DATA
-    | ReadoutFlag.IS_PHASE_STABILIZATION_REFERENCE
-    | ReadoutFlag.IS_PHASE_STABILIZATION
+NOT_IMAGE = functools.reduce(
+    ReadoutFlag.__or__, (*BESIDE_THE_IMAGE, ReadoutFlag.IS_NOISE_MEASUREMENT, ReadoutFlag.IS_PARALLEL_CALIBRATION)
 )
 """A readout with any of these flags is not a line of an image."""
 

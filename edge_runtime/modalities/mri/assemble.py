@@ -21,19 +21,9 @@ from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibration_lines
-from edge_runtime.scan import COUNTERS, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
+from edge_runtime.scan import BESIDE_THE_IMAGE, COUNTERS, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
 
-NOT_IMAGE_LINES = (
-    ReadoutFlag.IS_NAVIGATION_DATA,
-    ReadoutFlag.IS_PHASECORR_DATA,
-    ReadoutFlag.IS_HPFEEDBACK_DATA,
-    ReadoutFlag.IS_RTFEEDBACK_DATA,
-    ReadoutFlag.IS_DUMMYSCAN_DATA,
-    ReadoutFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
-    ReadoutFlag.IS_PHASE_STABILIZATION_REFERENCE,
-    ReadoutFlag.IS_PHASE_STABILIZATION,
-    ReadoutFlag.IS_REVERSE,
-)
+NOT_IMAGE_LINES = (*BESIDE_THE_IMAGE, ReadoutFlag.IS_REVERSE)  # lines of EPI, which is not reconstructed yet
 """Recognised, counted and left out of the image; the image says how many of which."""
 
 COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4

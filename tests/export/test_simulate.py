@@ -1,0 +1,91 @@
+"""The simulator: the same seed gives the same bytes, and validation draws from generators that training never uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_volumes import made_volume
+
+from edge_runtime.modalities.mri.noise import noise_model
+
+pytest.importorskip("scipy", reason="the extra 'export' is not installed")
+
+from export.simulate import pool
+from export.simulate.objects import random_field_phase, tissue_phase
+from export.simulate.receive import gaussian_coils, loop_coils
+from export.validate import _whitened
+
+pytestmark = pytest.mark.full
+
+SIZES = {"phase_encodes": (32, 40), "samples": (32, 40)}
+
+
+def write(folder: Path, seed: int = 5, count: int = 2) -> list[bytes]:
+    pool.write_pool(folder, [made_volume()], count, seed, 0.5, lambda done, total: None)
+    return [path.read_bytes() for path in sorted(folder.glob("*.npy"))]
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = write(tmp_path / "first")
+    assert len(first) == 2
+    assert write(tmp_path / "second") == first
+    assert write(tmp_path / "third", seed=6)[0] != first[0]
+
+
+def test_an_interrupted_pool_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole")
+    write(tmp_path / "resumed", count=1)
+    (tmp_path / "resumed" / "00001.partial").write_bytes(b"half of it")
+    assert write(tmp_path / "resumed") == whole
+
+
+def test_an_acquisition_is_noise_free_normalised_and_compressed() -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        kspace = pool.simulate_acquisition([made_volume()], rng, phantom_share=0.5, **SIZES)
+        coils, lines, samples = kspace.shape
+        assert kspace.dtype == np.complex64
+        assert coils <= pool.COILS_AFTER_COMPRESSION
+        assert 32 <= lines <= 40 and 32 <= samples <= 40 and lines % 2 == samples % 2 == 0
+        rss = np.sqrt(np.sum(np.abs(np.fft.ifft2(kspace, norm="ortho")) ** 2, axis=0))
+        assert np.percentile(rss, 99) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_validation_has_coils_and_phase_of_its_own(validation: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: set[object] = set()
+
+    def watched(generator):
+        def call(*arguments):
+            used.add(generator)
+            return generator(*arguments)
+
+        return call
+
+    for generator in (loop_coils, gaussian_coils, tissue_phase, random_field_phase):
+        monkeypatch.setattr(pool, generator.__name__, watched(generator))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        pool.simulate_acquisition([made_volume()], rng, phantom_share=0.5, validation=validation, **SIZES)
+    assert used == ({gaussian_coils, random_field_phase} if validation else {loop_coils, tissue_phase})
+
+
+def test_validation_noise_is_correlated_between_coils_before_it_is_whitened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training's noise is white; here a noise scan has to tell what it is."""
+    models = []
+
+    def watched(*arguments):
+        models.append(noise_model(*arguments))
+        return models[-1]
+
+    monkeypatch.setattr("export.validate.noise_model", watched)
+    noise = _whitened(np.zeros((4, 64, 64), np.complex64), np.random.default_rng(1)).reshape(4, -1)
+    (model,) = models
+    mixing = np.linalg.inv(model.whitening)
+    before = mixing @ mixing.conj().T
+    correlation = np.abs(before) / np.sqrt(np.outer(np.diag(before).real, np.diag(before).real))
+    assert correlation[~np.eye(4, dtype=bool)].max() > 0.1
+    after = noise @ noise.conj().T / noise.shape[1]
+    np.testing.assert_allclose(after, np.eye(4), atol=0.1)
