@@ -47,3 +47,12 @@ class SensePlan:
         out: npt.NDArray[np.float32],
         power: npt.NDArray[np.float32],
     ) -> None: ...
+    def line_search(
+        self,
+        image: Complex,
+        direction: Complex,
+        hybrid: Complex,
+        measured: npt.NDArray[np.bool_],
+        agreement: npt.NDArray[np.float32],
+        power: npt.NDArray[np.float32],
+    ) -> None: ...

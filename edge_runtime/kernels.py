@@ -227,6 +227,27 @@ class SensePlan:
         )
         return out, power
 
+    def line_search(self, image: Complex, direction: Complex, hybrid: Complex, mask: Mask) -> float | None:
+        """The step α for which ``image + α direction`` agrees best with the samples under a mask, whatever mask is set: the minimum
+        of ``|M (F S (image + α direction) - y)|²``; ``None`` where the direction changes no such sample.
+
+        Args:
+            image, direction: ``(phase_encodes, columns)``.
+            hybrid: ``(coils, phase_encodes, columns)``.
+            mask: ``(phase_encodes, columns)``.
+        """
+        agreement, power = np.empty(self.columns, np.float32), np.empty(self.columns, np.float32)
+        self._plan.line_search(
+            self._image("image", image),
+            self._image("direction", direction),
+            self._hybrid("hybrid", hybrid),
+            self._image("mask", mask, np.bool_),
+            agreement,
+            power,
+        )
+        whole = float(power.sum(dtype=np.float64))
+        return float(agreement.sum(dtype=np.float64)) / whole if whole > 0 else None
+
     def _hybrid(self, name: str, array: Complex) -> Complex:
         return _array(name, array, np.complex64, (self.coils, *self.shape))
 

@@ -297,6 +297,9 @@ class Evidence:
 
     All are root-mean-square magnitudes of complex samples in the scanner's units after whitening. A reconstruction that fits
     the samples down to the noise has a residual equal to ``noise_floor``; held-out samples were never shown to it.
+
+    ``learned_share``: how far the image went from the classical one, which the network starts from, to what the network made of it,
+    0..1; chosen by the held-out samples. ``None`` for other images.
     """
 
     held_out_residual: float | None
@@ -305,6 +308,7 @@ class Evidence:
     held_out_samples: int
     fitted_samples: int
     noise_source: str
+    learned_share: float | None = None
 
     @property
     def held_out_ratio(self) -> float | None:

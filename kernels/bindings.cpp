@@ -223,6 +223,24 @@ class SensePlan {
         run(&edge::Kernels::substituted, task);
     }
 
+    void line_search(Image image, Image direction, Hybrid hybrid, Mask measured, Contiguous<float, 1> agreement,
+                     Contiguous<float, 1> power) {
+        require_image(image);
+        require_image(direction);
+        require_hybrid(hybrid);
+        require_image(measured);
+        const std::size_t columns = static_cast<std::size_t>(geometry_.columns);
+        require(agreement.shape(0) == columns && power.shape(0) == columns, "agreement, power: (columns,)");
+        edge::SenseTask task;
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.direction = reinterpret_cast<const float*>(direction.data());
+        task.hybrid = reinterpret_cast<const float*>(hybrid.data());
+        task.measured = measured.data();
+        task.out = agreement.data();
+        task.power = power.data();
+        run(&edge::Kernels::line_search, task);
+    }
+
   private:
     std::size_t lines() const { return static_cast<std::size_t>(geometry_.phase_encodes); }
     std::size_t coils_() const { return static_cast<std::size_t>(geometry_.coils); }
@@ -319,5 +337,7 @@ NB_MODULE(_kernels, module) {
         .def("data_consistent", &SensePlan::data_consistent, "prior"_a.noconvert(), "weight"_a, "steps"_a, "out"_a.noconvert())
         .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "out"_a.noconvert())
         .def("substituted", &SensePlan::substituted, "image"_a.noconvert(), "hybrid"_a.noconvert(), "measured"_a.noconvert(),
-             "out"_a.noconvert(), "power"_a.noconvert());
+             "out"_a.noconvert(), "power"_a.noconvert())
+        .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
+             "measured"_a.noconvert(), "agreement"_a.noconvert(), "power"_a.noconvert());
 }

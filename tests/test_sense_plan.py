@@ -140,6 +140,17 @@ def test_substitution_puts_measured_samples_in_their_place(shape):
     assert_close(power, np.mean(np.abs(mask * (model - hybrid)) ** 2, axis=0), 1e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_line_search_ends_where_the_samples_agree_best(shape):
+    plan, maps, hybrid, mask = problem_of(shape)
+    image, direction = image_like(plan, 1), image_like(plan, 2)
+    left = mask * (hybrid - to_kspace(maps * image, axis=1))
+    change = mask * to_kspace(maps * direction, axis=1)
+    best = np.vdot(change, left).real / np.vdot(change, change).real
+    assert plan.line_search(image, direction, hybrid, mask) == pytest.approx(best, rel=1e-4, abs=1e-5)
+    assert plan.line_search(image, direction, hybrid, np.zeros_like(mask)) is None
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 130), st.integers(1, 20))
 def test_the_operator_of_any_geometry(coils, lines, columns):

@@ -528,6 +528,8 @@ def _evidence_line(evidence: Evidence | None) -> str:
             f"held-out residual {evidence.held_out_residual:.4g}{in_noise} over {evidence.held_out_samples} samples "
             "that the reconstruction did not see"
         )
+    if evidence.learned_share is not None:
+        parts.append(f"{evidence.learned_share:.0%} of the network's correction confirmed by them and applied")
     parts.append(f"fitted residual {evidence.fitted_residual:.4g} over {evidence.fitted_samples} samples")
     floor = "unknown" if evidence.noise_floor is None else f"{evidence.noise_floor:.4g}"
     parts.append(f"noise floor {floor} ({evidence.noise_source})" if evidence.noise_source else f"noise floor {floor}")

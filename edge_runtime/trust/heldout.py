@@ -1,5 +1,7 @@
 """Which measured samples the learned reconstruction may not see.
 
+They say afterwards how far it was right, and how far it is believed: one number for the whole slice, of hundreds of samples.
+
 Each band of readout columns gives up one measured line outside the calibration lines, another line in each band. Every column thus
 loses one line, at a spatial frequency that changes along the image, and no column's neighbourhood knows the line that it lost.
 """
@@ -40,3 +42,16 @@ def choose_held_out(
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         held_out[rng.choice(candidates), start:stop] = True
     return held_out
+
+
+def believed_share(best_step: float | None) -> float:
+    """How much of the network's correction goes into the image: the share that agrees best with the held-out samples, 0..1.
+
+    A network does most where much is missing. Where little is, and that noisy, it adds an error of its own, which a smaller step
+    avoids.
+
+    Args:
+        best_step: from the image that the network started from towards the one it made; ``None`` where no sample can tell, then
+            the network is believed.
+    """
+    return 1.0 if best_step is None else min(max(best_step, 0.0), 1.0)

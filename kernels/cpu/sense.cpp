@@ -168,6 +168,15 @@ void conjugate_gradients(int lines, int steps, float* x, float* residual, float*
     }
 }
 
+// The unscaled spectrum of one coil's image, in the transform's own order.
+void coil_spectrum(const Block& block, const float* maps, const float* image, float* spectrum, ComplexVector* scratch) {
+    for (int i = 0; i < block.lines(); ++i) {
+        const int line = block.shifted(i);
+        store_packed(spectrum + at(i), load_packed(maps + at(line)) * load_packed(image + at(line)));
+    }
+    forward(block.transform, spectrum, scratch);
+}
+
 struct Memory {  // a thread's
     ComplexVector* butterflies;
     float* arrays;
@@ -322,11 +331,7 @@ void substituted(const Transform& transform, const SenseGeometry& geometry, cons
     std::memset(power, 0, sizeof(float) * static_cast<std::size_t>(at(block.lines())));
     for (int coil = 0; coil < geometry.coils; ++coil) {
         const float* maps = block.coil_maps(coil);
-        for (int i = 0; i < block.lines(); ++i) {
-            const int line = block.shifted(i);
-            store_packed(work + at(i), load_packed(maps + at(line)) * load_packed(image + at(line)));
-        }
-        forward(transform, work, memory.butterflies);
+        coil_spectrum(block, maps, image, work, memory.butterflies);
         for (int position = 0; position < block.lines(); ++position) {
             const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
             const bool* measured = task.measured + block.sample(0, line);
@@ -354,6 +359,38 @@ void substituted(const Transform& transform, const SenseGeometry& geometry, cons
             task.out[block.sample(0, line) + lane] = __builtin_sqrtf(magnitude[at(line) + lane]);
             task.power[block.sample(0, line) + lane] = power[at(line) + lane] * share;
         }
+    }
+}
+
+void line_search(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+                 std::size_t index, float* scratch) {
+    const Block block(transform, geometry, data, index);
+    const Memory memory(block, scratch);
+    float *image = memory[0], *direction = memory[1], *model = memory[2], *change = memory[3];
+    load_image(block, task.image, image);
+    load_image(block, task.direction, direction);
+    LaneSums agreement, power;
+    for (int coil = 0; coil < geometry.coils; ++coil) {
+        coil_spectrum(block, block.coil_maps(coil), image, model, memory.butterflies);
+        coil_spectrum(block, block.coil_maps(coil), direction, change, memory.butterflies);
+        for (int position = 0; position < block.lines(); ++position) {
+            const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
+            const bool* measured = task.measured + block.sample(0, line);
+            float mask[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane) mask[lane] = lane < block.columns && measured[lane] ? 1.0f : 0.0f;
+            const ComplexVector sample = load_some(task.hybrid + 2 * block.sample(coil, line), block.columns);
+            const ComplexVector left = sample - scaled(load_packed(model + at(position)), transform.scale);
+            const ComplexVector step = scaled(load_packed(change + at(position)), load(mask) * transform.scale);
+            agreement.add(step, left);
+            power.add(step, step);
+        }
+    }
+    float sums[kLanes], powers[kLanes];
+    store(sums, agreement.sum);
+    store(powers, power.sum);
+    for (int lane = 0; lane < block.columns; ++lane) {
+        task.out[block.first + lane] = sums[lane];
+        task.power[block.first + lane] = powers[lane];
     }
 }
 

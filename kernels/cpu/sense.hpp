@@ -29,11 +29,12 @@ struct SenseTask {
     const float* image = nullptr;
     const float* hybrid = nullptr;
     const bool* measured = nullptr;  // (phase_encodes, columns)
+    const float* direction = nullptr;
     const float* weight = nullptr;   // float32 (phase_encodes, columns)
     float lambda = 0;
     int steps = 0;
     float* out = nullptr;
-    float* power = nullptr;  // float32 (phase_encodes, columns)
+    float* power = nullptr;  // float32 (phase_encodes, columns); of line_search (columns,)
 };
 
 std::size_t sense_blocks(const SenseGeometry& geometry);
@@ -50,6 +51,7 @@ typedef void (*SenseKernel)(const Transform&, const SenseGeometry&, const SenseD
     apply(gradient)         /* image -> out = Aᴴ (A image - y) */                                                      \
     apply(data_consistent)  /* image -> out = argmin |A x - y|² + lambda |x - image|², `steps` of conjugate gradients */ \
     apply(regularised)      /* weight -> out = argmin |A x - y|² + Σ weight |F x|², `steps` of conjugate gradients */  \
-    apply(substituted)      /* image, hybrid, measured -> out (float32) with every sample in its place, power */
+    apply(substituted)      /* image, hybrid, measured -> out (float32) with every sample in its place, power */       \
+    apply(line_search)      /* image, direction d, hybrid, measured -> out = Re <A d, y - A image>, power = |A d|², by column */
 
 }  // namespace edge

@@ -8,7 +8,8 @@ namespace edge {
 namespace {
 
 #define EDGE_SENSE(isa)                                                                                                \
-    isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted
+    isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted,       \
+        isa::line_search
 #define EDGE_TABLE(isa) \
     { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa) }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from edge_runtime.modalities.mri.normalise import image_scale
 from edge_runtime.modalities.mri.sampling import contiguous_centre
 from edge_runtime.modalities.mri.support import object_support
 from edge_runtime.scan import Evidence, Method
-from edge_runtime.trust.heldout import choose_held_out
+from edge_runtime.trust.heldout import believed_share, choose_held_out
 
 MAX_VIRTUAL_COILS = 8
 MOST_ACS_LINES = 32
@@ -154,9 +154,12 @@ def reconstruct(
             except EngineError as error:
                 failure = error
             else:
+                correction = blind - first
+                share = believed_share(plan.line_search(first, correction, hybrid, held_out))
                 # Measured against the held-out samples, the image may now have them: all that was measured is put in its place.
-                image, residual_power = plan.substituted(blind, hybrid, everything)
-                yield Method.LEARNED, Reconstruction(image, evidence(residual_power, visible, held_out, noise))
+                image, residual_power = plan.substituted(first + np.float32(share) * correction, hybrid, everything)
+                proof = evidence(residual_power, visible, held_out, noise)
+                yield Method.LEARNED, Reconstruction(image, replace(proof, learned_share=share))
         plan.set_samples(hybrid, everything)
         classical = regularised_sense(plan, power, measured, noise.standard_deviation)
         image, residual_power = plan.substituted(classical, hybrid, everything)

@@ -19,7 +19,7 @@ from edge_runtime.modalities.mri.noise import NoiseLevel
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, calibration_lines, evidence, reconstruct
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import Method
-from edge_runtime.trust.heldout import choose_held_out
+from edge_runtime.trust.heldout import believed_share, choose_held_out
 
 COILS, LINES, COLUMNS = 4, 64, 40
 NOISE = 0.02
@@ -139,8 +139,9 @@ def test_fine_structure_that_was_invented_stands_out_of_the_noise():
     assert found.held_out_ratio is not None and found.held_out_ratio > 2
 
 
-def test_held_out_samples_do_not_influence_what_the_network_makes(learned):
-    """They are replaced by nonsense: agreement with everything else stays the same to the last bit."""
+def test_held_out_samples_do_not_influence_what_the_network_makes(learned, monkeypatch):
+    """They are replaced by nonsense: agreement with everything else stays the same to the last bit, the share they choose apart."""
+    monkeypatch.setattr(module, "believed_share", lambda best_step: 0.7)
     samples = samples_of(HALF)
     calibration = calibrate(samples.hybrid, samples.measured)
     held_out = choose_held_out(
@@ -152,6 +153,25 @@ def test_held_out_samples_do_not_influence_what_the_network_makes(learned):
     fooled = next(reconstruct(altered, calibration, learned, PLANS))[1].evidence
     assert fooled.fitted_residual == honest.fitted_residual
     assert fooled.held_out_residual > 10 * honest.held_out_residual
+
+
+def test_an_invention_of_the_network_is_not_believed(learned):
+    """Its correction is noise: the held-out samples leave the image where the network started."""
+
+    class Inventing:
+        def run(self, batch):
+            return np.random.default_rng(0).normal(0, 0.5, (1, 2, *batch.shape[2:])).astype(np.float32)
+
+    samples = samples_of(HALF)
+    invented = images_of(samples, replace(learned, regulariser=Inventing()))[Method.LEARNED]
+    honest = images_of(samples, None)[Method.CLASSICAL]
+    assert invented.evidence.learned_share < 0.1
+    assert error(invented.image) < 1.2 * error(honest.image)
+
+
+@pytest.mark.parametrize(("step", "share"), [(None, 1.0), (-0.3, 0.0), (0.4, 0.4), (1.7, 1.0)])
+def test_the_believed_share_lies_between_the_images(step, share):
+    assert believed_share(step) == share
 
 
 def test_held_out_samples_do_not_influence_calibration():
