@@ -272,6 +272,8 @@ class SensePlan {
 
 }  // namespace
 
+void bind_mrd_stream(nb::module_& module);  // bindings_mrd.cpp
+
 NB_MODULE(_kernels, module) {
     module.def("instruction_set", [] { return edge::kernels().name; });
     module.def("instruction_sets", [] {
@@ -320,4 +322,6 @@ NB_MODULE(_kernels, module) {
         .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "out"_a.noconvert())
         .def("substituted", &SensePlan::substituted, "image"_a.noconvert(), "hybrid"_a.noconvert(), "measured"_a.noconvert(),
              "out"_a.noconvert(), "power"_a.noconvert());
+
+    bind_mrd_stream(module);
 }
