@@ -21,6 +21,8 @@ from edge_runtime.links.mrd_messages import (
     MessageReader,
     Waveform,
     WireLimits,
+)
+from edge_runtime.links.mrd_pack import (
     pack_close,
     pack_config_file,
     pack_config_text,
