@@ -23,14 +23,8 @@ from benchmarks.records import Record, summarise
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.links import mrd
 from edge_runtime.links.mrd_header import format_header
-from edge_runtime.links.mrd_messages import (
-    ACQUISITION_HEADER,
-    MessageReader,
-    pack_close,
-    pack_config_file,
-    pack_header,
-    pack_readouts,
-)
+from edge_runtime.links.mrd_messages import ACQUISITION_HEADER, MessageReader
+from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
 from edge_runtime.memory import MemoryBudget
 from edge_runtime.pool import Priority, ReconstructionPool
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile

@@ -12,7 +12,7 @@ from benchmarks.brain_phantom import Phantom, phantom
 from benchmarks.records import Record, summarise
 from benchmarks.server import RunningServer, serving
 from edge_runtime.hil.player import play
-from edge_runtime.links.mrd_messages import parse_meta_attributes
+from edge_runtime.links.mrd_pack import parse_meta_attributes
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.scan import Completeness, Method
 

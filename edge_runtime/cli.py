@@ -343,7 +343,7 @@ def _print_series(series: list[str]) -> None:
 
 
 def _summarise(recording: Recording, result: PlayResult, series: list[str], *, as_json: bool) -> int:
-    from edge_runtime.links.mrd_messages import parse_meta_attributes
+    from edge_runtime.links.mrd_pack import parse_meta_attributes
 
     images: list[dict[str, Any]] = [
         {
@@ -423,7 +423,7 @@ class _ProgressLine:
 
     def __call__(self, event: Event) -> None:
         from edge_runtime.hil.player import PlayedText, ReadoutsSent
-        from edge_runtime.links.mrd_messages import parse_meta_attributes
+        from edge_runtime.links.mrd_pack import parse_meta_attributes
 
         now = time.monotonic() - self._began
         if isinstance(event, ReadoutsSent):

@@ -290,6 +290,8 @@ class SensePlan {
 
 }  // namespace
 
+void bind_mrd_stream(nb::module_& module);  // bindings_mrd.cpp
+
 NB_MODULE(_kernels, module) {
     module.def("instruction_set", [] { return edge::kernels().name; });
     module.def("instruction_sets", [] {
@@ -340,4 +342,6 @@ NB_MODULE(_kernels, module) {
              "out"_a.noconvert(), "power"_a.noconvert())
         .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
              "measured"_a.noconvert(), "agreement"_a.noconvert(), "power"_a.noconvert());
+
+    bind_mrd_stream(module);
 }

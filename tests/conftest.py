@@ -20,7 +20,8 @@ from simulated import readouts_of, scan_bytes, usual_kspace
 from strict_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 
 from edge_runtime.links.mrd import MrdServer
-from edge_runtime.links.mrd_messages import Close, ImageMessage, Message, MessageReader, Text, parse_meta_attributes
+from edge_runtime.links.mrd_messages import Close, ImageMessage, Message, MessageReader, Text
+from edge_runtime.links.mrd_pack import parse_meta_attributes
 from edge_runtime.profile import Profile, parse_profile
 from edge_runtime.runtime import Runtime, open_runtime
 

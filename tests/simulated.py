@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.links.mrd_header import format_header
-from edge_runtime.links.mrd_messages import pack_close, pack_config_file, pack_header, pack_readouts
+from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
 from edge_runtime.modalities.mri.fourier import Complex, to_kspace
 from edge_runtime.scan import (
     READOUT_DTYPE,

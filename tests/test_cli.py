@@ -21,14 +21,8 @@ from simulated import COLUMNS, LINES, kspace_of, object_image
 from edge_runtime.cli import main
 from edge_runtime.demo.run import SCAN
 from edge_runtime.errors import RecordingError
-from edge_runtime.links.mrd_messages import (
-    Close,
-    MessageReader,
-    format_meta_attributes,
-    pack_close,
-    pack_image,
-    pack_text,
-)
+from edge_runtime.links.mrd_messages import Close, MessageReader
+from edge_runtime.links.mrd_pack import format_meta_attributes, pack_close, pack_image, pack_text
 
 PATIENCE_S = 30.0
 

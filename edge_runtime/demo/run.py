@@ -17,7 +17,7 @@ from edge_runtime.hil.player import Event, PlayedImage, PlayResult, play
 from edge_runtime.hil.quality import Magnitude, Mask, compare_within, scale_to
 from edge_runtime.links.files import open_recording
 from edge_runtime.links.mrd import MrdServer
-from edge_runtime.links.mrd_messages import parse_meta_attributes
+from edge_runtime.links.mrd_pack import parse_meta_attributes
 from edge_runtime.runtime import Runtime, runtime_version
 from edge_runtime.scan import Completeness, Method
 

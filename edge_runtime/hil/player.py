@@ -22,16 +22,8 @@ from edge_runtime.errors import EdgeRuntimeError, ScanRefused
 from edge_runtime.hil.plan import Order, reordered, undersampled
 from edge_runtime.links.files.recording import Recording
 from edge_runtime.links.mrd_header import format_header
-from edge_runtime.links.mrd_messages import (
-    Close,
-    ImageMessage,
-    MessageReader,
-    Text,
-    pack_close,
-    pack_config_file,
-    pack_header,
-    pack_readouts,
-)
+from edge_runtime.links.mrd_messages import Close, ImageMessage, MessageReader, Text
+from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
 
 MAX_REPLY_BYTES = 1 << 30
 """Pixels and text that are kept of what a server sends back."""

@@ -28,10 +28,8 @@ from edge_runtime.links.mrd_messages import (
     Text,
     Waveform,
     WireLimits,
-    pack_close,
-    pack_magnitude_image,
-    pack_text,
 )
+from edge_runtime.links.mrd_pack import pack_close, pack_magnitude_image, pack_text
 from edge_runtime.profile import Profile
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Image, ReadoutBatch

@@ -19,7 +19,8 @@ import defusedxml
 from defusedxml.ElementTree import fromstring
 
 from edge_runtime.errors import HeaderError, UnsupportedScan
-from edge_runtime.links.mrd_messages import WireLimits, legal_in_xml
+from edge_runtime.links.mrd_messages import WireLimits
+from edge_runtime.links.mrd_pack import legal_in_xml
 from edge_runtime.scan import EncodingSpace, Limit, MriEncoding, Patient, ScanHeader, Scanner, Sequence, Study
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"

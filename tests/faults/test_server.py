@@ -35,11 +35,8 @@ from simulated import (
 
 from edge_runtime.links import mrd
 from edge_runtime.links.mrd_header import format_header
-from edge_runtime.links.mrd_messages import (
-    WAVEFORM_HEADER,
-    Close,
-    ImageMessage,
-    Text,
+from edge_runtime.links.mrd_messages import WAVEFORM_HEADER, Close, ImageMessage, Text
+from edge_runtime.links.mrd_pack import (
     pack_close,
     pack_config_file,
     pack_header,

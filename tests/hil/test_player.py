@@ -18,16 +18,8 @@ from edge_runtime.hil.player import Event, ReadoutsSent
 from edge_runtime.links.files import Recording
 from edge_runtime.links.files.slices import is_image
 from edge_runtime.links.mrd_header import parse_header
-from edge_runtime.links.mrd_messages import (
-    Close,
-    ConfigFile,
-    HeaderText,
-    MessageReader,
-    pack_close,
-    pack_image,
-    pack_text,
-    parse_meta_attributes,
-)
+from edge_runtime.links.mrd_messages import Close, ConfigFile, HeaderText, MessageReader
+from edge_runtime.links.mrd_pack import pack_close, pack_image, pack_text, parse_meta_attributes
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import (
     READOUT_DTYPE,

@@ -28,6 +28,8 @@ from edge_runtime.links.mrd_messages import (
     Text,
     Waveform,
     WireLimits,
+)
+from edge_runtime.links.mrd_pack import (
     format_meta_attributes,
     pack_close,
     pack_config_file,

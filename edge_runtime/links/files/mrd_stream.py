@@ -10,16 +10,8 @@ from pathlib import Path
 from edge_runtime.errors import RecordingError, ScanRefused
 from edge_runtime.links.files.recording import Recording
 from edge_runtime.links.mrd_header import format_header, parse_header
-from edge_runtime.links.mrd_messages import (
-    Close,
-    HeaderText,
-    Message,
-    MessageReader,
-    pack_close,
-    pack_config_file,
-    pack_header,
-    pack_readouts,
-)
+from edge_runtime.links.mrd_messages import Close, HeaderText, Message, MessageReader
+from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
 from edge_runtime.scan import ReadoutBatch, ScanHeader
 
 CONFIG = "edge"

@@ -1,0 +1,128 @@
+"""The native code under sanitizers: a coverage-guided fuzzer on the parser alone, and the tests of the kernels and the parser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_mrd_parser import META, SESSION, VARIED, XML
+
+from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_image, pack_readouts, pack_text
+from edge_runtime.scan import READOUT_DTYPE, ReadoutBatch
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "kernels"
+FUZZED_S = 120
+SOAKED_MINUTES = 60
+
+
+def seeds() -> dict[str, bytes]:
+    """Inputs of the fuzzer, which says how they are laid out: limits, pieces, stream."""
+    readouts = ReadoutBatch(np.zeros(3, READOUT_DTYPE), np.ones((3, 2, 4), np.complex64))
+    streams = {
+        "session": SESSION,
+        "varied": VARIED,
+        "readouts": pack_readouts(readouts),
+        "opening": pack_config_file("edge") + pack_header(XML),
+        "image": pack_image(np.ones((2, 1, 3, 4), np.float32), {}, META),
+        "close": pack_text("done") + pack_close(),
+    }
+    pieces = {"whole": b"", "tiny": bytes([0]), "mixed": bytes([130, 3, 60, 0])}
+    return {
+        f"{stream}-{piece}-{limits}": bytes([limits, len(pieces[piece])]) + pieces[piece] + streams[stream]
+        for stream in streams
+        for piece in pieces
+        for limits in range(4)
+    }
+
+
+@pytest.fixture(scope="module")
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fuzzer, built."""
+    compiler = shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("clang++ not installed: apt install clang libclang-rt-dev")
+    target = tmp_path_factory.mktemp("fuzz") / "mrd_stream_fuzz"
+    sources = [KERNELS / "fuzz/mrd_stream_fuzz.cpp", KERNELS / "cpu/mrd_stream.cpp", KERNELS / "cpu/ingest.cpp"]
+    options = ["-std=gnu++17", "-g", "-O1", "-Wno-psabi", "-DEDGE_ISA=baseline"]
+    checks = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined"]
+    folders = [f"-I{KERNELS / 'cpu'}", f"-I{KERNELS / 'include'}"]
+    subprocess.run([compiler, *options, *checks, *folders, *sources, "-o", target], check=True)
+    return target
+
+
+def fuzz(fuzzer: Path, folder: Path, seconds: float) -> None:
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for name, data in seeds().items():
+        (corpus / name).write_bytes(data)
+    limits = [f"-max_total_time={int(seconds)}", "-max_len=16384", "-timeout=20", "-rss_limit_mb=2048"]
+    done = subprocess.run(
+        [fuzzer, *limits, "-print_final_stats=1", f"-artifact_prefix={folder}/", corpus],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stderr[-1000:])  # how much was executed
+    assert done.returncode == 0, done.stderr[-8000:]
+
+
+@pytest.mark.full
+def test_no_bytes_break_the_parser(fuzzer, tmp_path):
+    fuzz(fuzzer, tmp_path, FUZZED_S)
+
+
+@pytest.mark.soak
+def test_no_bytes_break_the_parser_for_long(fuzzer, tmp_path):
+    fuzz(fuzzer, tmp_path, 60 * float(os.environ.get("EDGE_SOAK_MINUTES", SOAKED_MINUTES)))
+
+
+SANITIZED = """
+import importlib.util, sys
+import numpy
+spec = importlib.util.spec_from_file_location("edge_runtime._kernels", sys.argv[1])
+sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from edge_runtime import kernels
+assert kernels._kernels is module
+import pytest
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+"""Puts the sanitized extension in the installed one's place, then runs tests."""
+
+
+@pytest.mark.full
+def test_the_extension_is_sound_under_sanitizers(tmp_path):
+    nanobind = pytest.importorskip("nanobind")
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake not installed: apt install cmake")
+    paths = [f"-DPython_EXECUTABLE={sys.executable}", f"-Dnanobind_DIR={nanobind.cmake_dir()}"]
+    subprocess.run(["cmake", "-S", KERNELS, "-B", tmp_path, "-DEDGE_SANITIZE=ON", *paths], check=True)
+    subprocess.run(["cmake", "--build", tmp_path, "--parallel", "2"], check=True)
+    (extension,) = tmp_path.glob("_kernels*.so")
+    # An exception is only seen by the sanitizer if its library was there first, and the C++ library right after it.
+    libraries = [
+        subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps much until it ends
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    tests = ["tests/test_kernels.py", "tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, extension, "-p", "no:cacheprovider", *tests],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
