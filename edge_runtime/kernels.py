@@ -22,7 +22,7 @@ from edge_runtime import _kernels
 from edge_runtime._kernels import Workers
 from edge_runtime.errors import ArgumentError
 
-__all__ = ["CoilPlan", "IngestPlan", "Plans", "SensePlan", "Workers", "count_leading_finite", "instruction_set"]
+__all__ = ["CoilPlan", "IngestPlan", "Plans", "SensePlan", "Workers", "instruction_set"]
 
 Complex = npt.NDArray[np.complex64]
 Lines = npt.NDArray[np.int64]
@@ -302,20 +302,6 @@ class Plans:
         finally:
             with self._lock:
                 self._spare = [*self._spare, plan][-self.KEPT :]
-
-
-def count_leading_finite(samples: Complex) -> int:
-    """How many readouts of ``(readouts, coils, samples)`` come before the first that holds a sample which is not finite.
-
-    Every readout is contiguous, at any address.
-    """
-    samples = _array("samples", samples, np.complex64, (None, None, None), contiguous=False)
-    readouts, _, count = samples.shape
-    if samples.strides[1:] != (count * samples.itemsize, samples.itemsize) and samples[:1].size > 1:
-        raise ArgumentError("samples", f"strides {samples.strides}", "contiguous readouts")
-    if not samples.size:
-        return len(samples)
-    return _kernels.count_leading_finite(samples.view(np.uint8).reshape(readouts, -1))
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -31,19 +31,6 @@ void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
-// samples: the bytes of complex64 (readouts, numbers)
-std::size_t count_leading_finite(Array<const unsigned char, 2> samples) {
-    require(samples.shape(0) == 0 || (samples.stride(1) == 1 && samples.shape(1) % 8 == 0), "samples: contiguous readouts");
-    const edge::AllFinite all_finite = edge::kernels().all_finite;
-    const nb::gil_scoped_release released;
-    std::size_t found = 0;
-    while (found < samples.shape(0) &&
-           all_finite(samples.data() + static_cast<std::int64_t>(found) * samples.stride(0), samples.shape(1) / 4)) {
-        ++found;
-    }
-    return found;
-}
-
 class IngestPlan {
   public:
     IngestPlan(edge::Workers& workers, int coils, int samples, int columns)
@@ -305,8 +292,6 @@ NB_MODULE(_kernels, module) {
             if (!edge::choose_kernels(name.c_str())) throw std::invalid_argument("not built, or not run by this processor: " + name);
         },
         "name"_a);
-
-    module.def("count_leading_finite", &count_leading_finite, "samples"_a.noconvert());
 
     nb::class_<edge::Workers>(module, "Workers")
         .def("__init__",
