@@ -15,11 +15,16 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 Tensor = npt.NDArray[np.float32]
 
 
+PERCENTILE = 99.99
+
+
 class _States(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-    """Feeds regulariser inputs one at a time."""
+    """Feeds regulariser inputs one at a time, cut to what all of them have: histograms are gathered over one size."""
 
     def __init__(self, states: Iterable[Tensor]) -> None:
-        self._states: Iterator[Tensor] = iter(states)
+        kept = list(states)
+        rows, columns = (min(state.shape[axis] for state in kept) for axis in (2, 3))
+        self._states: Iterator[Tensor] = iter([state[:, :, :rows, :columns] for state in kept])
 
     def get_next(self) -> dict[str, Tensor] | None:
         state = next(self._states, None)
@@ -31,6 +36,10 @@ def quantize_int8(model: bytes, states: Iterable[Tensor], keep_float: tuple[str,
 
     Most activations come after a ReLU, so a signed symmetric range would leave half its codes unused; ONNX Runtime also runs these
     faster. TensorRT wants symmetric activations: its form will be one of its own.
+
+    Ranges leave out the outermost 0.01 % of what the states hold: with the extremes, one unusual scan widens the steps of all the
+    others (0.10 dB lost on simulated scans in the mean, 0.25 dB at worst; with this 0.02 and 0.05 dB). Moving averages lost less
+    still on those, but twice as much on a measured phantom unlike them.
 
     The first and the last convolution stay in floating point: they see the image itself, whose range INT8 does not cover, and cost
     a tenth of the arithmetic.
@@ -53,14 +62,14 @@ def quantize_int8(model: bytes, states: Iterable[Tensor], keep_float: tuple[str,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=CalibrationMethod.Percentile,
             op_types_to_quantize=["Conv", "Add", "Relu", "Resize"],
             nodes_to_exclude=[convolutions[0], convolutions[-1], *keep_float],
             extra_options={
                 "ActivationSymmetric": False,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
-                "CalibMovingAverage": False,
+                "CalibPercentile": PERCENTILE,
             },
         )
         return target.read_bytes()
