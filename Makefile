@@ -40,7 +40,7 @@ test-full: $(VENV)/.export  ## also export, torch and real programs; a skip that
 	$(BIN)/mypy export benchmarks
 	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak'
 
-test-soak: $(VENV)/.export  ## hours; by hand
+test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
 
 bench: $(VENV)/.export  ## every benchmark beside its peer: build/bench.json
