@@ -170,7 +170,11 @@ class _Connection:
             return None
         finally:
             self._finish(session)
-        return session.report
+        report = session.report
+        log.info(
+            "%s: scan %s: %d readouts, %d images", self._address, report.scan_id, report.readouts, len(report.images)
+        )
+        return report
 
     def _serve(self, session: Session) -> None:
         """From the first message to what the session says of the last."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import threading
 import time
@@ -113,6 +114,16 @@ def test_a_simulated_scan_says_so_on_the_wire(serve):
 
 def test_a_measured_scan_is_not_called_simulated(serve, whole_scan):
     assert "EdgeSimulated" not in serve().exchange(whole_scan).images[0].attributes
+
+
+def test_the_log_says_what_became_of_a_scan(serve, whole_scan, caplog):
+    caplog.set_level(logging.INFO, "edge_runtime.links.mrd")
+    server = serve()
+    server.exchange(whole_scan)
+    server.stop()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert len(said) == 1
+    assert f"{LINES} readouts, {len(FINAL)} images" in said[0]
 
 
 def test_the_report_names_every_image(serve, whole_scan):
