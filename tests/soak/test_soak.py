@@ -32,7 +32,8 @@ from benchmarks.server import RunningServer, serving
 from edge_runtime.demo.run import SCAN
 from edge_runtime.hil import play
 from edge_runtime.links.files import open_recording
-from edge_runtime.links.mrd_messages import ImageMessage, Text, pack_close, pack_readouts
+from edge_runtime.links.mrd_messages import ImageMessage, Text
+from edge_runtime.links.mrd_pack import pack_close, pack_readouts
 from edge_runtime.profile import SOURCE_FOLDER
 from edge_runtime.scan import Limit
 
