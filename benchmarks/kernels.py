@@ -100,12 +100,13 @@ def _peers(maps: Any, mask: Any, samples: Any, image: Any, threads: int) -> dict
     turned = [np.ascontiguousarray(np.swapaxes(array, -1, -2)) for array in shifted]
     peers: dict[str, Callable[[], Any]] = {}
     for layout, arrays, axis in (("", shifted, 1), (", phase encodes last", turned, 2)):
-        peers[f"scipy.fft{layout}"] = _scipy_form(*arrays, axis, threads)
-        peers[f"torch{layout}"] = _torch_form(*(torch.from_numpy(array) for array in arrays), axis, threads)
+        peers[f"scipy.fft{layout}"] = _scipy_form(arrays, axis, threads)
+        peers[f"torch{layout}"] = _torch_form([torch.from_numpy(array) for array in arrays], axis, threads)
     return peers
 
 
-def _scipy_form(maps: Any, mask: Any, samples: Any, image: Any, axis: int, threads: int) -> Callable[[], Any]:
+def _scipy_form(arrays: list[Any], axis: int, threads: int) -> Callable[[], Any]:
+    maps, mask, samples, image = arrays
     conjugate, counts = maps.conj(), mask.astype(np.float32)
 
     def run() -> Any:
@@ -119,7 +120,8 @@ def _scipy_form(maps: Any, mask: Any, samples: Any, image: Any, axis: int, threa
     return run
 
 
-def _torch_form(maps: Any, mask: Any, samples: Any, image: Any, axis: int, threads: int) -> Callable[[], Any]:
+def _torch_form(arrays: list[Any], axis: int, threads: int) -> Callable[[], Any]:
+    maps, mask, samples, image = arrays
     conjugate, counts = maps.conj().resolve_conj(), mask.float()
 
     def run() -> Any:

@@ -23,6 +23,12 @@ from edge_runtime.trust.heldout import believed_share, choose_held_out
 
 MAX_VIRTUAL_COILS = 8
 MOST_ACS_LINES = 32
+MISFIT = 3.0
+"""Residual over noise from which on the sensitivities are to blame. Sound calibrations leave 0.8 to 1.5."""
+
+ERROR_OVER_MISFIT = 2.0
+"""How much larger their error is, about, than what the fit leaves of it: seen with five calibration lines for 32 coils."""
+
 FEW_ACS_LINES = 4
 """With fewer contiguous central lines the sensitivities can't vary along the phase encodes; the image says so."""
 
@@ -145,12 +151,15 @@ def reconstruct(
     failure: EngineError | None = None
     with plans.sense(*hybrid.shape) as plan:
         plan.set_maps(calibration.sensitivities)
+        visible = everything & ~held_out
+        plan.set_samples(hybrid, visible)
+        first = regularised_sense(plan, power * visible, measured, noise.standard_deviation)
+        level = level_to_reckon_with(plan.substituted(first, hybrid, visible)[1][visible], noise)
+        if level > noise.standard_deviation:
+            first = regularised_sense(plan, power * visible, measured, level)
         if learned is not None:
-            visible = everything & ~held_out
-            plan.set_samples(hybrid, visible)
-            first = regularised_sense(plan, power * visible, measured, noise.standard_deviation)
             try:
-                blind = learned.run(plan, first, calibration.scale, noise.standard_deviation)
+                blind = learned.run(plan, first, calibration.scale, level)
             except EngineError as error:
                 failure = error
             else:
@@ -161,7 +170,7 @@ def reconstruct(
                 proof = evidence(residual_power, visible, held_out, noise)
                 yield Method.LEARNED, Reconstruction(image, replace(proof, learned_share=share))
         plan.set_samples(hybrid, everything)
-        classical = regularised_sense(plan, power, measured, noise.standard_deviation)
+        classical = regularised_sense(plan, power, measured, level)
         image, residual_power = plan.substituted(classical, hybrid, everything)
         proof = evidence(residual_power, everything, np.zeros_like(everything), noise)
         yield Method.CLASSICAL, Reconstruction(image, proof)
@@ -169,6 +178,19 @@ def reconstruct(
         yield Method.ZERO_FILLED, Reconstruction(coil_plan.root_sum_of_squares(samples.hybrid, measured), None)
     if failure is not None:
         raise failure
+
+
+def level_to_reckon_with(residual_power: npt.NDArray[np.float32], noise: NoiseLevel) -> float:
+    """The noise, or what sensitivities that do not fit the samples add to it: an image that disagrees with its own samples by far
+    more than noise can explain must not be held to them (Morozov's discrepancy principle).
+
+    Args:
+        residual_power: of the samples that an image was fitted to.
+    """
+    misfit = float(np.sqrt(residual_power.mean(dtype=np.float64)))
+    if misfit < MISFIT * noise.standard_deviation:
+        return noise.standard_deviation
+    return ERROR_OVER_MISFIT * misfit
 
 
 def evidence(

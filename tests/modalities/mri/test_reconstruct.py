@@ -16,7 +16,14 @@ from edge_runtime.modalities.mri import reconstruct as module
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.noise import NoiseLevel
-from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, calibration_lines, evidence, reconstruct
+from edge_runtime.modalities.mri.reconstruct import (
+    SliceSamples,
+    calibrate,
+    calibration_lines,
+    evidence,
+    level_to_reckon_with,
+    reconstruct,
+)
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import Method
 from edge_runtime.trust.heldout import believed_share, choose_held_out
@@ -98,6 +105,12 @@ def test_when_the_engine_fails_the_other_images_come_and_then_the_error(learned)
 def test_more_coils_than_virtual_ones_are_compressed(learned):
     images = images_of(samples_of(HALF, coils=12), learned)
     assert error(images[Method.CLASSICAL].image) < 0.1
+
+
+@pytest.mark.parametrize(("residual", "level"), [(0.5, 1.0), (2.9, 1.0), (3.1, 6.2), (50.0, 100.0)])
+def test_what_noise_cannot_explain_is_reckoned_with_as_noise(residual, level):
+    power = np.full(100, residual**2, np.float32)
+    assert level_to_reckon_with(power, NoiseLevel(1.0, "known")) == pytest.approx(level)
 
 
 def test_a_scan_without_its_centre_says_what_is_missing():
