@@ -1,7 +1,7 @@
 """Training draws: from a noise-free acquisition of the pool to what the device would see, and the image it should make of it.
 
 Everything between the readouts and the network happens here as it does on the device: the same compression, the same
-sensitivities estimated from the same noisy ACS, the same held-out samples, the same normalisation.
+sensitivities estimated from the same noisy ACS, the same held-out samples, the same first image and normalisation.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import numpy.typing as npt
 
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri import sampling
-from edge_runtime.modalities.mri.classical import STEPS as CLASSICAL_STEPS
-from edge_runtime.modalities.mri.classical import wiener_weight
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.noise import NoiseLevel
-from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress
+from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress, first_image
 from export.simulate.receive import KSpace, complex_noise
 
 Complex = npt.NDArray[np.complex64]
@@ -38,7 +36,7 @@ class Draw:
         first: the classical image of what the network may see, where it starts, ``(phase_encodes, columns)``.
         target: the fully sampled image combined with the same sensitivities, noise included, ``(phase_encodes, columns)``.
         reference: root-sum-of-squares of the fully sampled coil images, ``(phase_encodes, columns)``.
-        noise_level: standard deviation of a complex sample, as the device would know it.
+        noise_level: standard deviation of a complex sample, as the device would reckon with it.
     """
 
     hybrid: Complex
@@ -70,30 +68,29 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
     calibration = calibrate(samples.hybrid, measured)
     plans = Plans(Workers(threads=1))
     compressed = compress(samples, calibration, plans)
-    noise, scale = compressed.noise.standard_deviation, calibration.scale
+    visible = measured[:, None] & ~compressed.held_out
+    power = np.sum(compressed.hybrid.real**2 + compressed.hybrid.imag**2, axis=0) * visible
+    with plans.sense(*compressed.hybrid.shape) as plan:
+        plan.set_maps(calibration.sensitivities)
+        plan.set_samples(compressed.hybrid, visible)
+        first, level = first_image(plan, compressed.hybrid, power, measured, visible, compressed.noise)
 
     left = int(rng.integers(0, max(1, full.shape[2] - columns + 1)))
     band = slice(left, left + columns)
-    visible = measured[:, None] & ~compressed.held_out
-    power = np.sum(np.abs(compressed.hybrid) ** 2, axis=0) * visible
-    weight = wiener_weight(power, compressed.hybrid.shape[0], measured, noise)[:, band]
+    scale = calibration.scale
     hybrid = np.ascontiguousarray(compressed.hybrid[:, :, band] / np.float32(scale))
     sensitivities = np.ascontiguousarray(calibration.sensitivities[:, :, band])
     visible = np.ascontiguousarray(visible[:, band])
-    with plans.sense(*hybrid.shape) as plan:
-        plan.set_maps(sensitivities)
-        plan.set_samples(hybrid, visible)
-        first = plan.regularised(np.ascontiguousarray(weight), CLASSICAL_STEPS)
     coil_images = to_image(np.tensordot(calibration.compression, full[:, :, band], axes=1) / np.float32(scale), axis=1)
     return Draw(
         hybrid,
         sensitivities,
         np.repeat(measured[:, None], visible.shape[1], axis=1),
         visible,
-        first,
+        first[:, band] / np.float32(scale),
         np.sum(sensitivities.conj() * coil_images, axis=0),
         np.sqrt(np.sum(coil_images.real**2 + coil_images.imag**2, axis=0)),
-        noise / scale,
+        level / scale,
     )
 
 

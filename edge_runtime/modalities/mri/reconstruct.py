@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import EngineError, NoImage
-from edge_runtime.kernels import Plans
+from edge_runtime.kernels import Plans, SensePlan
 from edge_runtime.modalities.mri.classical import regularised_sense
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import Complex, to_kspace
@@ -153,10 +153,7 @@ def reconstruct(
         plan.set_maps(calibration.sensitivities)
         visible = everything & ~held_out
         plan.set_samples(hybrid, visible)
-        first = regularised_sense(plan, power * visible, measured, noise.standard_deviation)
-        level = level_to_reckon_with(plan.substituted(first, hybrid, visible)[1][visible], noise)
-        if level > noise.standard_deviation:
-            first = regularised_sense(plan, power * visible, measured, level)
+        first, level = first_image(plan, hybrid, power * visible, measured, visible, noise)
         if learned is not None:
             try:
                 blind = learned.run(plan, first, calibration.scale, level)
@@ -178,6 +175,30 @@ def reconstruct(
         yield Method.ZERO_FILLED, Reconstruction(coil_plan.root_sum_of_squares(samples.hybrid, measured), None)
     if failure is not None:
         raise failure
+
+
+def first_image(
+    plan: SensePlan,
+    hybrid: Complex,
+    power: npt.NDArray[np.float32],
+    measured: npt.NDArray[np.bool_],
+    visible: npt.NDArray[np.bool_],
+    noise: NoiseLevel,
+) -> tuple[Complex, float]:
+    """The classical image of what the network may see, where it starts, and the noise level that both reckon with.
+
+    Args:
+        plan: holds the maps and the visible samples.
+        hybrid: the samples, ``(virtual_coils, phase_encodes, columns)``.
+        power: of the visible samples, summed over the coils, ``(phase_encodes, columns)``.
+        measured: ``(phase_encodes,)``.
+        visible: ``(phase_encodes, columns)``.
+    """
+    first = regularised_sense(plan, power, measured, noise.standard_deviation)
+    level = level_to_reckon_with(plan.substituted(first, hybrid, visible)[1][visible], noise)
+    if level > noise.standard_deviation:
+        first = regularised_sense(plan, power, measured, level)
+    return first, level
 
 
 def level_to_reckon_with(residual_power: npt.NDArray[np.float32], noise: NoiseLevel) -> float:

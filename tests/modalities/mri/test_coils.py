@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from simulated import coil_maps, complex_noise, kspace_of, object_image
 
+from edge_runtime.modalities.mri import coils as coils_module
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import centre_slice
 
@@ -57,6 +58,23 @@ def test_maps_have_unit_root_sum_of_squares_everywhere(coils, lines):
     found = estimate_sensitivities(acs_of(coils, lines, noise=0.01), LINES, COLUMNS)
     assert found.shape == (coils, LINES, COLUMNS)
     np.testing.assert_allclose(np.sqrt(np.sum(np.abs(found) ** 2, axis=0)), 1, atol=1e-3)
+
+
+def test_no_rounding_moves_a_kernel_in_or_out_of_the_subspace(monkeypatch):
+    """A hard threshold gave other maps on either side of any singular value; which side it fell on, the BLAS's threads decided."""
+    acs = acs_of(3, 12, noise=0.01)
+    block = acs[:, :, centre_slice(COLUMNS, coils_module.CALIBRATION_COLUMNS)]
+    windows = (
+        np.lib.stride_tricks.sliding_window_view(block, (4, 4), axis=(1, 2)).transpose(1, 2, 0, 3, 4).reshape(-1, 48)
+    )
+    singular = np.linalg.svd(windows.astype(np.complex128), compute_uv=False)
+    shares = singular / singular[0]
+    for share in shares[(shares > 0.005) & (shares < 0.2)]:
+        found = []
+        for nearly in (share * (1 - 1e-6), share * (1 + 1e-6)):
+            monkeypatch.setattr(coils_module, "SUBSPACE_THRESHOLD", nearly)
+            found.append(estimate_sensitivities(acs, LINES, COLUMNS))
+        np.testing.assert_allclose(found[0] * bright(), found[1] * bright(), atol=1e-4)
 
 
 def test_one_coil_has_a_map_of_ones():
