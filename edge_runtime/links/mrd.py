@@ -42,6 +42,10 @@ RECEIVE_BUFFER_BYTES = 4 << 20
 POLL_S = 0.25
 """How often a waiting connection looks whether the server stops."""
 
+TIDYING_S = 0.5
+"""How long a newcomer waits for a session that has said its last word and is putting its things away: a scanner that begins the next
+scan at once must not be told that we are busy with the last."""
+
 AFTER_CLOSE_MS = 50
 """How long bytes are awaited that should not come, before a scanner's CLOSE is answered."""
 
@@ -98,7 +102,7 @@ class MrdServer:
         self._stop.set()
 
     def _admit(self, peer: socket.socket, address: str) -> None:
-        if not self._slots.acquire(blocking=False):
+        if not self._slots.acquire(timeout=TIDYING_S):
             log.warning("%s refused: %d sessions are open", address, self._runtime.profile.sessions)
             with peer:
                 peer.settimeout(POLL_S)
