@@ -31,7 +31,7 @@ def make_bundle(config: ModelConfig, config_path: Path, work: Path, out: Path) -
     session = OnnxRuntimeEngine().plan(fp32, threads=1)
     pool, quantization = work / "pool", config.quantize
     states = reconstruction_states(pool, settings, session, quantization.calibration_scans, quantization.seed)
-    int8 = quantize_int8(fp32, states)
+    int8 = quantize_int8(fp32, states, network.regulariser.level_names(quantization.float_levels))
     golden = next(reconstruction_states(pool, settings, session, 1, quantization.seed + 1, columns=GOLDEN_COLUMNS))
     data = json.loads((work / "data.json").read_text(encoding="utf-8"))
     return write_bundle(

@@ -61,9 +61,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """What INT8 is calibrated on."""
+    """What INT8 is calibrated on, and how many levels of the network, from the finest, stay in floating point."""
 
     calibration_scans: int = _within(1, 100_000)
+    float_levels: int = _within(0, 16)
     seed: int = _within(*SEEDS)
 
 

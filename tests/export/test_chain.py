@@ -36,6 +36,7 @@ warmup_steps = 1
 full_precision_steps = 1
 [quantize]
 calibration_scans = 1
+float_levels = 1
 seed = 3
 """
 
@@ -86,6 +87,19 @@ def test_every_form_loads_and_reproduces_its_golden_outputs(trained: Path, preci
     assert (bundle.name, bundle.settings.iterations, bundle.settings.cg_steps) == ("made", 2, 2)
     model = prepare_model(bundle, load_profile(DEFAULT_PROFILE), precision)  # raises where they are not reproduced
     assert model.precision == precision
+
+
+def test_int8_leaves_the_image_and_the_finest_level_in_floating_point(trained: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    out = trained / "mixed.edgebundle"
+    run("bundle", trained / "made.toml", "--work", trained / "work", "--out", out)
+    graph = onnx.load_from_string(load_bundle(out).forms["int8"].onnx).graph
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    quantized = {node.name for node in graph.node if node.op_type == "Conv" and node.input[1] in dequantized}
+    convolutions = {node.name for node in graph.node if node.op_type == "Conv"}
+    level = {f"/{side}.0/{which}/Conv" for side in ("encode", "decode") for which in ("first", "second")}
+    assert convolutions - quantized == {"/head/Conv", "/tail/Conv", *level}
+    assert "/encode.1/first/Conv" in quantized
 
 
 def test_training_changes_the_weights_and_repeats_itself(trained: Path) -> None:
