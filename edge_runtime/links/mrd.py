@@ -43,8 +43,8 @@ POLL_S = 0.25
 """How often a waiting connection looks whether the server stops."""
 
 TIDYING_S = 0.5
-"""How long a newcomer waits for a session that has said its last word and is putting its things away: a scanner that begins the next
-scan at once must not be told that we are busy with the last."""
+"""How long a newcomer waits for a session that has said its last word and is putting its things away: a scanner that begins the
+next scan at once must not be told that we are busy with the last."""
 
 AFTER_CLOSE_MS = 50
 """How long bytes are awaited that should not come, before a scanner's CLOSE is answered."""
