@@ -25,6 +25,10 @@ $(VENV)/.export: $(VENV)/.test
 	$(PIP) -e '.[export,bench]' $(CONSTRAINTS)
 	@touch $@
 
+$(VENV)/.peers: $(VENV)/.export requirements/peers.txt
+	$(PIP) --no-deps -r requirements/peers.txt
+	@touch $@
+
 demo: $(VENV)/.device  ## a simulated scan through a real socket: demo-out/
 	$(BIN)/edge-runtime demo --out demo-out
 
@@ -43,7 +47,7 @@ test-full: $(VENV)/.export  ## also export, torch and real programs; a skip that
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
 
-bench: $(VENV)/.export  ## every benchmark beside its peer: build/bench.json
+bench: $(VENV)/.peers  ## every benchmark beside its peer: build/bench.json
 	$(BIN)/python -m benchmarks.run --out build/bench.json
 
 compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/quality.json and pictures

@@ -66,17 +66,18 @@ class Phantom:
 def phantom() -> Phantom:
     """The scan; the same every time."""
     rng = np.random.default_rng(SEED)
-    kspace = measure(_head(), gaussian_coils((FINE, FINE), COILS, rng), (MATRIX, MATRIX))
+    kspace = measure(head(FINE), gaussian_coils((FINE, FINE), COILS, rng), (MATRIX, MATRIX))
     kspace = np.asarray(kspace + np.float32(NOISE) * complex_noise(kspace.shape, rng), np.complex64)
     mask = variable_density(MATRIX, ACCELERATION, ACS_FRACTION_BY_ACCELERATION[ACCELERATION], rng)
     recording = Recording(Path("phantom"), "simulated", _header(), MATRIX, None, lambda: _readouts(kspace))
     return Phantom(undersampled(recording, mask), np.asarray(kspace * mask[:, None], np.complex64), mask)
 
 
-def _head() -> npt.NDArray[np.complex64]:
-    y = np.linspace(-1, 1, FINE, dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, FINE, dtype=np.float32)[None, :]
-    magnitude = np.zeros((FINE, FINE), np.float32)
+def head(size: int) -> npt.NDArray[np.complex64]:
+    """The object on a grid of ``(size, size)``."""
+    y = np.linspace(-1, 1, size, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, size, dtype=np.float32)[None, :]
+    magnitude = np.zeros((size, size), np.float32)
     for value, height, width, row, column in ELLIPSES:
         magnitude += np.float32(value) * (((y - row) / height) ** 2 + ((x - column) / width) ** 2 < 1)
     phase = 0.8 * x * x - 0.6 * y + 0.4 * x * y

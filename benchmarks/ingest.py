@@ -1,4 +1,4 @@
-"""How fast readouts are taken in from a socket: by a session of ours, and by PyPI ``ismrmrd`` from the same sender.
+"""How fast readouts are taken in from a socket: by a session of ours, by PyPI ``ismrmrd`` and by plain C, from the same sender.
 
 The sender is a process of its own that has its bytes ready before it connects. Every reader listens on loopback with a receive
 buffer of the same size. A rate counts from the moment the first readouts have been taken in to the moment the last have.
@@ -12,13 +12,15 @@ import multiprocessing
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
+from benchmarks.peers import plain_receiver
 from benchmarks.records import Record, summarise
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.links import mrd
@@ -26,6 +28,7 @@ from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import ACQUISITION_HEADER, MessageReader
 from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
 from edge_runtime.memory import MemoryBudget
+from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.pool import Priority, ReconstructionPool
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import Runtime
@@ -53,6 +56,11 @@ PEER_BUFFER_BYTES = 4 << 20
 USUAL_BUFFER_BYTES = 8 << 10
 """What ``socket.makefile`` takes by default."""
 
+PLAIN_C_BUFFERS_BYTES = (256 << 10, 4 << 20)
+"""Of the receiver in C: one that stays in a core's cache, and ours."""
+
+SHARE_WANTED = 0.8
+
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -65,10 +73,14 @@ def ingest(quick: bool) -> list[Record]:
         "peer": partial(peer_rate, buffer_bytes=PEER_BUFFER_BYTES),
         "peer as usual": partial(peer_rate, buffer_bytes=USUAL_BUFFER_BYTES),
     }
-    rates: dict[str, list[float]] = {name: [] for name in readers}
-    for _ in range(runs):
-        for name, reader in readers.items():
-            rates[name].append(reader(repetitions))
+    with plain_receiver.compiled() as program:
+        if program is not None:
+            for size in PLAIN_C_BUFFERS_BYTES:
+                readers[_plain_c(size)] = partial(plain_c_rate, program=program, buffer_bytes=size)
+        rates: dict[str, list[float]] = {name: [] for name in readers}
+        for _ in range(runs):
+            for name, reader in readers.items():
+                rates[name].append(reader(repetitions))
     peer = f"ismrmrd {importlib.import_module('ismrmrd').__version__} ProtocolDeserializer"
     low, high = np.percentile(rates["peer"], (10, 90))
     usual = np.median(rates["peer as usual"])
@@ -87,18 +99,47 @@ def ingest(quick: bool) -> list[Record]:
         "ingest.parsed_readouts_per_s": ("parsed", "MessageReader alone: receive, parse, check; what the peer does"),
     }
     return [
-        summarise(
-            name,
-            rates[samples],
-            unit="readouts/s",
-            better="higher",
-            peer=peer,
-            peer_samples=rates["peer"],
-            target=float(np.median(rates["peer"])) if samples == "assembled" else None,
-            note=f"{what}; {common}",
-        )
-        for name, (samples, what) in figures.items()
+        *(
+            summarise(
+                name,
+                rates[samples],
+                unit="readouts/s",
+                better="higher",
+                peer=peer,
+                peer_samples=rates["peer"],
+                target=float(np.median(rates["peer"])) if samples == "assembled" else None,
+                note=f"{what}; {common}",
+            )
+            for name, (samples, what) in figures.items()
+        ),
+        share_of_plain_c(rates),
     ]
+
+
+def share_of_plain_c(rates: Mapping[str, list[float]]) -> Record:
+    """What share of plain C's rate a session of ours reaches, turn by turn; without a value where there is no C compiler."""
+    name, peer = "ingest.share_of_plain_c", "plain C receiver"
+    forms = {size: rates[_plain_c(size)] for size in PLAIN_C_BUFFERS_BYTES if _plain_c(size) in rates}
+    if not forms:
+        return Record(
+            name, 0.0, "", "higher", peer, n=0, note=f"not measured: no C compiler {plain_receiver.COMPILE[0]}"
+        )
+    best = max(forms, key=lambda size: float(np.median(forms[size])))
+    medians = ", ".join(f"{np.median(rate):,.0f} by {size >> 10} KiB" for size, rate in forms.items())
+    return summarise(
+        name,
+        [ours / plain for ours, plain in zip(rates["assembled"], forms[best], strict=True)],
+        unit="",
+        better="higher",
+        target=SHARE_WANTED,
+        note=f"ingest.readouts_per_s over the readouts/s of {plain_receiver.SOURCE.name} ({' '.join(plain_receiver.COMPILE)}) in "
+        "the same turn: recv, message lengths, a copy of each readout to its line, nothing checked or transformed; medians by its "
+        f"receive buffer: {medians}; the faster one counts",
+    )
+
+
+def _plain_c(buffer_bytes: int) -> str:
+    return f"plain C, {buffer_bytes} bytes"
 
 
 class _Meter:
@@ -188,6 +229,15 @@ def peer_rate(repetitions: int, buffer_bytes: int) -> float:
     return meter.rate(at_least=(repetitions - 1) * LINES)
 
 
+def plain_c_rate(repetitions: int, program: Path, buffer_bytes: int) -> float:
+    """Readouts a second into the slice of a receiver in C."""
+    with _accepted(repetitions) as connection:
+        received = plain_receiver.receive(program, connection, (LINES, COILS, SAMPLES), buffer_bytes)
+    if received.readouts != repetitions * LINES or received.slice_sum != plain_receiver.slice_sum(_samples()):
+        raise RuntimeError(f"{received} is not what was sent")
+    return received.readouts_per_s
+
+
 @contextlib.contextmanager
 def _accepted(repetitions: int) -> Iterator[socket.socket]:
     """A connection from which the sender's bytes come."""
@@ -243,6 +293,11 @@ def _prepared() -> tuple[bytes, bytearray]:
     readouts["centre_sample"] = SAMPLES // 2
     readouts["sample_time_us"] = 10.0
     readouts["flags"][-1] = ReadoutFlag.LAST_IN_SLICE
-    pairs = np.random.default_rng(0).standard_normal((LINES, COILS, SAMPLES, 2), dtype=np.float32)
-    batch = ReadoutBatch(readouts, pairs.view(np.complex64)[..., 0])
+    batch = ReadoutBatch(readouts, _samples())
     return pack_config_file("edge-classical") + pack_header(format_header(header)), bytearray(pack_readouts(batch))
+
+
+def _samples() -> Complex:
+    """Of a slice, ``(lines, coils, samples)``."""
+    pairs = np.random.default_rng(0).standard_normal((LINES, COILS, SAMPLES, 2), dtype=np.float32)
+    return np.asarray(pairs.view(np.complex64)[..., 0])

@@ -53,7 +53,7 @@ def _data_consistency(threads: int, runs: int) -> list[Record]:
 
     contestants = {"ours": lambda: plan.gradient(image, out), **_peers(maps, mask, samples, image, threads)}
     _agree(contestants)
-    times = _in_turns(contestants, runs)
+    times = in_turns(contestants, runs)
     best = min((name for name in times if name != "ours"), key=lambda name: float(np.median(times[name])))
     ours, peer = times["ours"], times[best]
     note = (
@@ -160,7 +160,7 @@ def _ingest(threads: int, runs: int) -> Record:
         image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(samples, axes=2), norm="ortho"), axes=2)
         out[lines] = image[:, :, kept]
 
-    times = _in_turns({"ours": lambda: plan.execute(samples, lines, out), "numpy": with_numpy}, runs)
+    times = in_turns({"ours": lambda: plan.execute(samples, lines, out), "numpy": with_numpy}, runs)
     rates = {name: [1e3 * READOUTS / ms for ms in series] for name, series in times.items()}
     return summarise(
         "kernels.ingest_per_s" + ("" if threads == 1 else f".{threads}_threads"),
@@ -174,7 +174,7 @@ def _ingest(threads: int, runs: int) -> Record:
     )
 
 
-def _in_turns(contestants: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
+def in_turns(contestants: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
     """Milliseconds of every run; each contestant first runs twice unmeasured."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(runs + 2):
@@ -192,5 +192,5 @@ def _machine(threads: int) -> tuple[float, float]:
     source = torch.ones(16 << 20)
     target = torch.empty_like(source)
     matrix = torch.ones(1024, 1024)
-    times = _in_turns({"copy": lambda: target.copy_(source), "sgemm": lambda: matrix @ matrix}, 8)
+    times = in_turns({"copy": lambda: target.copy_(source), "sgemm": lambda: matrix @ matrix}, 8)
     return 2 * 4 * source.numel() / (1e-3 * min(times["copy"])), 2 * 1024**3 / (1e-3 * min(times["sgemm"]))

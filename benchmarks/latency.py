@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,11 @@ REPETITION_TIME_MS = 10.0
 RUNS = 15
 TARGET_MS = 250.0
 
+BEFORE_THE_LAST_READOUT = ("ingest", "calibration_ahead")
+AFTER_THE_IMAGE = ("dicom",)
+LINK = "link"
+"""What no stage of the server has: the last readout's way in and the image's way out."""
+
 WITHOUT_PREVIEWS = ("--previews", "none")
 
 
@@ -33,10 +39,12 @@ def latency(quick: bool) -> list[Record]:
     threads = load_profile(DEFAULT_PROFILE).threads
     ours: list[float] = []
     theirs: list[float] = []
+    stages: list[dict[str, float]] = []
     with serving() as server:
         first = last_readout_to_image_ms(server, scan)
         for _ in range(runs):
             ours.append(last_readout_to_image_ms(server, scan))
+            stages.append(stages_ms(server.latest_report(), ours[-1]))
             if reconstruct is not None:
                 theirs.append(_milliseconds(reconstruct))
     with serving(*WITHOUT_PREVIEWS) as server:
@@ -60,6 +68,7 @@ def latency(quick: bool) -> list[Record]:
             target=TARGET_MS,
             note=f"{how}; default options, previews included; the first scan of the process took {first:.0f} ms; {what_peer}",
         ),
+        *_stage_records(stages, ours, threads),
         summarise(
             "latency.last_readout_to_image_without_previews_ms",
             plain,
@@ -87,6 +96,32 @@ def last_readout_to_image_ms(server: RunningServer, scan: Phantom) -> float:
     raise RuntimeError(
         f"no learned image among {len(result.images)}; the server said {[text.text for text in result.texts]}"
     )
+
+
+def stages_ms(report: Mapping[str, Any], total_ms: float) -> dict[str, float]:
+    """Where the time from the last readout to the learned image went: the stages of docs/report.md and `LINK` add up to it."""
+    (image,) = (
+        image
+        for image in report["images"]
+        if (image["method"], image["completeness"]) == (Method.LEARNED.value, Completeness.FINAL.value)
+    )
+    elsewhen = (*BEFORE_THE_LAST_READOUT, *AFTER_THE_IMAGE)
+    stages = {stage: 1e3 * seconds for stage, seconds in image["stages_s"].items() if stage not in elsewhen}
+    return {**stages, LINK: total_ms - sum(stages.values())}
+
+
+def _stage_records(runs: list[dict[str, float]], totals_ms: list[float], threads: int) -> list[Record]:
+    """One a stage, in their order."""
+    records = []
+    for stage in runs[0]:
+        times = [run.get(stage, 0.0) for run in runs]
+        share = statistics.median(ms / total for ms, total in zip(times, totals_ms, strict=True))
+        what = "between scanner and server" if stage == LINK else "see stages_s in docs/report.md"
+        note = f"{share:.1%} of latency.last_readout_to_image_ms, in the same runs; {what}"
+        records.append(
+            summarise(f"latency.stage.{stage}_ms", times, unit="ms", better="lower", threads=threads, note=note)
+        )
+    return records
 
 
 def _peer(scan: Phantom) -> tuple[str, Callable[[], object] | None]:

@@ -18,7 +18,7 @@ import numpy as np
 
 Better = Literal["lower", "higher"]
 
-PACKAGES = ("edge-runtime", "numpy", "onnxruntime", "pydicom", "ismrmrd", "bartorch")
+PACKAGES = ("edge-runtime", "numpy", "onnxruntime", "pydicom", "ismrmrd", "bartorch", "mrpro")
 """Those whose versions the environment record names."""
 
 

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "start": "benchmarks.footprint:start",
     "memory": "benchmarks.footprint:memory",
     "kernels": "benchmarks.kernels:kernels",
+    "kernels.sense_cg_ms": "benchmarks.sense_cg:sense_cg",
     "ingest": "benchmarks.ingest:ingest",
     "latency": "benchmarks.latency:latency",
     "install": "benchmarks.footprint:install",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 END_TIMEOUT_S = 30.0
@@ -21,18 +22,26 @@ class RunningServer:
     """Attributes:
     host, port: where it listens.
     start_ms: from the call that starts the process until it has announced its address.
+    output: where it keeps scans.
     """
 
     host: str
     port: int
     start_ms: float
     process_id: int
+    output: Path
 
     def peak_bytes(self) -> int:
         """Largest resident memory of the process so far (``VmHWM``)."""
         status = Path(f"/proc/{self.process_id}/status").read_text(encoding="ascii", errors="replace")
         line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
+
+    def latest_report(self) -> dict[str, Any]:
+        """``report.json`` of the latest scan (docs/report.md); it is written before the scanner is told CLOSE."""
+        latest = max(self.output.glob("*/report.json"))  # folders are named by time and number
+        report: dict[str, Any] = json.loads(latest.read_text(encoding="utf-8"))
+        return report
 
 
 @contextlib.contextmanager
@@ -65,7 +74,7 @@ def serving(*arguments: str) -> Iterator[RunningServer]:
                 said.seek(0)
                 raise RuntimeError(f"{' '.join(command)} ended: {said.read()[-2000:]}")
             address = json.loads(line)
-            yield RunningServer(address["host"], address["port"], start_ms, process.pid)
+            yield RunningServer(address["host"], address["port"], start_ms, process.pid, Path(folder))
         finally:
             process.terminate()
             try:

@@ -164,7 +164,7 @@ class Assembler:
                 self._add_noise(batch[run])
             elif is_calibration:
                 self._settle_noise()
-                for key, part in _by_key(batch[run]):
+                for key, part in _alike(batch[run]):
                     self._place(key, part, calibration=True)
             else:
                 yield from self._add_image_lines(batch[run])
@@ -317,7 +317,7 @@ class Assembler:
 
     def _add_image(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
         self._settle_noise()
-        for key, part in _by_key(batch):
+        for key, part in _alike(batch):
             ends = _has(part.header["flags"], ENDS_A_SLICE | ENDS_THE_SCAN)
             ends &= part.header["average"] + np.uint32(1) >= self.layout.averages
             complete = bool(ends.any())
@@ -353,9 +353,11 @@ class Assembler:
         first = (buffer.counts[lines] == 0) & ~_repeated(lines)
         if first.all():
             self._transform(part, lines, buffer.samples, add=False)
-        else:  # several averages, perhaps in one batch
-            self._transform(part[first], lines[first], buffer.samples, add=False)
-            self._transform(part[~first], lines[~first], buffer.samples, add=True)
+            buffer.counts[lines] = 1
+            return
+        # Several averages, perhaps in one batch.
+        self._transform(part[first], lines[first], buffer.samples, add=False)
+        self._transform(part[~first], lines[~first], buffer.samples, add=True)
         np.add.at(buffer.counts, lines, 1)
 
     def _buffer(self, key: SliceKey, part: ReadoutBatch) -> SliceBuffer:
@@ -433,17 +435,7 @@ class Assembler:
         return lines, fault
 
     def _transform(self, part: ReadoutBatch, lines: Lines, out: Complex, *, add: bool) -> None:
-        """Puts whitened lines into ``out`` ``(lines, coils, columns)``; readouts of one centre and discard share a pass."""
-        header = part.header
-        kinds = np.stack([header["centre_sample"], header["discard_pre"], header["discard_post"]], axis=1)
-        if (kinds == kinds[:1]).all():
-            self._transform_alike(part, lines, out, add=add)
-            return
-        for kind in np.unique(kinds, axis=0):
-            chosen = (kinds == kind).all(axis=1)
-            self._transform_alike(part[chosen], lines[chosen], out, add=add)
-
-    def _transform_alike(self, part: ReadoutBatch, lines: Lines, out: Complex, *, add: bool) -> None:
+        """Puts whitened lines into ``out`` ``(lines, coils, columns)``; the readouts are of one kind, see `_alike`."""
         if not len(part):
             return
         first = part.header[0]
@@ -578,12 +570,14 @@ def _repeated(lines: Lines) -> npt.NDArray[np.bool_]:
     return repeated
 
 
-def _by_key(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
-    """Parts of a batch that belong to one image, in their order; mostly the whole batch."""
-    header = batch.header
-    keys = np.stack([header[name] for name in ("slice", "contrast", "phase", "repetition", "set")], axis=1)
-    for run in _runs(keys):
-        yield SliceKey(*(int(value) for value in keys[run.start])), batch[run]
+def _alike(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
+    """Parts of a batch that belong to one image and are transformed alike, in their order; mostly the whole batch."""
+    fields = ("slice", "contrast", "phase", "repetition", "set", "centre_sample", "discard_pre", "discard_post")
+    rows = np.empty((len(batch), len(fields)), np.uint16)
+    for column, name in enumerate(fields):
+        rows[:, column] = batch.header[name]
+    for run in _runs(rows):
+        yield SliceKey(*rows[run.start, :5].tolist()), batch[run]
 
 
 def _runs(rows: npt.NDArray[np.generic]) -> Iterator[slice]:
