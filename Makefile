@@ -6,9 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= ../shared/data
 CONSTRAINTS := -c requirements/constraints.txt
 
-.PHONY: help demo test test-full test-soak bench compare train lint clean
+.PHONY: help demo test test-full test-soak cross-aarch64 bench compare train lint clean
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 KERNELS := $(wildcard kernels/*.* kernels/*/*.*)
 
@@ -46,6 +46,18 @@ test-full: $(VENV)/.export  ## also export, torch and real programs; a skip that
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
+
+AARCH64 := build/aarch64
+
+$(AARCH64)/sysroot/.complete: kernels/aarch64-sysroot.sh pyproject.toml | $(VENV)/.test
+	kernels/aarch64-sysroot.sh $(AARCH64)/sysroot $(BIN)/python
+	@touch $@
+
+# The target's own Python makes the wheel, emulated, and so names and tags it right; CMake and the compiler run as what they are.
+cross-aarch64: $(AARCH64)/sysroot/.complete  ## a wheel for 64-bit ARM, cross-compiled: build/aarch64
+	rm -f $(AARCH64)/*.whl
+	CMAKE_ARGS=-DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/kernels/aarch64-linux-gnu.cmake $(AARCH64)/sysroot/usr/bin/python -c \
+		'from scikit_build_core.build import build_wheel; build_wheel("$(AARCH64)")'
 
 bench: $(VENV)/.peers  ## every benchmark beside its peer: build/bench.json
 	$(BIN)/python -m benchmarks.run --out build/bench.json

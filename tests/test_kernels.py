@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import complex_noise
 
 from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError, ReadoutError
@@ -20,7 +21,6 @@ from edge_runtime.links.mrd_messages import MessageReader
 from edge_runtime.links.mrd_pack import pack_readouts
 from edge_runtime.modalities.mri.fourier import centre_slice
 from edge_runtime.scan import READOUT_DTYPE, ReadoutBatch
-from export.simulate.receive import complex_noise
 
 TOLERANCE = 3e-6
 """Of the largest element: single precision after a transform of a few thousand points."""
