@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 Complex = npt.NDArray[np.complex64]
+Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
@@ -56,6 +57,16 @@ class SensePlan:
         measured: npt.NDArray[np.bool_],
         agreement: npt.NDArray[np.float32],
         power: npt.NDArray[np.float32],
+    ) -> None: ...
+
+class PackPlan:
+    def __init__(
+        self, workers: Workers, phase_encodes: int, columns: int, plane_lines: int, plane_columns: int
+    ) -> None: ...
+    def pack(self, image: Complex, scale: float, planes: Planes, step: float, zero_point: int) -> None: ...
+    def fill(self, value: float, plane: Planes, step: float, zero_point: int) -> None: ...
+    def unpack(
+        self, image: Complex, scale: float, planes: Planes, out: Complex, step: float, zero_point: int
     ) -> None: ...
 
 class Check(enum.Enum):

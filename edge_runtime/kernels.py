@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,11 +23,21 @@ from edge_runtime import _kernels
 from edge_runtime._kernels import Workers
 from edge_runtime.errors import ArgumentError
 
-__all__ = ["CoilPlan", "IngestPlan", "Plans", "SensePlan", "Workers", "instruction_set"]
+__all__ = [
+    "CoilPlan",
+    "IngestPlan",
+    "PackPlan",
+    "Plans",
+    "Quantization",
+    "SensePlan",
+    "Workers",
+    "instruction_set",
+]
 
 Complex = npt.NDArray[np.complex64]
 Lines = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Reals = npt.NDArray[np.float32]
 
 
@@ -260,7 +271,92 @@ class SensePlan:
         return _array("out", out, np.complex64, self.shape, writeable=True)
 
 
-PlanOf = TypeVar("PlanOf", CoilPlan, SensePlan)
+@dataclass(frozen=True)
+class Quantization:
+    """How an integer ``q`` of a tensor stands for a number: ``scale * (q - zero_point)``, as ONNX's QuantizeLinear has it."""
+
+    scale: float
+    zero_point: int
+
+
+class PackPlan:
+    """Complex images into planes of an engine's input tensor, and corrections from planes of its output back onto an image.
+
+    Planes are ``float32``, or ``int8`` or ``uint8`` with their `Quantization`: rounded half to even, out of range the nearest there
+    is. Their axes are padded at the end to a multiple that the network takes; the padding stands for zero. Arrays are C-contiguous.
+
+    Args:
+        workers: threads that lines are shared between.
+        phase_encodes, columns: of an image.
+        multiple: of which both axes of a plane are one.
+    """
+
+    def __init__(self, workers: Workers, phase_encodes: int, columns: int, multiple: int) -> None:
+        _at_least("phase_encodes", phase_encodes, 1)
+        _at_least("columns", columns, 1)
+        _at_least("multiple", multiple, 1)
+        self.shape = phase_encodes, columns
+        self.plane = -(-phase_encodes // multiple) * multiple, -(-columns // multiple) * multiple
+        """Shape of a plane."""
+        self._plan = _kernels.PackPlan(workers, *self.shape, *self.plane)
+
+    def pack(self, image: Complex, scale: float, planes: Planes, quantization: Quantization | None = None) -> None:
+        """Writes ``image / scale`` as two planes.
+
+        Args:
+            image: ``(phase_encodes, columns)``.
+            planes: real and imaginary part, ``(2, *plane)``.
+        """
+        image = _array("image", image, np.complex64, self.shape)
+        planes, levels = self._planes("planes", planes, (2, *self.plane), quantization, writeable=True)
+        self._plan.pack(image, scale, planes, *levels)
+
+    def fill(self, value: float, plane: Planes, quantization: Quantization | None = None) -> None:
+        """Writes one value for every pixel of the image; ``plane`` has the shape `plane`."""
+        plane, levels = self._planes("plane", plane, self.plane, quantization, writeable=True)
+        self._plan.fill(value, plane, *levels)
+
+    def add(
+        self,
+        image: Complex,
+        planes: Planes,
+        scale: float,
+        quantization: Quantization | None = None,
+        out: Complex | None = None,
+    ) -> Complex:
+        """``image + scale * planes``, ``(phase_encodes, columns)``; rounded once where the processor has a fused multiply-add.
+
+        Args:
+            image: ``(phase_encodes, columns)``; may be ``out`` as well.
+            planes: real and imaginary part of a correction, ``(2, *plane)``.
+        """
+        image = _array("image", image, np.complex64, self.shape)
+        planes, levels = self._planes("planes", planes, (2, *self.plane), quantization)
+        if out is None:
+            out = np.empty(self.shape, np.complex64)
+        self._plan.unpack(image, scale, planes, _array("out", out, np.complex64, self.shape, writeable=True), *levels)
+        return out
+
+    @staticmethod
+    def _planes(
+        name: str, planes: Any, shape: tuple[int, ...], quantization: Quantization | None, *, writeable: bool = False
+    ) -> tuple[Any, tuple[float, int]]:
+        """The planes, and the quantization's step and zero point."""
+        if quantization is None:
+            return _array(name, planes, np.float32, shape, writeable=writeable), (1.0, 0)
+        dtype: type[np.int8 | np.uint8] = np.uint8 if getattr(planes, "dtype", None) == np.uint8 else np.int8
+        levels = np.iinfo(dtype)
+        if not levels.min <= quantization.zero_point <= levels.max:
+            raise ArgumentError(
+                "quantization", f"zero point {quantization.zero_point}", f"one that {levels.dtype} holds"
+            )
+        if not (np.isfinite(quantization.scale) and quantization.scale > 0):
+            raise ArgumentError("quantization", f"scale {quantization.scale}", "a positive scale")
+        planes = _array(name, planes, dtype, shape, writeable=writeable)
+        return planes, (quantization.scale, quantization.zero_point)
+
+
+PlanOf = TypeVar("PlanOf", CoilPlan, PackPlan, SensePlan)
 
 
 class Plans:
@@ -271,37 +367,41 @@ class Plans:
         workers: threads that all of them share.
     """
 
-    KEPT = 6
-    """Plans not in use that are remembered; a SENSE plan of 8 coils and 256 x 256 holds 5 MB, a coil plan next to nothing."""
+    KEPT = 8
+    """Plans not in use that are remembered; a SENSE plan of 8 coils and 256 x 256 holds 5 MB, the others next to nothing."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._lock = threading.Lock()
-        self._spare: list[CoilPlan | SensePlan] = []
+        self._spare: list[tuple[tuple[int, ...], Any]] = []
 
     def coils(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[CoilPlan]:
         """A coil plan of this geometry."""
-        return self._borrowed(CoilPlan, (coils, phase_encodes, columns))
+        return self._borrowed(CoilPlan, coils, phase_encodes, columns)
+
+    def pack(self, phase_encodes: int, columns: int, multiple: int) -> AbstractContextManager[PackPlan]:
+        """A plan of an engine's tensors of this geometry."""
+        return self._borrowed(PackPlan, phase_encodes, columns, multiple)
 
     def sense(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[SensePlan]:
         """A SENSE plan of this geometry; what it held before is there still."""
-        return self._borrowed(SensePlan, (coils, phase_encodes, columns))
+        return self._borrowed(SensePlan, coils, phase_encodes, columns)
 
     @contextlib.contextmanager
-    def _borrowed(self, kind: type[PlanOf], geometry: tuple[int, int, int]) -> Iterator[PlanOf]:
+    def _borrowed(self, kind: type[PlanOf], *geometry: int) -> Iterator[PlanOf]:
         plan: PlanOf | None = None
         with self._lock:
-            for spare in self._spare:
-                if isinstance(spare, kind) and (spare.coils, spare.phase_encodes, spare.columns) == geometry:
+            for index, (made_for, spare) in enumerate(self._spare):
+                if isinstance(spare, kind) and made_for == geometry:
                     plan = spare
-                    self._spare.remove(spare)
+                    del self._spare[index]
                     break
         plan = plan or kind(self._workers, *geometry)
         try:
             yield plan
         finally:
             with self._lock:
-                self._spare = [*self._spare, plan][-self.KEPT :]
+                self._spare = [*self._spare, (geometry, plan)][-self.KEPT :]
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -10,8 +10,10 @@
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <type_traits>
 
 #include "ingest.hpp"
+#include "pack.hpp"
 #include "scratch.hpp"
 #include "table.hpp"
 #include "workers.hpp"
@@ -275,6 +277,97 @@ class SensePlan {
     std::mutex busy_;
 };
 
+class PackPlan {
+  public:
+    PackPlan(edge::Workers& workers, int phase_encodes, int columns, int plane_lines, int plane_columns) : workers_(workers) {
+        require(phase_encodes >= 1 && columns >= 1, "phase_encodes, columns >= 1");
+        require(plane_lines >= phase_encodes && plane_columns >= columns, "a plane holds the image");
+        geometry_.phase_encodes = phase_encodes;
+        geometry_.columns = columns;
+        geometry_.plane_lines = plane_lines;
+        geometry_.plane_columns = plane_columns;
+    }
+
+    typedef Contiguous<const Complex64, 2> Image;
+
+    template <class T>
+    void pack(Image image, float scale, Contiguous<T, 3> planes, float step, int zero_point) {
+        require_image(image);
+        require_planes(planes);
+        edge::PackTask task = task_of<T>(scale, step, zero_point);
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.planes_out = planes.data();
+        run(edge::kernels().pack, task, task.plane_lines);
+    }
+
+    template <class T>
+    void fill(float value, Contiguous<T, 2> plane, float step, int zero_point) {
+        require(plane.shape(0) == size(geometry_.plane_lines) && plane.shape(1) == size(geometry_.plane_columns),
+                "plane: (plane_lines, plane_columns)");
+        edge::PackTask task = task_of<T>(value, step, zero_point);
+        task.planes_out = plane.data();
+        run(edge::kernels().fill, task, task.plane_lines);
+    }
+
+    template <class T>
+    void unpack(Image image, float scale, Contiguous<const T, 3> planes, Contiguous<Complex64, 2> out, float step, int zero_point) {
+        require_image(image);
+        require_planes(planes);
+        require_image(out);
+        edge::PackTask task = task_of<T>(scale, step, zero_point);
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.planes_in = planes.data();
+        task.out = reinterpret_cast<float*>(out.data());
+        run(edge::kernels().unpack, task, task.phase_encodes);
+    }
+
+  private:
+    static std::size_t size(int count) { return static_cast<std::size_t>(count); }
+
+    template <class A>
+    void require_image(const A& array) const {
+        require(array.shape(0) == size(geometry_.phase_encodes) && array.shape(1) == size(geometry_.columns),
+                "(phase_encodes, columns) differ from the plan's");
+    }
+
+    template <class A>
+    void require_planes(const A& array) const {
+        require(array.shape(0) == 2 && array.shape(1) == size(geometry_.plane_lines) &&
+                    array.shape(2) == size(geometry_.plane_columns),
+                "planes: (2, plane_lines, plane_columns)");
+    }
+
+    template <class T>
+    edge::PackTask task_of(float scale, float step, int zero_point) const {
+        edge::PackTask task = geometry_;
+        task.element = std::is_same_v<T, float>         ? edge::Element::float32
+                       : std::is_same_v<T, signed char> ? edge::Element::int8
+                                                        : edge::Element::uint8;
+        task.scale = scale;
+        require(zero_point >= -128 && zero_point <= 255, "zero_point: one that a byte holds");
+        task.quantization = {step, zero_point};
+        return task;
+    }
+
+    void run(edge::PackLines kernel, const edge::PackTask& task, int lines) {
+        const nb::gil_scoped_release released;
+        workers_.run(size((lines + edge::kPackedLinesAtOnce - 1) / edge::kPackedLinesAtOnce),
+                     [&](std::size_t block, int) { kernel(task, block); });
+    }
+
+    edge::Workers& workers_;
+    edge::PackTask geometry_;
+};
+
+// One signature for every type that a tensor's elements may have.
+template <class T>
+void bind_pack(nb::class_<PackPlan>& plan) {
+    plan.def("pack", &PackPlan::pack<T>, "image"_a.noconvert(), "scale"_a, "planes"_a.noconvert(), "step"_a, "zero_point"_a)
+        .def("fill", &PackPlan::fill<T>, "value"_a, "plane"_a.noconvert(), "step"_a, "zero_point"_a)
+        .def("unpack", &PackPlan::unpack<T>, "image"_a.noconvert(), "scale"_a, "planes"_a.noconvert(), "out"_a.noconvert(),
+             "step"_a, "zero_point"_a);
+}
+
 }  // namespace
 
 void bind_mrd_stream(nb::module_& module);  // bindings_mrd.cpp
@@ -327,6 +420,13 @@ NB_MODULE(_kernels, module) {
              "out"_a.noconvert(), "power"_a.noconvert())
         .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
              "measured"_a.noconvert(), "agreement"_a.noconvert(), "power"_a.noconvert());
+
+    nb::class_<PackPlan> pack_plan(module, "PackPlan");
+    pack_plan.def(nb::init<edge::Workers&, int, int, int, int>(), "workers"_a, "phase_encodes"_a, "columns"_a, "plane_lines"_a,
+                  "plane_columns"_a, nb::keep_alive<1, 2>());
+    bind_pack<float>(pack_plan);
+    bind_pack<signed char>(pack_plan);
+    bind_pack<unsigned char>(pack_plan);
 
     bind_mrd_stream(module);
 }

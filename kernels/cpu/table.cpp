@@ -10,8 +10,9 @@ namespace {
 #define EDGE_SENSE(isa)                                                                                                \
     isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted,       \
         isa::line_search
+#define EDGE_PACK(isa) isa::pack, isa::fill, isa::unpack
 #define EDGE_TABLE(isa) \
-    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa) }
+    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa), EDGE_PACK(isa) }
 
 const Kernels kTables[] = {
 #if defined(EDGE_X86)

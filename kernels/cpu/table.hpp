@@ -3,6 +3,7 @@
 
 #include "coils.hpp"
 #include "ingest.hpp"
+#include "pack.hpp"
 #include "sense.hpp"
 
 namespace edge {
@@ -16,10 +17,15 @@ struct Kernels {
 #define EDGE_MEMBER(name) SenseKernel name;
     EDGE_SENSE_KERNELS(EDGE_MEMBER)
 #undef EDGE_MEMBER
+#define EDGE_MEMBER(name) PackLines name;
+    EDGE_PACK_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
 };
 
 #define EDGE_DECLARE_SENSE(name)                                                                                       \
     void name(const Transform&, const SenseGeometry&, const SenseData&, const SenseTask&, std::size_t, float*);
+
+#define EDGE_DECLARE_PACK(name) void name(const PackTask&, std::size_t block);
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
@@ -28,6 +34,7 @@ struct Kernels {
     void compress_line(const CoilTask&, std::size_t line, float* scratch);                                             \
     void combine_block(const Transform&, const CoilTask&, std::size_t block, float* scratch);                          \
     EDGE_SENSE_KERNELS(EDGE_DECLARE_SENSE)                                                                             \
+    EDGE_PACK_KERNELS(EDGE_DECLARE_PACK)                                                                               \
     }
 
 EDGE_DECLARE(baseline)

@@ -156,7 +156,7 @@ def reconstruct(
         first, level = first_image(plan, hybrid, power * visible, measured, visible, noise)
         if learned is not None:
             try:
-                blind = learned.run(plan, first, calibration.scale, level)
+                blind = learned.run(plan, first, calibration.scale, level, plans)
             except EngineError as error:
                 failure = error
             else:
