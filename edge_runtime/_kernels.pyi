@@ -59,6 +59,20 @@ class SensePlan:
         power: npt.NDArray[np.float32],
     ) -> None: ...
 
+class SensitivityPlan:
+    def __init__(
+        self,
+        workers: Workers,
+        coils: int,
+        acs: tuple[int, int],
+        kernel: tuple[int, int],
+        grid: tuple[int, int],
+        image: tuple[int, int],
+    ) -> None: ...
+    def estimate(
+        self, acs: Complex, threshold: float, weight: npt.NDArray[np.float32] | None, out: Complex
+    ) -> None: ...
+
 class PackPlan:
     def __init__(
         self, workers: Workers, phase_encodes: int, columns: int, plane_lines: int, plane_columns: int

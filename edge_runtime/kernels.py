@@ -30,6 +30,7 @@ __all__ = [
     "Plans",
     "Quantization",
     "SensePlan",
+    "SensitivityPlan",
     "Workers",
     "instruction_set",
 ]
@@ -39,6 +40,8 @@ Lines = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Reals = npt.NDArray[np.float32]
+Size = tuple[int, int]
+"""Lines (phase encodes) and columns."""
 
 
 def instruction_set() -> str:
@@ -271,6 +274,50 @@ class SensePlan:
         return _array("out", out, np.complex64, self.shape, writeable=True)
 
 
+class SensitivityPlan:
+    """Coil sensitivities from the ACS of one slice, as `edge_runtime.modalities.mri.coils` describes and sets them up.
+
+    In double precision up to the signal subspace's projection, in single precision from there. Results do not depend on the number
+    of threads. Arrays are C-contiguous.
+
+    Args:
+        workers: threads that rows and pixels are shared between.
+        coils: virtual ones.
+        acs: lines and columns of the calibration samples.
+        kernel: lines and columns of a calibration kernel, at most those of the ACS.
+        grid: lines and columns on which maps are computed before interpolation, at most those of the image.
+        image: phase encodes and columns.
+    """
+
+    def __init__(self, workers: Workers, coils: int, acs: Size, kernel: Size, grid: Size, image: Size) -> None:
+        _at_least("coils", coils, 1)
+        for name, size, of, most in (("kernel", kernel, "ACS", acs), ("grid", grid, "image", image)):
+            if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
+                raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
+        self._acs, self._image = (coils, *acs), image
+        self._plan = _kernels.SensitivityPlan(workers, coils, acs, kernel, grid, image)
+
+    def estimate(
+        self, acs: Complex, threshold: float, weight: Reals | None = None, out: Complex | None = None
+    ) -> Complex:
+        """Maps ``(coils, phase_encodes, columns)`` with unit root-sum-of-squares, the first coil's real; zero without any signal.
+
+        Args:
+            acs: ``(coils, lines, columns)``, both axes in k-space.
+            threshold: share of the largest singular value of the calibration matrix at which a kernel counts half.
+            weight: multiplies the maps, ``(phase_encodes, columns)``.
+        """
+        acs = _array("acs", acs, np.complex64, self._acs)
+        if not threshold > 0:
+            raise ArgumentError("threshold", threshold, "a positive share")
+        if weight is not None:
+            weight = _array("weight", weight, np.float32, self._image)
+        shape = (self._acs[0], *self._image)
+        out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
+        self._plan.estimate(acs, threshold, weight, out)
+        return out
+
+
 @dataclass(frozen=True)
 class Quantization:
     """How an integer ``q`` of a tensor stands for a number: ``scale * (q - zero_point)``, as ONNX's QuantizeLinear has it."""
@@ -356,7 +403,7 @@ class PackPlan:
         return planes, (quantization.scale, quantization.zero_point)
 
 
-PlanOf = TypeVar("PlanOf", CoilPlan, PackPlan, SensePlan)
+PlanOf = TypeVar("PlanOf", CoilPlan, PackPlan, SensePlan, SensitivityPlan)
 
 
 class Plans:
@@ -368,12 +415,13 @@ class Plans:
     """
 
     KEPT = 8
-    """Plans not in use that are remembered; a SENSE plan of 8 coils and 256 x 256 holds 5 MB, the others next to nothing."""
+    """Plans not in use that are remembered; of 8 coils and 256 x 256 a SENSE plan holds 5 MB, one of sensitivities 3 MB, the others
+    next to nothing."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._lock = threading.Lock()
-        self._spare: list[tuple[tuple[int, ...], Any]] = []
+        self._spare: list[tuple[tuple[Any, ...], Any]] = []
 
     def coils(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[CoilPlan]:
         """A coil plan of this geometry."""
@@ -387,8 +435,14 @@ class Plans:
         """A SENSE plan of this geometry; what it held before is there still."""
         return self._borrowed(SensePlan, coils, phase_encodes, columns)
 
+    def sensitivities(
+        self, coils: int, acs: Size, kernel: Size, grid: Size, image: Size
+    ) -> AbstractContextManager[SensitivityPlan]:
+        """A plan of sensitivities of this geometry."""
+        return self._borrowed(SensitivityPlan, coils, acs, kernel, grid, image)
+
     @contextlib.contextmanager
-    def _borrowed(self, kind: type[PlanOf], *geometry: int) -> Iterator[PlanOf]:
+    def _borrowed(self, kind: type[PlanOf], *geometry: Any) -> Iterator[PlanOf]:
         plan: PlanOf | None = None
         with self._lock:
             for index, (made_for, spare) in enumerate(self._spare):

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -11,6 +12,7 @@
 #include <optional>
 #include <stdexcept>
 #include <type_traits>
+#include <utility>
 
 #include "ingest.hpp"
 #include "pack.hpp"
@@ -359,6 +361,91 @@ class PackPlan {
     edge::PackTask geometry_;
 };
 
+class SensitivityPlan {
+  public:
+    typedef std::pair<int, int> Size;  // lines, columns
+
+    SensitivityPlan(edge::Workers& workers, int coils, Size acs, Size kernel, Size grid, Size image)
+        : workers_(workers),
+          geometry_{coils, acs.first, acs.second, kernel.first, kernel.second, grid.first, grid.second, image.first, image.second},
+          tables_((check(), geometry_)),
+          scratch_(workers.threads(), edge::sensitivity_scratch(geometry_)),
+          calibration_(1, floats_of(geometry_.windows())),
+          gram_(1, floats_of(rows())),
+          square_(1, floats_of(rows())),
+          inverse_(1, floats_of(rows())),
+          vectors_(1, 2 * floats_of(1)),
+          lags_(1, 2 * size(coils) * size(coils + 1) * size(geometry_.lag_lines()) * size(geometry_.lag_columns())),
+          widened_(1, 16 * size(geometry_.grid_lines) * size(geometry_.column_blocks()) * size(coils)) {
+        task_.calibration = {doubles(calibration_), geometry_.windows()};
+        task_.gram = {doubles(gram_), rows()};
+        task_.square = {doubles(square_), rows()};
+        task_.inverse = {doubles(inverse_), rows()};
+        task_.vectors = doubles(vectors_);
+        task_.floor = &floor_;
+        task_.lags = doubles(lags_);
+        task_.widened = widened_[0];
+    }
+
+    void estimate(Contiguous<const Complex64, 3> acs, double threshold, std::optional<Contiguous<const float, 2>> weight,
+                  Contiguous<Complex64, 3> out) {
+        require(acs.shape(0) == size(geometry_.coils) && acs.shape(1) == size(geometry_.acs_lines) &&
+                    acs.shape(2) == size(geometry_.acs_columns),
+                "acs: (coils, acs_lines, acs_columns)");
+        require(out.shape(0) == size(geometry_.coils) && out.shape(1) == size(geometry_.phase_encodes) &&
+                    out.shape(2) == size(geometry_.columns),
+                "out: (coils, phase_encodes, columns)");
+        if (weight) {
+            require(weight->shape(0) == out.shape(1) && weight->shape(1) == out.shape(2), "weight: (phase_encodes, columns)");
+        }
+        const edge::Kernels& kernels = edge::kernels();
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        task_.acs = reinterpret_cast<const float*>(acs.data());
+        task_.threshold = threshold;
+        task_.weight = weight ? weight->data() : nullptr;
+        task_.out = reinterpret_cast<float*>(out.data());
+        const std::size_t panels = size(edge::panels_of(geometry_.unknowns()));
+        run(kernels.gather_calibration, panels);
+        run(kernels.gram_of_calibration, panels);
+        run(kernels.find_floor, 1);
+        run(kernels.square_gram, panels);
+        run(kernels.factor_square, 1);
+        run(kernels.project, panels);
+        run(kernels.sum_lags, 1);
+        run(kernels.maps_of_grid_line, size(geometry_.grid_lines));
+        run(kernels.maps_of_image_line, size(geometry_.phase_encodes));
+    }
+
+  private:
+    static std::size_t size(int count) { return static_cast<std::size_t>(count); }
+
+    void check() const {
+        const edge::SensitivityGeometry& g = geometry_;
+        require(g.coils >= 1 && g.kernel_lines >= 1 && g.kernel_columns >= 1 && g.grid_lines >= 1 && g.grid_columns >= 1,
+                "coils, kernel, grid: at least 1");
+        require(g.kernel_lines <= g.acs_lines && g.kernel_columns <= g.acs_columns, "a kernel that the ACS holds");
+        require(g.grid_lines <= g.phase_encodes && g.grid_columns <= g.columns, "a grid no finer than the image");
+    }
+
+    static double* doubles(const edge::Scratch& memory) { return reinterpret_cast<double*>(memory[0]); }
+    int rows() const { return edge::kPanel * edge::panels_of(geometry_.unknowns()); }
+    std::size_t floats_of(int matrix_rows) const { return 2 * edge::Panels::doubles(geometry_.unknowns(), matrix_rows); }
+
+    void run(edge::SensitivityKernel kernel, std::size_t count) {
+        workers_.run(count, [&](std::size_t index, int slot) { kernel(geometry_, tables_, task_, index, scratch_[slot]); });
+    }
+
+    edge::Workers& workers_;
+    edge::SensitivityGeometry geometry_;
+    edge::SensitivityTables tables_;
+    edge::Scratch scratch_;
+    edge::Scratch calibration_, gram_, square_, inverse_, vectors_, lags_, widened_;
+    double floor_ = 0;
+    edge::SensitivityTask task_;
+    std::mutex busy_;
+};
+
 // One signature for every type that a tensor's elements may have.
 template <class T>
 void bind_pack(nb::class_<PackPlan>& plan) {
@@ -420,6 +507,13 @@ NB_MODULE(_kernels, module) {
              "out"_a.noconvert(), "power"_a.noconvert())
         .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
              "measured"_a.noconvert(), "agreement"_a.noconvert(), "power"_a.noconvert());
+
+    nb::class_<SensitivityPlan>(module, "SensitivityPlan")
+        .def(nb::init<edge::Workers&, int, SensitivityPlan::Size, SensitivityPlan::Size, SensitivityPlan::Size,
+                      SensitivityPlan::Size>(),
+             "workers"_a, "coils"_a, "acs"_a, "kernel"_a, "grid"_a, "image"_a, nb::keep_alive<1, 2>())
+        .def("estimate", &SensitivityPlan::estimate, "acs"_a.noconvert(), "threshold"_a, "weight"_a.noconvert().none(),
+             "out"_a.noconvert());
 
     nb::class_<PackPlan> pack_plan(module, "PackPlan");
     pack_plan.def(nb::init<edge::Workers&, int, int, int, int>(), "workers"_a, "phase_encodes"_a, "columns"_a, "plane_lines"_a,

@@ -11,8 +11,12 @@ namespace {
     isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted,       \
         isa::line_search
 #define EDGE_PACK(isa) isa::pack, isa::fill, isa::unpack
-#define EDGE_TABLE(isa) \
-    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa), EDGE_PACK(isa) }
+#define EDGE_SENSITIVITY(isa)                                                                                          \
+    isa::gather_calibration, isa::gram_of_calibration, isa::find_floor, isa::square_gram, isa::factor_square, isa::project,        \
+        isa::sum_lags, isa::maps_of_grid_line, isa::maps_of_image_line
+#define EDGE_TABLE(isa)                                                                                                \
+    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa), EDGE_PACK(isa),           \
+          EDGE_SENSITIVITY(isa) }
 
 const Kernels kTables[] = {
 #if defined(EDGE_X86)

@@ -5,6 +5,7 @@
 #include "ingest.hpp"
 #include "pack.hpp"
 #include "sense.hpp"
+#include "sensitivity.hpp"
 
 namespace edge {
 
@@ -20,12 +21,17 @@ struct Kernels {
 #define EDGE_MEMBER(name) PackLines name;
     EDGE_PACK_KERNELS(EDGE_MEMBER)
 #undef EDGE_MEMBER
+#define EDGE_MEMBER(name) SensitivityKernel name;
+    EDGE_SENSITIVITY_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
 };
 
 #define EDGE_DECLARE_SENSE(name)                                                                                       \
     void name(const Transform&, const SenseGeometry&, const SenseData&, const SenseTask&, std::size_t, float*);
 
 #define EDGE_DECLARE_PACK(name) void name(const PackTask&, std::size_t block);
+#define EDGE_DECLARE_SENSITIVITY(name)                                                                                 \
+    void name(const SensitivityGeometry&, const SensitivityTables&, const SensitivityTask&, std::size_t, float*);
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
@@ -35,6 +41,7 @@ struct Kernels {
     void combine_block(const Transform&, const CoilTask&, std::size_t block, float* scratch);                          \
     EDGE_SENSE_KERNELS(EDGE_DECLARE_SENSE)                                                                             \
     EDGE_PACK_KERNELS(EDGE_DECLARE_PACK)                                                                               \
+    EDGE_SENSITIVITY_KERNELS(EDGE_DECLARE_SENSITIVITY)                                                                 \
     }
 
 EDGE_DECLARE(baseline)

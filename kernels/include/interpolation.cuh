@@ -1,0 +1,28 @@
+// Where the points of a fine axis lie between those of a coarse one; both centred at n / 2, over the same field of view.
+#pragma once
+
+#include "complex.cuh"
+
+namespace edge {
+
+struct Between {
+    int left, right;
+    float weight;  // of the right one
+};
+
+EDGE_DEVICE Between between(int index, int size, int grid) {
+    const double step = static_cast<double>(grid) / size;
+    double position = (index - size / 2) * step + grid / 2;
+    position = position > 0 ? position : 0;  // the rim is repeated
+    position = position < grid - 1 ? position : grid - 1;
+    int left = static_cast<int>(position);
+    if (left > grid - 2) left = grid > 1 ? grid - 2 : 0;
+    return {left, grid > 1 ? left + 1 : 0, static_cast<float>(position - left)};
+}
+
+template <class V>
+EDGE_DEVICE Complex<V> interpolated(Complex<V> left, Complex<V> right, float weight) {
+    return scaled(left, 1.0f - weight) + scaled(right, weight);
+}
+
+}  // namespace edge
