@@ -87,6 +87,24 @@ class IngestPlan {
     std::mutex busy_;
 };
 
+edge::CoilTask coil_task(const Array<const Complex64, 3>& samples, const Contiguous<const bool, 1>& measured, int coils,
+                         int phase_encodes, int columns) {
+    require(samples.shape(0) == static_cast<std::size_t>(coils) &&
+                samples.shape(1) == static_cast<std::size_t>(phase_encodes) &&
+                samples.shape(2) == static_cast<std::size_t>(columns) && (samples.stride(2) == 1 || columns == 1),
+            "samples: (coils, phase_encodes, columns), columns side by side");
+    require(measured.shape(0) == samples.shape(1), "measured: (phase_encodes,)");
+    edge::CoilTask task{};
+    task.samples = reinterpret_cast<const float*>(samples.data());
+    task.coil_stride = samples.stride(0);
+    task.line_stride = samples.stride(1);
+    task.coils = coils;
+    task.phase_encodes = phase_encodes;
+    task.columns = columns;
+    task.measured = measured.data();
+    return task;
+}
+
 class CoilPlan {
   public:
     CoilPlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
@@ -126,26 +144,80 @@ class CoilPlan {
 
   private:
     edge::CoilTask task_of(const Samples& samples, const Lines& measured) const {
-        require(samples.shape(0) == static_cast<std::size_t>(coils_) &&
-                    samples.shape(1) == static_cast<std::size_t>(transform_.length) &&
-                    samples.shape(2) == static_cast<std::size_t>(columns_) && (samples.stride(2) == 1 || columns_ == 1),
-                "samples: (coils, phase_encodes, columns), columns side by side");
-        require(measured.shape(0) == samples.shape(1), "measured: (phase_encodes,)");
-        edge::CoilTask task{};
-        task.samples = reinterpret_cast<const float*>(samples.data());
-        task.coil_stride = samples.stride(0);
-        task.line_stride = samples.stride(1);
-        task.coils = coils_;
-        task.phase_encodes = transform_.length;
-        task.columns = columns_;
-        task.measured = measured.data();
-        return task;
+        return coil_task(samples, measured, coils_, transform_.length, columns_);
     }
 
     edge::Workers& workers_;
     edge::Transform transform_;
     int coils_, columns_;
     edge::Scratch scratch_;
+    std::mutex busy_;
+};
+
+class AdaptivePlan {
+  public:
+    AdaptivePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
+        : workers_(workers),
+          transform_((require(phase_encodes >= 1, "phase_encodes >= 1"), phase_encodes)),
+          coils_((require(coils >= 1 && columns >= 1, "coils, columns >= 1"), coils)),
+          columns_(columns),
+          scratch_(workers.threads(), edge::adaptive_scratch(transform_, coils, columns)),
+          images_(1, 16 * size(phase_encodes) * blocks() * size(coils)),
+          powers_(1, blocks() * size(coils)),
+          widened_(1, 16 * cell_lines() * blocks() * size(coils)) {
+        task_.images = images_[0];
+        task_.powers = powers_[0];
+        task_.widened = widened_[0];
+        for (int line = 0; line < phase_encodes; ++line) {
+            task_.lines.push_back(edge::between_cells(line, edge::kCell, edge::cells_of(phase_encodes)));
+        }
+        for (int column = 0; column < edge::kCell * edge::cells_of(columns); ++column) {
+            task_.columns.push_back(edge::between_cells(column, edge::kCell, edge::cells_of(columns)));
+        }
+    }
+
+    void combine(Array<const Complex64, 3> samples, Contiguous<const bool, 1> measured, Contiguous<Complex64, 2> out) {
+        const edge::CoilTask coils = coil_task(samples, measured, coils_, transform_.length, columns_);
+        require(out.shape(0) == samples.shape(1) && out.shape(1) == samples.shape(2), "out: (phase_encodes, columns)");
+        const edge::Kernels& kernels = edge::kernels();
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        task_.coils = coils;
+        task_.coils.out = reinterpret_cast<float*>(out.data());
+        run(kernels.image_block, blocks());
+        task_.reference = strongest();
+        run(kernels.map_cells, cell_lines());
+        run(kernels.combine_line, size(transform_.length));
+    }
+
+  private:
+    static std::size_t size(int count) { return static_cast<std::size_t>(count); }
+    std::size_t blocks() const { return size(edge::cells_of(columns_)); }
+    std::size_t cell_lines() const { return size(edge::cells_of(transform_.length)); }
+
+    int strongest() const {
+        int best = 0;
+        float most = 0;
+        for (int coil = 0; coil < coils_; ++coil) {
+            float power = 0;
+            for (std::size_t block = 0; block < blocks(); ++block) power += task_.powers[block * size(coils_) + size(coil)];
+            if (power > most) {
+                best = coil;
+                most = power;
+            }
+        }
+        return best;
+    }
+
+    void run(edge::AdaptiveKernel kernel, std::size_t count) {
+        workers_.run(count, [&](std::size_t index, int slot) { kernel(transform_, task_, index, scratch_[slot]); });
+    }
+
+    edge::Workers& workers_;
+    edge::Transform transform_;
+    int coils_, columns_;
+    edge::Scratch scratch_, images_, powers_, widened_;
+    edge::AdaptiveTask task_;
     std::mutex busy_;
 };
 
@@ -493,6 +565,11 @@ NB_MODULE(_kernels, module) {
         .def("compress", &CoilPlan::compress, "samples"_a.noconvert(), "measured"_a.noconvert(), "matrix"_a.noconvert(),
              "out"_a.noconvert())
         .def("combine", &CoilPlan::combine, "samples"_a.noconvert(), "measured"_a.noconvert(), "out"_a.noconvert());
+
+    nb::class_<AdaptivePlan>(module, "AdaptivePlan")
+        .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,
+             nb::keep_alive<1, 2>())
+        .def("combine", &AdaptivePlan::combine, "samples"_a.noconvert(), "measured"_a.noconvert(), "out"_a.noconvert());
 
     nb::class_<SensePlan>(module, "SensePlan")
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,

@@ -1,18 +1,16 @@
 #include "sensitivity.hpp"
 
 #include "hermitian.cuh"
+#include "maps.hpp"
 #include "table.hpp"
-#include "vector.hpp"
 
 namespace edge {
 namespace EDGE_ISA {
 
 namespace {
 
-constexpr int kSquarings = 6;            // the largest eigenvalue's lead to the 64th power
 constexpr int kMostPowerSteps = 300;
 constexpr double kPowerPrecision = 1e-9;  // relative; the projection moves by no more than half of it
-constexpr float kLeastLength = 1e-6f;
 
 typedef const SensitivityGeometry Geometry;
 typedef const SensitivityTables Tables;
@@ -188,61 +186,39 @@ void maps_of_grid_line(Geometry& geometry, Tables& tables, Task& task, std::size
                 matrix[j * coils + i] = {sum.re, -sum.im};
             }
         }
-        for (int squaring = 0; squaring < kSquarings; squaring += 2) {
-            square_normalised(matrix, coils, other);
-            square_normalised(other, coils, matrix);
-        }
+        make_rank_one(matrix, coils, other);
         for (int lane = 0; lane < kLanes && kLanes * block + lane < geometry.grid_columns; ++lane) {
             const Strided of_lane{reinterpret_cast<const float*>(matrix) + lane, 2 * kLanes, kLanes};
-            eigenvector_of_rank_one(of_lane, coils, [&](int coil, Complex<float> component) {
+            eigenvector_of_rank_one(of_lane, coils, 0, [&](int coil, Complex<float> component) {
                 float* to = maps + 2 * (coil * geometry.grid_columns + kLanes * block + lane);
                 to[0] = component.re;
                 to[1] = component.im;
             });
         }
     }
-    float* to = task.widened + 2 * kLanes * static_cast<std::ptrdiff_t>(line) * geometry.column_blocks() * coils;
-    for (int block = 0; block < geometry.column_blocks(); ++block) {
-        for (int coil = 0; coil < coils; ++coil, to += 2 * kLanes) {
-            const float* map = maps + 2 * coil * geometry.grid_columns;
-            for (int lane = 0; lane < kLanes; ++lane) {
-                const Between& at = tables.columns[static_cast<std::size_t>(kLanes * block + lane)];
-                const Complex<float> left{map[2 * at.left], map[2 * at.left + 1]}, right{map[2 * at.right], map[2 * at.right + 1]};
-                const Complex<float> value = interpolated(left, right, at.weight);
-                to[lane] = value.re;
-                to[kLanes + lane] = value.im;
-            }
-        }
-    }
+    const std::ptrdiff_t widened_line = static_cast<std::ptrdiff_t>(2 * kLanes) * geometry.column_blocks() * coils;
+    widen(maps, coils, geometry.grid_columns, tables.columns, task.widened + widened_line * static_cast<std::ptrdiff_t>(line));
 }
 
 void maps_of_image_line(Geometry& geometry, Tables& tables, Task& task, std::size_t line, float* scratch) {
     const int coils = geometry.coils;
     const Between& at = tables.lines[line];
-    const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(2 * kLanes) * geometry.column_blocks() * coils;
-    const float *above = task.widened + stride * at.left, *below = task.widened + stride * at.right;
-    ComplexVector* pixel = reinterpret_cast<ComplexVector*>(scratch);
+    const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(2 * kLanes) * coils;
+    ComplexVector* pixels = reinterpret_cast<ComplexVector*>(scratch);
     for (int block = 0; block < geometry.column_blocks(); ++block) {
         const int column = kLanes * block, left = geometry.columns - column;
         const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(line) * geometry.columns + column;
-        Vector power = {};
-        for (int coil = 0; coil < coils; ++coil, above += 2 * kLanes, below += 2 * kLanes) {
-            pixel[coil] = interpolated(load_packed(above), load_packed(below), at.weight);
-            power = power + squared_magnitude(pixel[coil]);
-        }
+        const float* above = task.widened + block_size * (static_cast<std::ptrdiff_t>(at.left) * geometry.column_blocks() + block);
+        const float* below = task.widened + block_size * (static_cast<std::ptrdiff_t>(at.right) * geometry.column_blocks() + block);
         float factors[kLanes];
-        store(factors, power);
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const float length = __builtin_sqrtf(factors[lane]);
-            factors[lane] = 1.0f / (length > kLeastLength ? length : kLeastLength);
-        }
+        pixels_between(above, below, at.weight, coils, pixels, factors);
         if (task.weight) {
             for (int lane = 0; lane < kLanes && lane < left; ++lane) factors[lane] *= task.weight[first + lane];
         }
         const Vector factor = load(factors);
         for (int coil = 0; coil < coils; ++coil) {
             const std::ptrdiff_t whole = static_cast<std::ptrdiff_t>(coil) * geometry.phase_encodes * geometry.columns;
-            store_some(task.out + 2 * (whole + first), scaled(pixel[coil], factor), left);
+            store_some(task.out + 2 * (whole + first), scaled(pixels[coil], factor), left);
         }
     }
 }

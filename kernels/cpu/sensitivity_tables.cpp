@@ -38,10 +38,10 @@ SensitivityTables::SensitivityTables(const SensitivityGeometry& geometry) {
         }
     }
     for (int line = 0; line < geometry.phase_encodes; ++line) {
-        lines.push_back(between(line, geometry.phase_encodes, geometry.grid_lines));
+        lines.push_back(between_centred(line, geometry.phase_encodes, geometry.grid_lines));
     }
     for (int column = 0; column < 8 * geometry.column_blocks(); ++column) {  // those beyond the image are never looked at
-        columns.push_back(between(std::min(column, geometry.columns - 1), geometry.columns, geometry.grid_columns));
+        columns.push_back(between_centred(std::min(column, geometry.columns - 1), geometry.columns, geometry.grid_columns));
     }
 }
 

@@ -24,6 +24,9 @@ struct Kernels {
 #define EDGE_MEMBER(name) SensitivityKernel name;
     EDGE_SENSITIVITY_KERNELS(EDGE_MEMBER)
 #undef EDGE_MEMBER
+#define EDGE_MEMBER(name) AdaptiveKernel name;
+    EDGE_ADAPTIVE_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
 };
 
 #define EDGE_DECLARE_SENSE(name)                                                                                       \
@@ -32,6 +35,7 @@ struct Kernels {
 #define EDGE_DECLARE_PACK(name) void name(const PackTask&, std::size_t block);
 #define EDGE_DECLARE_SENSITIVITY(name)                                                                                 \
     void name(const SensitivityGeometry&, const SensitivityTables&, const SensitivityTask&, std::size_t, float*);
+#define EDGE_DECLARE_ADAPTIVE(name) void name(const Transform&, const AdaptiveTask&, std::size_t, float*);
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
@@ -42,6 +46,7 @@ struct Kernels {
     EDGE_SENSE_KERNELS(EDGE_DECLARE_SENSE)                                                                             \
     EDGE_PACK_KERNELS(EDGE_DECLARE_PACK)                                                                               \
     EDGE_SENSITIVITY_KERNELS(EDGE_DECLARE_SENSITIVITY)                                                                 \
+    EDGE_ADAPTIVE_KERNELS(EDGE_DECLARE_ADAPTIVE)                                                                       \
     }
 
 EDGE_DECLARE(baseline)

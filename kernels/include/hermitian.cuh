@@ -1,6 +1,8 @@
 // Dominant eigenvectors of small Hermitian matrices (n, n), row by row, both triangles filled.
 #pragma once
 
+#include <math.h>
+
 #include "complex.cuh"
 
 namespace edge {
@@ -28,6 +30,15 @@ EDGE_DEVICE void square_normalised(Complex<V>* from, int n, Complex<V>* to) {
     }
 }
 
+// Leaves next to nothing but the largest eigenvalue's part: its lead to the 64th power. `other` is of the same size.
+template <class V>
+EDGE_DEVICE void make_rank_one(Complex<V>* matrix, int n, Complex<V>* other) {
+    for (int pair = 0; pair < 3; ++pair) {
+        square_normalised(matrix, n, other);
+        square_normalised(other, n, matrix);
+    }
+}
+
 // Element i of a matrix whose numbers lie `stride` floats apart, imaginary parts `imaginary` floats after the real ones.
 struct Strided {
     const float* first;
@@ -35,19 +46,19 @@ struct Strided {
     EDGE_DEVICE Complex<float> operator[](int i) const { return {first[i * stride], first[i * stride + imaginary]}; }
 };
 
-// Of a matrix with one eigenvalue that counts, the unit eigenvector whose first component is real and not negative: the column with
-// the largest diagonal element. `keep(i, component)` takes it; zeros of a matrix of zeros.
+// Of such a matrix, the unit eigenvector whose component `reference` is real and not negative: the column with the largest diagonal
+// element. `keep(i, component)` takes it; zeros of a matrix of zeros.
 template <class Keep>
-EDGE_DEVICE void eigenvector_of_rank_one(Strided matrix, int n, Keep keep) {
+EDGE_DEVICE void eigenvector_of_rank_one(Strided matrix, int n, int reference, Keep keep) {
     int column = 0;
     for (int i = 1; i < n; ++i) {
         if (matrix[i * n + i].re > matrix[column * n + column].re) column = i;
     }
     float power = 0.0f;
     for (int i = 0; i < n; ++i) power += squared_magnitude(matrix[i * n + column]);
-    const float length = __builtin_sqrtf(power), factor = length > 1e-37f ? 1.0f / length : 0.0f;
-    Complex<float> phase = matrix[column * n];  // the conjugate of the first component
-    const float size = __builtin_sqrtf(squared_magnitude(phase));
+    const float length = sqrtf(power), factor = length > 1e-37f ? 1.0f / length : 0.0f;
+    Complex<float> phase = matrix[column * n + reference];  // the conjugate of that component
+    const float size = sqrtf(squared_magnitude(phase));
     phase = size > 0.0f ? scaled(phase, factor / size) : Complex<float>{factor, 0.0f};
     for (int i = 0; i < n; ++i) keep(i, matrix[i * n + column] * phase);
 }
