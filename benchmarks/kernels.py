@@ -14,9 +14,12 @@ import numpy as np
 import scipy.fft
 import torch
 
+from benchmarks.brain_phantom import phantom
 from benchmarks.records import Record, summarise
-from edge_runtime.kernels import IngestPlan, SensePlan, Workers, instruction_set
+from edge_runtime.kernels import IngestPlan, Plans, SensePlan, Workers, instruction_set
+from edge_runtime.modalities.mri.coils import estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import centre_slice
+from edge_runtime.modalities.mri.sampling import contiguous_centre
 from export.simulate.receive import complex_noise
 
 COILS, LINES, COLUMNS = 8, 256, 256
@@ -30,11 +33,11 @@ MOST_OF_ROOFLINE = 2.0
 
 
 def kernels(quick: bool) -> list[Record]:
-    """Data consistency and ingest with one thread and with two; contestants take turns."""
+    """Data consistency, ingest and sensitivities with one thread and with two; contestants take turns."""
     runs = 3 if quick else RUNS
     records = []
     for threads in THREADS:
-        records += [*_data_consistency(threads, runs), _ingest(threads, runs)]
+        records += [*_data_consistency(threads, runs), _ingest(threads, runs), _sensitivities(threads, runs)]
     return records
 
 
@@ -171,6 +174,47 @@ def _ingest(threads: int, runs: int) -> Record:
         peer_samples=rates["numpy"],
         threads=threads,
         note=f"{COILS} coils x {SAMPLES} samples to {COLUMNS} columns, batches of {READOUTS}, {instruction_set()}",
+    )
+
+
+def _sensitivities(threads: int, runs: int) -> Record:
+    """Coil sensitivities of a slice from its ACS."""
+    scan = phantom()
+    lines = contiguous_centre(scan.mask)
+    _, rows, columns = scan.kspace.shape
+    acs, plans = np.ascontiguousarray(scan.kspace[:, lines]), Plans(Workers(threads))
+
+    def ours() -> Any:
+        return estimate_sensitivities(acs, rows, columns, plans)
+
+    contestants: dict[str, Callable[[], Any]] = {"ours": ours}
+    try:
+        import bartorch
+
+        from benchmarks.peers import bart_pics
+    except ImportError as error:
+        peer = f"the peer is not installed ({error.name})"
+    else:
+        settings = bart_pics.Calibration((4, 4), 0.0)
+        kspace = torch.from_numpy(np.ascontiguousarray(scan.kspace)).unsqueeze(1)
+
+        def ecalib() -> Any:
+            bartorch.set_num_threads(threads)
+            return bart_pics.calibrate(kspace, settings)
+
+        contestants["peer"] = ecalib
+        alike = np.abs(np.sum(ours().conj() * ecalib().numpy()[:, 0], axis=0))
+        peer = f"both kernel 4 x 4, no cropping; angle between their maps, median: {np.rad2deg(np.arccos(np.median(alike))):.1f}°"
+    times = in_turns(contestants, runs)
+    return summarise(
+        "kernels.sensitivities_ms" + ("" if threads == 1 else f".{threads}_threads"),
+        times["ours"],
+        unit="ms",
+        better="lower",
+        peer="BART ecalib (bartorch)" if "peer" in times else "",
+        peer_samples=times.get("peer", ()),
+        threads=threads,
+        note=f"{acs.shape[0]} coils, {acs.shape[1]} ACS lines, to {rows} x {columns}, {instruction_set()}; {peer}",
     )
 
 

@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 Complex = npt.NDArray[np.complex64]
+Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
@@ -32,6 +33,10 @@ class CoilPlan:
     def compress(self, samples: Complex, measured: npt.NDArray[np.bool_], matrix: Complex, out: Complex) -> None: ...
     def combine(self, samples: Complex, measured: npt.NDArray[np.bool_], out: npt.NDArray[np.float32]) -> None: ...
 
+class AdaptivePlan:
+    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None: ...
+    def combine(self, samples: Complex, measured: npt.NDArray[np.bool_], out: Complex) -> None: ...
+
 class SensePlan:
     def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None: ...
     def set_maps(self, maps: Complex) -> None: ...
@@ -56,6 +61,30 @@ class SensePlan:
         measured: npt.NDArray[np.bool_],
         agreement: npt.NDArray[np.float32],
         power: npt.NDArray[np.float32],
+    ) -> None: ...
+
+class SensitivityPlan:
+    def __init__(
+        self,
+        workers: Workers,
+        coils: int,
+        acs: tuple[int, int],
+        kernel: tuple[int, int],
+        grid: tuple[int, int],
+        image: tuple[int, int],
+    ) -> None: ...
+    def estimate(
+        self, acs: Complex, threshold: float, weight: npt.NDArray[np.float32] | None, out: Complex
+    ) -> None: ...
+
+class PackPlan:
+    def __init__(
+        self, workers: Workers, phase_encodes: int, columns: int, plane_lines: int, plane_columns: int
+    ) -> None: ...
+    def pack(self, image: Complex, scale: float, planes: Planes, step: float, zero_point: int) -> None: ...
+    def fill(self, value: float, plane: Planes, step: float, zero_point: int) -> None: ...
+    def unpack(
+        self, image: Complex, scale: float, planes: Planes, out: Complex, step: float, zero_point: int
     ) -> None: ...
 
 class Check(enum.Enum):

@@ -13,6 +13,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,12 +23,26 @@ from edge_runtime import _kernels
 from edge_runtime._kernels import Workers
 from edge_runtime.errors import ArgumentError
 
-__all__ = ["CoilPlan", "IngestPlan", "Plans", "SensePlan", "Workers", "instruction_set"]
+__all__ = [
+    "AdaptivePlan",
+    "CoilPlan",
+    "IngestPlan",
+    "PackPlan",
+    "Plans",
+    "Quantization",
+    "SensePlan",
+    "SensitivityPlan",
+    "Workers",
+    "instruction_set",
+]
 
 Complex = npt.NDArray[np.complex64]
 Lines = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Reals = npt.NDArray[np.float32]
+Size = tuple[int, int]
+"""Lines (phase encodes) and columns."""
 
 
 def instruction_set() -> str:
@@ -105,7 +120,7 @@ class CoilPlan:
         _at_least("coils", coils, 1)
         _at_least("phase_encodes", phase_encodes, 1)
         _at_least("columns", columns, 1)
-        self.coils, self.phase_encodes, self.columns = coils, phase_encodes, columns
+        self._geometry = coils, phase_encodes, columns
         self._plan = _kernels.CoilPlan(workers, coils, phase_encodes, columns)
 
     def compress(self, hybrid: Complex, measured: Mask, matrix: Complex, out: Complex | None = None) -> Complex:
@@ -117,31 +132,48 @@ class CoilPlan:
             measured: ``(phase_encodes,)``.
             matrix: ``(virtual_coils, coils)``.
         """
-        matrix = _array("matrix", matrix, np.complex64, (None, self.coils))
-        shape = (len(matrix), self.phase_encodes, self.columns)
+        matrix = _array("matrix", matrix, np.complex64, (None, self._geometry[0]))
+        shape = (len(matrix), *self._geometry[1:])
         out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
-        self._plan.compress(self._samples(hybrid), self._measured(measured), matrix, out)
+        self._plan.compress(*_sampled(hybrid, measured, self._geometry), matrix, out)
         return out
 
     def root_sum_of_squares(self, hybrid: Complex, measured: Mask, out: Reals | None = None) -> Reals:
         """Magnitude image ``(phase_encodes, columns)`` of all coils (Roemer et al., Magn Reson Med 16:192, 1990); what was not
         measured counts as zero. Arguments as `compress`'s."""
-        shape = (self.phase_encodes, self.columns)
+        shape = self._geometry[1:]
         out = np.empty(shape, np.float32) if out is None else _array("out", out, np.float32, shape, writeable=True)
-        self._plan.combine(self._samples(hybrid), self._measured(measured), out)
+        self._plan.combine(*_sampled(hybrid, measured, self._geometry), out)
         return out
 
-    def _samples(self, hybrid: Complex) -> Complex:
-        shape = (self.coils, self.phase_encodes, self.columns)
-        hybrid = _array("hybrid", hybrid, np.complex64, shape, contiguous=False)
-        if (hybrid.strides[2] != hybrid.itemsize and self.columns > 1) or not hybrid.flags.aligned:
-            raise ArgumentError(
-                "hybrid", f"strides {hybrid.strides}", "columns that lie side by side in aligned memory"
-            )
-        return hybrid
 
-    def _measured(self, measured: Mask) -> Mask:
-        return _array("measured", measured, np.bool_, (self.phase_encodes,))
+class AdaptivePlan:
+    """Adaptive combination of coil images (Walsh et al., Magn Reson Med 43:682, 2000) of one slice in hybrid space.
+
+    The dominant eigenvector of the coils' covariance in every cell of 8 x 8 pixels stands for their sensitivities there, those of a
+    pixel are interpolated between cells. Samples are whitened, so the noise's covariance is the identity. Noise adds up less than
+    in a `CoilPlan`'s root-sum-of-squares, and the image has a phase: that of the coil with the most signal. Results do not depend
+    on the number of threads.
+
+    Args:
+        workers: threads that lines and columns are shared between.
+        coils, phase_encodes, columns: the geometry.
+    """
+
+    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+        _at_least("coils", coils, 1)
+        _at_least("phase_encodes", phase_encodes, 1)
+        _at_least("columns", columns, 1)
+        self._geometry = coils, phase_encodes, columns
+        self._plan = _kernels.AdaptivePlan(workers, coils, phase_encodes, columns)
+
+    def combine(self, hybrid: Complex, measured: Mask, out: Complex | None = None) -> Complex:
+        """Complex image ``(phase_encodes, columns)``; what was not measured counts as zero. Arguments as those of
+        `CoilPlan.compress`."""
+        shape = self._geometry[1:]
+        out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
+        self._plan.combine(*_sampled(hybrid, measured, self._geometry), out)
+        return out
 
 
 class SensePlan:
@@ -260,7 +292,136 @@ class SensePlan:
         return _array("out", out, np.complex64, self.shape, writeable=True)
 
 
-PlanOf = TypeVar("PlanOf", CoilPlan, SensePlan)
+class SensitivityPlan:
+    """Coil sensitivities from the ACS of one slice, as `edge_runtime.modalities.mri.coils` describes and sets them up.
+
+    In double precision up to the signal subspace's projection, in single precision from there. Results do not depend on the number
+    of threads. Arrays are C-contiguous.
+
+    Args:
+        workers: threads that rows and pixels are shared between.
+        coils: virtual ones.
+        acs: lines and columns of the calibration samples.
+        kernel: lines and columns of a calibration kernel, at most those of the ACS.
+        grid: lines and columns on which maps are computed before interpolation, at most those of the image.
+        image: phase encodes and columns.
+    """
+
+    def __init__(self, workers: Workers, coils: int, acs: Size, kernel: Size, grid: Size, image: Size) -> None:
+        _at_least("coils", coils, 1)
+        for name, size, of, most in (("kernel", kernel, "ACS", acs), ("grid", grid, "image", image)):
+            if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
+                raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
+        self._acs, self._image = (coils, *acs), image
+        self._plan = _kernels.SensitivityPlan(workers, coils, acs, kernel, grid, image)
+
+    def estimate(
+        self, acs: Complex, threshold: float, weight: Reals | None = None, out: Complex | None = None
+    ) -> Complex:
+        """Maps ``(coils, phase_encodes, columns)`` with unit root-sum-of-squares, the first coil's real; zero without any signal.
+
+        Args:
+            acs: ``(coils, lines, columns)``, both axes in k-space.
+            threshold: share of the largest singular value of the calibration matrix at which a kernel counts half.
+            weight: multiplies the maps, ``(phase_encodes, columns)``.
+        """
+        acs = _array("acs", acs, np.complex64, self._acs)
+        if not threshold > 0:
+            raise ArgumentError("threshold", threshold, "a positive share")
+        if weight is not None:
+            weight = _array("weight", weight, np.float32, self._image)
+        shape = (self._acs[0], *self._image)
+        out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
+        self._plan.estimate(acs, threshold, weight, out)
+        return out
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How an integer ``q`` of a tensor stands for a number: ``scale * (q - zero_point)``, as ONNX's QuantizeLinear has it."""
+
+    scale: float
+    zero_point: int
+
+
+class PackPlan:
+    """Complex images into planes of an engine's input tensor, and corrections from planes of its output back onto an image.
+
+    Planes are ``float32``, or ``int8`` or ``uint8`` with their `Quantization`: rounded half to even, out of range the nearest there
+    is. Their axes are padded at the end to a multiple that the network takes; the padding stands for zero. Arrays are C-contiguous.
+
+    Args:
+        workers: threads that lines are shared between.
+        phase_encodes, columns: of an image.
+        multiple: of which both axes of a plane are one.
+    """
+
+    def __init__(self, workers: Workers, phase_encodes: int, columns: int, multiple: int) -> None:
+        _at_least("phase_encodes", phase_encodes, 1)
+        _at_least("columns", columns, 1)
+        _at_least("multiple", multiple, 1)
+        self.shape = phase_encodes, columns
+        self.plane = -(-phase_encodes // multiple) * multiple, -(-columns // multiple) * multiple
+        """Shape of a plane."""
+        self._plan = _kernels.PackPlan(workers, *self.shape, *self.plane)
+
+    def pack(self, image: Complex, scale: float, planes: Planes, quantization: Quantization | None = None) -> None:
+        """Writes ``image / scale`` as two planes.
+
+        Args:
+            image: ``(phase_encodes, columns)``.
+            planes: real and imaginary part, ``(2, *plane)``.
+        """
+        image = _array("image", image, np.complex64, self.shape)
+        planes, levels = self._planes("planes", planes, (2, *self.plane), quantization, writeable=True)
+        self._plan.pack(image, scale, planes, *levels)
+
+    def fill(self, value: float, plane: Planes, quantization: Quantization | None = None) -> None:
+        """Writes one value for every pixel of the image; ``plane`` has the shape `plane`."""
+        plane, levels = self._planes("plane", plane, self.plane, quantization, writeable=True)
+        self._plan.fill(value, plane, *levels)
+
+    def add(
+        self,
+        image: Complex,
+        planes: Planes,
+        scale: float,
+        quantization: Quantization | None = None,
+        out: Complex | None = None,
+    ) -> Complex:
+        """``image + scale * planes``, ``(phase_encodes, columns)``; rounded once where the processor has a fused multiply-add.
+
+        Args:
+            image: ``(phase_encodes, columns)``; may be ``out`` as well.
+            planes: real and imaginary part of a correction, ``(2, *plane)``.
+        """
+        image = _array("image", image, np.complex64, self.shape)
+        planes, levels = self._planes("planes", planes, (2, *self.plane), quantization)
+        if out is None:
+            out = np.empty(self.shape, np.complex64)
+        self._plan.unpack(image, scale, planes, _array("out", out, np.complex64, self.shape, writeable=True), *levels)
+        return out
+
+    @staticmethod
+    def _planes(
+        name: str, planes: Any, shape: tuple[int, ...], quantization: Quantization | None, *, writeable: bool = False
+    ) -> tuple[Any, tuple[float, int]]:
+        """The planes, and the quantization's step and zero point."""
+        if quantization is None:
+            return _array(name, planes, np.float32, shape, writeable=writeable), (1.0, 0)
+        dtype: type[np.int8 | np.uint8] = np.uint8 if getattr(planes, "dtype", None) == np.uint8 else np.int8
+        levels = np.iinfo(dtype)
+        if not levels.min <= quantization.zero_point <= levels.max:
+            raise ArgumentError(
+                "quantization", f"zero point {quantization.zero_point}", f"one that {levels.dtype} holds"
+            )
+        if not (np.isfinite(quantization.scale) and quantization.scale > 0):
+            raise ArgumentError("quantization", f"scale {quantization.scale}", "a positive scale")
+        planes = _array(name, planes, dtype, shape, writeable=writeable)
+        return planes, (quantization.scale, quantization.zero_point)
+
+
+PlanOf = TypeVar("PlanOf", CoilPlan, PackPlan, SensePlan, SensitivityPlan)
 
 
 class Plans:
@@ -271,37 +432,56 @@ class Plans:
         workers: threads that all of them share.
     """
 
-    KEPT = 6
-    """Plans not in use that are remembered; a SENSE plan of 8 coils and 256 x 256 holds 5 MB, a coil plan next to nothing."""
+    KEPT = 8
+    """Plans not in use that are remembered; of 8 coils and 256 x 256 a SENSE plan holds 5 MB, one of sensitivities 3 MB, the others
+    next to nothing."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._lock = threading.Lock()
-        self._spare: list[CoilPlan | SensePlan] = []
+        self._spare: list[tuple[tuple[Any, ...], Any]] = []
 
     def coils(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[CoilPlan]:
         """A coil plan of this geometry."""
-        return self._borrowed(CoilPlan, (coils, phase_encodes, columns))
+        return self._borrowed(CoilPlan, coils, phase_encodes, columns)
+
+    def pack(self, phase_encodes: int, columns: int, multiple: int) -> AbstractContextManager[PackPlan]:
+        """A plan of an engine's tensors of this geometry."""
+        return self._borrowed(PackPlan, phase_encodes, columns, multiple)
 
     def sense(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[SensePlan]:
         """A SENSE plan of this geometry; what it held before is there still."""
-        return self._borrowed(SensePlan, (coils, phase_encodes, columns))
+        return self._borrowed(SensePlan, coils, phase_encodes, columns)
+
+    def sensitivities(
+        self, coils: int, acs: Size, kernel: Size, grid: Size, image: Size
+    ) -> AbstractContextManager[SensitivityPlan]:
+        """A plan of sensitivities of this geometry."""
+        return self._borrowed(SensitivityPlan, coils, acs, kernel, grid, image)
 
     @contextlib.contextmanager
-    def _borrowed(self, kind: type[PlanOf], geometry: tuple[int, int, int]) -> Iterator[PlanOf]:
+    def _borrowed(self, kind: type[PlanOf], *geometry: Any) -> Iterator[PlanOf]:
         plan: PlanOf | None = None
         with self._lock:
-            for spare in self._spare:
-                if isinstance(spare, kind) and (spare.coils, spare.phase_encodes, spare.columns) == geometry:
+            for index, (made_for, spare) in enumerate(self._spare):
+                if isinstance(spare, kind) and made_for == geometry:
                     plan = spare
-                    self._spare.remove(spare)
+                    del self._spare[index]
                     break
         plan = plan or kind(self._workers, *geometry)
         try:
             yield plan
         finally:
             with self._lock:
-                self._spare = [*self._spare, plan][-self.KEPT :]
+                self._spare = [*self._spare, (geometry, plan)][-self.KEPT :]
+
+
+def _sampled(hybrid: Complex, measured: Mask, shape: tuple[int, int, int]) -> tuple[Complex, Mask]:
+    """Samples as they are assembled, contiguous along the columns only, and which lines of them count."""
+    hybrid = _array("hybrid", hybrid, np.complex64, shape, contiguous=False)
+    if (hybrid.strides[2] != hybrid.itemsize and shape[2] > 1) or not hybrid.flags.aligned:
+        raise ArgumentError("hybrid", f"strides {hybrid.strides}", "columns that lie side by side in aligned memory")
+    return hybrid, _array("measured", measured, np.bool_, (shape[1],))
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -312,7 +312,7 @@ class Session:
 
         def job() -> None:
             began = time.monotonic()
-            progress.calibration = calibrate(ahead.hybrid(), ahead.measured)
+            progress.calibration = calibrate(ahead.hybrid(), ahead.measured, self._runtime.plans)
             progress.calibration_identity = ahead.identity()
             progress.calibrated_ahead_s = time.monotonic() - began
 
@@ -434,7 +434,7 @@ class Session:
             stages.add("calibration_ahead", progress.calibrated_ahead_s)
             progress.calibrated_ahead_s = 0.0  # a preview's record has it, the final image's must not
         else:
-            ahead = calibrate(samples.hybrid(), samples.measured)
+            ahead = calibrate(samples.hybrid(), samples.measured, self._runtime.plans)
         stages.ended("calibration")
         return ahead
 

@@ -65,8 +65,8 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
     # Half of the scans come with a noise scan, which tells the noise exactly; of the others it is estimated.
     known = NoiseLevel(noise_level, "noise scan") if rng.random() < 0.5 else None
     samples = SliceSamples(full * measured[None, :, None], measured, known, (int(rng.integers(1 << 32)),))
-    calibration = calibrate(samples.hybrid, measured)
     plans = Plans(Workers(threads=1))
+    calibration = calibrate(samples.hybrid, measured, plans)
     compressed = compress(samples, calibration, plans)
     visible = measured[:, None] & ~compressed.held_out
     power = np.sum(compressed.hybrid.real**2 + compressed.hybrid.imag**2, axis=0) * visible

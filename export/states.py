@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines import Session
-from edge_runtime.kernels import SensePlan, Workers
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from export.draws import draw_problem
 
@@ -33,15 +33,15 @@ def reconstruction_states(
     pool: Path, settings: UnrolledSettings, session: Session, count: int, seed: int, columns: int = 96
 ) -> Iterator[Tensor]:
     """Every iteration's regulariser input over ``count`` simulated scans, one scan in memory at a time."""
-    workers = Workers(threads=1)
+    plans = Plans(Workers(threads=1))
     files = sorted(pool.glob("*.npy"))
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         kspace = np.load(files[int(rng.integers(len(files)))], allow_pickle=False)
         draw = draw_problem(kspace, rng, columns)
         recording = _Recording(session)
-        plan = SensePlan(workers, *draw.hybrid.shape)
-        plan.set_maps(draw.sensitivities)
-        plan.set_samples(draw.hybrid, draw.visible)
-        LearnedReconstruction(settings, recording).run(plan, draw.first, 1.0, draw.noise_level)
+        with plans.sense(*draw.hybrid.shape) as plan:
+            plan.set_maps(draw.sensitivities)
+            plan.set_samples(draw.hybrid, draw.visible)
+            LearnedReconstruction(settings, recording).run(plan, draw.first, 1.0, draw.noise_level, plans)
         yield from recording.inputs

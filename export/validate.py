@@ -60,7 +60,7 @@ def validate(
             hybrid = to_image(kspace, axis=2) * measured[None, :, None]
             samples = SliceSamples(hybrid, measured, NoiseLevel(1.0, "noise scan"), (index,))
             try:
-                calibration = calibrate(hybrid, measured)
+                calibration = calibrate(hybrid, measured, plans)
             except NoImage:
                 continue
             for precision, model in models.items():

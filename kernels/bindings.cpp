@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,8 +11,11 @@
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <type_traits>
+#include <utility>
 
 #include "ingest.hpp"
+#include "pack.hpp"
 #include "scratch.hpp"
 #include "table.hpp"
 #include "workers.hpp"
@@ -83,6 +87,24 @@ class IngestPlan {
     std::mutex busy_;
 };
 
+edge::CoilTask coil_task(const Array<const Complex64, 3>& samples, const Contiguous<const bool, 1>& measured, int coils,
+                         int phase_encodes, int columns) {
+    require(samples.shape(0) == static_cast<std::size_t>(coils) &&
+                samples.shape(1) == static_cast<std::size_t>(phase_encodes) &&
+                samples.shape(2) == static_cast<std::size_t>(columns) && (samples.stride(2) == 1 || columns == 1),
+            "samples: (coils, phase_encodes, columns), columns side by side");
+    require(measured.shape(0) == samples.shape(1), "measured: (phase_encodes,)");
+    edge::CoilTask task{};
+    task.samples = reinterpret_cast<const float*>(samples.data());
+    task.coil_stride = samples.stride(0);
+    task.line_stride = samples.stride(1);
+    task.coils = coils;
+    task.phase_encodes = phase_encodes;
+    task.columns = columns;
+    task.measured = measured.data();
+    return task;
+}
+
 class CoilPlan {
   public:
     CoilPlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
@@ -122,26 +144,80 @@ class CoilPlan {
 
   private:
     edge::CoilTask task_of(const Samples& samples, const Lines& measured) const {
-        require(samples.shape(0) == static_cast<std::size_t>(coils_) &&
-                    samples.shape(1) == static_cast<std::size_t>(transform_.length) &&
-                    samples.shape(2) == static_cast<std::size_t>(columns_) && (samples.stride(2) == 1 || columns_ == 1),
-                "samples: (coils, phase_encodes, columns), columns side by side");
-        require(measured.shape(0) == samples.shape(1), "measured: (phase_encodes,)");
-        edge::CoilTask task{};
-        task.samples = reinterpret_cast<const float*>(samples.data());
-        task.coil_stride = samples.stride(0);
-        task.line_stride = samples.stride(1);
-        task.coils = coils_;
-        task.phase_encodes = transform_.length;
-        task.columns = columns_;
-        task.measured = measured.data();
-        return task;
+        return coil_task(samples, measured, coils_, transform_.length, columns_);
     }
 
     edge::Workers& workers_;
     edge::Transform transform_;
     int coils_, columns_;
     edge::Scratch scratch_;
+    std::mutex busy_;
+};
+
+class AdaptivePlan {
+  public:
+    AdaptivePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
+        : workers_(workers),
+          transform_((require(phase_encodes >= 1, "phase_encodes >= 1"), phase_encodes)),
+          coils_((require(coils >= 1 && columns >= 1, "coils, columns >= 1"), coils)),
+          columns_(columns),
+          scratch_(workers.threads(), edge::adaptive_scratch(transform_, coils, columns)),
+          images_(1, 16 * size(phase_encodes) * blocks() * size(coils)),
+          powers_(1, blocks() * size(coils)),
+          widened_(1, 16 * cell_lines() * blocks() * size(coils)) {
+        task_.images = images_[0];
+        task_.powers = powers_[0];
+        task_.widened = widened_[0];
+        for (int line = 0; line < phase_encodes; ++line) {
+            task_.lines.push_back(edge::between_cells(line, edge::kCell, edge::cells_of(phase_encodes)));
+        }
+        for (int column = 0; column < edge::kCell * edge::cells_of(columns); ++column) {
+            task_.columns.push_back(edge::between_cells(column, edge::kCell, edge::cells_of(columns)));
+        }
+    }
+
+    void combine(Array<const Complex64, 3> samples, Contiguous<const bool, 1> measured, Contiguous<Complex64, 2> out) {
+        const edge::CoilTask coils = coil_task(samples, measured, coils_, transform_.length, columns_);
+        require(out.shape(0) == samples.shape(1) && out.shape(1) == samples.shape(2), "out: (phase_encodes, columns)");
+        const edge::Kernels& kernels = edge::kernels();
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        task_.coils = coils;
+        task_.coils.out = reinterpret_cast<float*>(out.data());
+        run(kernels.image_block, blocks());
+        task_.reference = strongest();
+        run(kernels.map_cells, cell_lines());
+        run(kernels.combine_line, size(transform_.length));
+    }
+
+  private:
+    static std::size_t size(int count) { return static_cast<std::size_t>(count); }
+    std::size_t blocks() const { return size(edge::cells_of(columns_)); }
+    std::size_t cell_lines() const { return size(edge::cells_of(transform_.length)); }
+
+    int strongest() const {
+        int best = 0;
+        float most = 0;
+        for (int coil = 0; coil < coils_; ++coil) {
+            float power = 0;
+            for (std::size_t block = 0; block < blocks(); ++block) power += task_.powers[block * size(coils_) + size(coil)];
+            if (power > most) {
+                best = coil;
+                most = power;
+            }
+        }
+        return best;
+    }
+
+    void run(edge::AdaptiveKernel kernel, std::size_t count) {
+        workers_.run(count, [&](std::size_t index, int slot) { kernel(transform_, task_, index, scratch_[slot]); });
+    }
+
+    edge::Workers& workers_;
+    edge::Transform transform_;
+    int coils_, columns_;
+    edge::Scratch scratch_, images_, powers_, widened_;
+    edge::AdaptiveTask task_;
     std::mutex busy_;
 };
 
@@ -275,6 +351,182 @@ class SensePlan {
     std::mutex busy_;
 };
 
+class PackPlan {
+  public:
+    PackPlan(edge::Workers& workers, int phase_encodes, int columns, int plane_lines, int plane_columns) : workers_(workers) {
+        require(phase_encodes >= 1 && columns >= 1, "phase_encodes, columns >= 1");
+        require(plane_lines >= phase_encodes && plane_columns >= columns, "a plane holds the image");
+        geometry_.phase_encodes = phase_encodes;
+        geometry_.columns = columns;
+        geometry_.plane_lines = plane_lines;
+        geometry_.plane_columns = plane_columns;
+    }
+
+    typedef Contiguous<const Complex64, 2> Image;
+
+    template <class T>
+    void pack(Image image, float scale, Contiguous<T, 3> planes, float step, int zero_point) {
+        require_image(image);
+        require_planes(planes);
+        edge::PackTask task = task_of<T>(scale, step, zero_point);
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.planes_out = planes.data();
+        run(edge::kernels().pack, task, task.plane_lines);
+    }
+
+    template <class T>
+    void fill(float value, Contiguous<T, 2> plane, float step, int zero_point) {
+        require(plane.shape(0) == size(geometry_.plane_lines) && plane.shape(1) == size(geometry_.plane_columns),
+                "plane: (plane_lines, plane_columns)");
+        edge::PackTask task = task_of<T>(value, step, zero_point);
+        task.planes_out = plane.data();
+        run(edge::kernels().fill, task, task.plane_lines);
+    }
+
+    template <class T>
+    void unpack(Image image, float scale, Contiguous<const T, 3> planes, Contiguous<Complex64, 2> out, float step, int zero_point) {
+        require_image(image);
+        require_planes(planes);
+        require_image(out);
+        edge::PackTask task = task_of<T>(scale, step, zero_point);
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.planes_in = planes.data();
+        task.out = reinterpret_cast<float*>(out.data());
+        run(edge::kernels().unpack, task, task.phase_encodes);
+    }
+
+  private:
+    static std::size_t size(int count) { return static_cast<std::size_t>(count); }
+
+    template <class A>
+    void require_image(const A& array) const {
+        require(array.shape(0) == size(geometry_.phase_encodes) && array.shape(1) == size(geometry_.columns),
+                "(phase_encodes, columns) differ from the plan's");
+    }
+
+    template <class A>
+    void require_planes(const A& array) const {
+        require(array.shape(0) == 2 && array.shape(1) == size(geometry_.plane_lines) &&
+                    array.shape(2) == size(geometry_.plane_columns),
+                "planes: (2, plane_lines, plane_columns)");
+    }
+
+    template <class T>
+    edge::PackTask task_of(float scale, float step, int zero_point) const {
+        edge::PackTask task = geometry_;
+        task.element = std::is_same_v<T, float>         ? edge::Element::float32
+                       : std::is_same_v<T, signed char> ? edge::Element::int8
+                                                        : edge::Element::uint8;
+        task.scale = scale;
+        require(zero_point >= -128 && zero_point <= 255, "zero_point: one that a byte holds");
+        task.quantization = {step, zero_point};
+        return task;
+    }
+
+    void run(edge::PackLines kernel, const edge::PackTask& task, int lines) {
+        const nb::gil_scoped_release released;
+        workers_.run(size((lines + edge::kPackedLinesAtOnce - 1) / edge::kPackedLinesAtOnce),
+                     [&](std::size_t block, int) { kernel(task, block); });
+    }
+
+    edge::Workers& workers_;
+    edge::PackTask geometry_;
+};
+
+class SensitivityPlan {
+  public:
+    typedef std::pair<int, int> Size;  // lines, columns
+
+    SensitivityPlan(edge::Workers& workers, int coils, Size acs, Size kernel, Size grid, Size image)
+        : workers_(workers),
+          geometry_{coils, acs.first, acs.second, kernel.first, kernel.second, grid.first, grid.second, image.first, image.second},
+          tables_((check(), geometry_)),
+          scratch_(workers.threads(), edge::sensitivity_scratch(geometry_)),
+          calibration_(1, floats_of(geometry_.windows())),
+          gram_(1, floats_of(rows())),
+          square_(1, floats_of(rows())),
+          inverse_(1, floats_of(rows())),
+          vectors_(1, 2 * floats_of(1)),
+          lags_(1, 2 * size(coils) * size(coils + 1) * size(geometry_.lag_lines()) * size(geometry_.lag_columns())),
+          widened_(1, 16 * size(geometry_.grid_lines) * size(geometry_.column_blocks()) * size(coils)) {
+        task_.calibration = {doubles(calibration_), geometry_.windows()};
+        task_.gram = {doubles(gram_), rows()};
+        task_.square = {doubles(square_), rows()};
+        task_.inverse = {doubles(inverse_), rows()};
+        task_.vectors = doubles(vectors_);
+        task_.floor = &floor_;
+        task_.lags = doubles(lags_);
+        task_.widened = widened_[0];
+    }
+
+    void estimate(Contiguous<const Complex64, 3> acs, double threshold, std::optional<Contiguous<const float, 2>> weight,
+                  Contiguous<Complex64, 3> out) {
+        require(acs.shape(0) == size(geometry_.coils) && acs.shape(1) == size(geometry_.acs_lines) &&
+                    acs.shape(2) == size(geometry_.acs_columns),
+                "acs: (coils, acs_lines, acs_columns)");
+        require(out.shape(0) == size(geometry_.coils) && out.shape(1) == size(geometry_.phase_encodes) &&
+                    out.shape(2) == size(geometry_.columns),
+                "out: (coils, phase_encodes, columns)");
+        if (weight) {
+            require(weight->shape(0) == out.shape(1) && weight->shape(1) == out.shape(2), "weight: (phase_encodes, columns)");
+        }
+        const edge::Kernels& kernels = edge::kernels();
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        task_.acs = reinterpret_cast<const float*>(acs.data());
+        task_.threshold = threshold;
+        task_.weight = weight ? weight->data() : nullptr;
+        task_.out = reinterpret_cast<float*>(out.data());
+        const std::size_t panels = size(edge::panels_of(geometry_.unknowns()));
+        run(kernels.gather_calibration, panels);
+        run(kernels.gram_of_calibration, panels);
+        run(kernels.find_floor, 1);
+        run(kernels.square_gram, panels);
+        run(kernels.factor_square, 1);
+        run(kernels.project, panels);
+        run(kernels.sum_lags, 1);
+        run(kernels.maps_of_grid_line, size(geometry_.grid_lines));
+        run(kernels.maps_of_image_line, size(geometry_.phase_encodes));
+    }
+
+  private:
+    static std::size_t size(int count) { return static_cast<std::size_t>(count); }
+
+    void check() const {
+        const edge::SensitivityGeometry& g = geometry_;
+        require(g.coils >= 1 && g.kernel_lines >= 1 && g.kernel_columns >= 1 && g.grid_lines >= 1 && g.grid_columns >= 1,
+                "coils, kernel, grid: at least 1");
+        require(g.kernel_lines <= g.acs_lines && g.kernel_columns <= g.acs_columns, "a kernel that the ACS holds");
+        require(g.grid_lines <= g.phase_encodes && g.grid_columns <= g.columns, "a grid no finer than the image");
+    }
+
+    static double* doubles(const edge::Scratch& memory) { return reinterpret_cast<double*>(memory[0]); }
+    int rows() const { return edge::kPanel * edge::panels_of(geometry_.unknowns()); }
+    std::size_t floats_of(int matrix_rows) const { return 2 * edge::Panels::doubles(geometry_.unknowns(), matrix_rows); }
+
+    void run(edge::SensitivityKernel kernel, std::size_t count) {
+        workers_.run(count, [&](std::size_t index, int slot) { kernel(geometry_, tables_, task_, index, scratch_[slot]); });
+    }
+
+    edge::Workers& workers_;
+    edge::SensitivityGeometry geometry_;
+    edge::SensitivityTables tables_;
+    edge::Scratch scratch_;
+    edge::Scratch calibration_, gram_, square_, inverse_, vectors_, lags_, widened_;
+    double floor_ = 0;
+    edge::SensitivityTask task_;
+    std::mutex busy_;
+};
+
+// One signature for every type that a tensor's elements may have.
+template <class T>
+void bind_pack(nb::class_<PackPlan>& plan) {
+    plan.def("pack", &PackPlan::pack<T>, "image"_a.noconvert(), "scale"_a, "planes"_a.noconvert(), "step"_a, "zero_point"_a)
+        .def("fill", &PackPlan::fill<T>, "value"_a, "plane"_a.noconvert(), "step"_a, "zero_point"_a)
+        .def("unpack", &PackPlan::unpack<T>, "image"_a.noconvert(), "scale"_a, "planes"_a.noconvert(), "out"_a.noconvert(),
+             "step"_a, "zero_point"_a);
+}
+
 }  // namespace
 
 void bind_mrd_stream(nb::module_& module);  // bindings_mrd.cpp
@@ -314,6 +566,11 @@ NB_MODULE(_kernels, module) {
              "out"_a.noconvert())
         .def("combine", &CoilPlan::combine, "samples"_a.noconvert(), "measured"_a.noconvert(), "out"_a.noconvert());
 
+    nb::class_<AdaptivePlan>(module, "AdaptivePlan")
+        .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,
+             nb::keep_alive<1, 2>())
+        .def("combine", &AdaptivePlan::combine, "samples"_a.noconvert(), "measured"_a.noconvert(), "out"_a.noconvert());
+
     nb::class_<SensePlan>(module, "SensePlan")
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,
              nb::keep_alive<1, 2>())
@@ -327,6 +584,20 @@ NB_MODULE(_kernels, module) {
              "out"_a.noconvert(), "power"_a.noconvert())
         .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
              "measured"_a.noconvert(), "agreement"_a.noconvert(), "power"_a.noconvert());
+
+    nb::class_<SensitivityPlan>(module, "SensitivityPlan")
+        .def(nb::init<edge::Workers&, int, SensitivityPlan::Size, SensitivityPlan::Size, SensitivityPlan::Size,
+                      SensitivityPlan::Size>(),
+             "workers"_a, "coils"_a, "acs"_a, "kernel"_a, "grid"_a, "image"_a, nb::keep_alive<1, 2>())
+        .def("estimate", &SensitivityPlan::estimate, "acs"_a.noconvert(), "threshold"_a, "weight"_a.noconvert().none(),
+             "out"_a.noconvert());
+
+    nb::class_<PackPlan> pack_plan(module, "PackPlan");
+    pack_plan.def(nb::init<edge::Workers&, int, int, int, int>(), "workers"_a, "phase_encodes"_a, "columns"_a, "plane_lines"_a,
+                  "plane_columns"_a, nb::keep_alive<1, 2>());
+    bind_pack<float>(pack_plan);
+    bind_pack<signed char>(pack_plan);
+    bind_pack<unsigned char>(pack_plan);
 
     bind_mrd_stream(module);
 }

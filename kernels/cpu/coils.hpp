@@ -3,7 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
+#include "interpolation.cuh"
 #include "transform.hpp"
 
 namespace edge {
@@ -26,5 +28,29 @@ typedef void (*CompressLine)(const CoilTask&, std::size_t line, float* scratch);
 typedef void (*CombineBlock)(const Transform&, const CoilTask&, std::size_t block, float* scratch);
 
 std::size_t coil_scratch(const Transform& transform, int coils);
+
+// Adaptive combination: the coils' covariance in every cell of kCell x kCell pixels, its dominant eigenvector as their sensitivities
+// there, and the sensitivities of a pixel from the cells around it.
+constexpr int kCell = 8;  // as wide as a block of columns
+
+inline int cells_of(int pixels) { return (pixels + kCell - 1) / kCell; }
+
+struct AdaptiveTask {
+    CoilTask coils = {};           // its out: complex64 (phase_encodes, columns)
+    int reference = 0;             // the coil whose phase the image gets
+    float* images = nullptr;       // packed (column_blocks, coils, phase_encodes)
+    float* powers = nullptr;       // (column_blocks, coils)
+    float* widened = nullptr;      // packed (cells of the phase encodes, column_blocks, coils)
+    std::vector<Between> lines, columns;  // of the image, between the cells'
+};
+
+typedef void (*AdaptiveKernel)(const Transform&, const AdaptiveTask&, std::size_t index, float* scratch);
+
+#define EDGE_ADAPTIVE_KERNELS(apply)                               \
+    apply(image_block)   /* a block: samples -> images, powers */  \
+    apply(map_cells)     /* a line of cells: images -> widened */  \
+    apply(combine_line)  /* a line: images, widened -> out */
+
+std::size_t adaptive_scratch(const Transform& transform, int coils, int columns);
 
 }  // namespace edge

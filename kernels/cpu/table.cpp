@@ -10,8 +10,14 @@ namespace {
 #define EDGE_SENSE(isa)                                                                                                \
     isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted,       \
         isa::line_search
-#define EDGE_TABLE(isa) \
-    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa) }
+#define EDGE_PACK(isa) isa::pack, isa::fill, isa::unpack
+#define EDGE_SENSITIVITY(isa)                                                                                          \
+    isa::gather_calibration, isa::gram_of_calibration, isa::find_floor, isa::square_gram, isa::factor_square, isa::project,        \
+        isa::sum_lags, isa::maps_of_grid_line, isa::maps_of_image_line
+#define EDGE_ADAPTIVE(isa) isa::image_block, isa::map_cells, isa::combine_line
+#define EDGE_TABLE(isa)                                                                                                \
+    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa), EDGE_PACK(isa),           \
+          EDGE_SENSITIVITY(isa), EDGE_ADAPTIVE(isa) }
 
 const Kernels kTables[] = {
 #if defined(EDGE_X86)
@@ -48,6 +54,14 @@ std::size_t coil_scratch(const Transform& transform, int coils) {
     const std::size_t combining = kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + length) + kPower * length;
     const std::size_t compressing = kPacked * static_cast<std::size_t>(coils);
     return combining > compressing ? combining : compressing;
+}
+
+std::size_t adaptive_scratch(const Transform& transform, int coils, int columns) {
+    constexpr std::size_t kPacked = 16;
+    const std::size_t count = static_cast<std::size_t>(coils);
+    const std::size_t imaging = coil_scratch(transform, coils);
+    const std::size_t mapping = 2 * kPacked * count * count + 2 * count * static_cast<std::size_t>(cells_of(columns));
+    return imaging > mapping ? imaging : mapping;
 }
 
 std::size_t sense_blocks(const SenseGeometry& geometry) { return (static_cast<std::size_t>(geometry.columns) + 7) / 8; }

@@ -3,7 +3,9 @@
 
 #include "coils.hpp"
 #include "ingest.hpp"
+#include "pack.hpp"
 #include "sense.hpp"
+#include "sensitivity.hpp"
 
 namespace edge {
 
@@ -16,10 +18,24 @@ struct Kernels {
 #define EDGE_MEMBER(name) SenseKernel name;
     EDGE_SENSE_KERNELS(EDGE_MEMBER)
 #undef EDGE_MEMBER
+#define EDGE_MEMBER(name) PackLines name;
+    EDGE_PACK_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
+#define EDGE_MEMBER(name) SensitivityKernel name;
+    EDGE_SENSITIVITY_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
+#define EDGE_MEMBER(name) AdaptiveKernel name;
+    EDGE_ADAPTIVE_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
 };
 
 #define EDGE_DECLARE_SENSE(name)                                                                                       \
     void name(const Transform&, const SenseGeometry&, const SenseData&, const SenseTask&, std::size_t, float*);
+
+#define EDGE_DECLARE_PACK(name) void name(const PackTask&, std::size_t block);
+#define EDGE_DECLARE_SENSITIVITY(name)                                                                                 \
+    void name(const SensitivityGeometry&, const SensitivityTables&, const SensitivityTask&, std::size_t, float*);
+#define EDGE_DECLARE_ADAPTIVE(name) void name(const Transform&, const AdaptiveTask&, std::size_t, float*);
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
@@ -28,6 +44,9 @@ struct Kernels {
     void compress_line(const CoilTask&, std::size_t line, float* scratch);                                             \
     void combine_block(const Transform&, const CoilTask&, std::size_t block, float* scratch);                          \
     EDGE_SENSE_KERNELS(EDGE_DECLARE_SENSE)                                                                             \
+    EDGE_PACK_KERNELS(EDGE_DECLARE_PACK)                                                                               \
+    EDGE_SENSITIVITY_KERNELS(EDGE_DECLARE_SENSITIVITY)                                                                 \
+    EDGE_ADAPTIVE_KERNELS(EDGE_DECLARE_ADAPTIVE)                                                                       \
     }
 
 EDGE_DECLARE(baseline)

@@ -75,6 +75,7 @@ struct Vector {
 };
 
 EDGE_DEVICE Vector operator+(Vector a, Vector b) { return {a.low + b.low, a.high + b.high}; }
+EDGE_DEVICE Vector operator+(Vector a, float b) { return {a.low + b, a.high + b}; }
 EDGE_DEVICE Vector operator-(Vector a, Vector b) { return {a.low - b.low, a.high - b.high}; }
 EDGE_DEVICE Vector operator-(Vector a) { return {-a.low, -a.high}; }
 EDGE_DEVICE Vector operator*(Vector a, Vector b) { return {a.low * b.low, a.high * b.high}; }

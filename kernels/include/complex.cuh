@@ -36,6 +36,11 @@ EDGE_DEVICE Complex<V> conjugate_times(Complex<V> a, Complex<V> b) {
     return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re};
 }
 
+template <class V>
+EDGE_DEVICE V squared_magnitude(Complex<V> a) {
+    return a.re * a.re + a.im * a.im;
+}
+
 // A scalar factor may be a plain float; `V * float` is what both a float and a vector of floats offer.
 template <class V, class S>
 EDGE_DEVICE Complex<V> scaled(Complex<V> a, S factor) {

@@ -7,7 +7,7 @@ import pytest
 from simulated import coil_maps, kspace_of, object_image
 
 from edge_runtime.bundle import UnrolledSettings
-from edge_runtime.kernels import SensePlan, Workers
+from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.sampling import variable_density
@@ -44,7 +44,9 @@ def test_the_runtime_reproduces_the_torch_network(lines, columns, scale):
 
     pairs = tuple((float(a), float(b)) for a, b in network.log_weights.detach().numpy())
     settings = UnrolledSettings(config.iterations, config.cg_steps, pairs, network.regulariser.multiple)
-    found = LearnedReconstruction(settings, TorchRegulariser()).run(plan, first, scale, noise * scale)
+    found = LearnedReconstruction(settings, TorchRegulariser()).run(
+        plan, first, scale, noise * scale, Plans(Workers(threads=1))
+    )
 
     in_torch = unrolled.SenseProblem(
         torch.from_numpy(hybrid), torch.from_numpy(maps), torch.from_numpy(mask.astype(np.float32))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_runtime.modalities.mri.fourier import Complex, to_image
+from edge_runtime.kernels import Plans
+from edge_runtime.modalities.mri.fourier import Complex
 
 BRIGHT_PERCENTILE = 99.0
 
 
-def image_scale(hybrid: Complex, acs: slice) -> float:
+def image_scale(hybrid: Complex, acs: slice, plans: Plans) -> float:
     """The 99th percentile of the root-sum-of-squares image made from the ACS alone.
 
     Only the ACS is used, so the number is the same for every preview and for the final image of a scan.
@@ -22,11 +23,10 @@ def image_scale(hybrid: Complex, acs: slice) -> float:
         ValueError: the ACS holds no signal at all.
     """
     lines = hybrid.shape[1]
-    low = np.zeros_like(hybrid)
-    low[:, acs] = hybrid[:, acs]
-    image = to_image(low, axis=1)
-    rss = np.sqrt(np.sum(image.real**2 + image.imag**2, axis=0))
-    scale = float(np.percentile(rss, BRIGHT_PERCENTILE))
+    low = np.zeros(lines, np.bool_)
+    low[acs] = True
+    with plans.coils(*hybrid.shape) as plan:
+        scale = float(np.percentile(plan.root_sum_of_squares(hybrid, low), BRIGHT_PERCENTILE))
     if not scale > 0:
         raise ValueError(f"the {acs.stop - acs.start} central phase encodes of {lines} hold no signal")
     return scale

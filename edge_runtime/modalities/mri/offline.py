@@ -31,7 +31,8 @@ def reconstruct_kspace(
     """
     hybrid = to_image(kspace.astype(np.complex64, copy=False), axis=2) * mask[None, :, None]
     samples = SliceSamples(hybrid, mask, None, seed=(0, 0, 0, 0, 0))
-    return dict(reconstruct(samples, calibrate(hybrid, mask), learned, Plans(Workers(threads))))
+    plans = Plans(Workers(threads))
+    return dict(reconstruct(samples, calibrate(hybrid, mask, plans), learned, plans))
 
 
 def load_models(bundle: Path = DEFAULT_BUNDLE, profile: str = DEFAULT_PROFILE) -> Mapping[str, Model]:

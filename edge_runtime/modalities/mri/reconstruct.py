@@ -99,7 +99,7 @@ def calibration_lines(measured: npt.NDArray[np.bool_]) -> slice:
     return slice(max(run.start, centre - half), min(run.stop, centre + half))
 
 
-def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
+def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_], plans: Plans) -> Calibration:
     """Coil compression and sensitivities from the ACS.
 
     Args:
@@ -117,10 +117,11 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> Calibration:
         )
     compression = compression_matrix(hybrid[:, acs], MAX_VIRTUAL_COILS)
     virtual = np.tensordot(compression, hybrid[:, acs], axes=1)
-    sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), hybrid.shape[1], hybrid.shape[2])
-    sensitivities *= object_support(virtual, acs, hybrid.shape[1])
+    phase_encodes, columns = hybrid.shape[1:]
+    support = object_support(virtual, acs, phase_encodes, plans)
+    sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), phase_encodes, columns, plans, support)
     try:
-        scale = image_scale(hybrid, acs)
+        scale = image_scale(hybrid, acs, plans)
     except ValueError as error:
         raise NoImage(str(error)) from error
     return Calibration(acs, compression, sensitivities, scale)
@@ -156,7 +157,7 @@ def reconstruct(
         first, level = first_image(plan, hybrid, power * visible, measured, visible, noise)
         if learned is not None:
             try:
-                blind = learned.run(plan, first, calibration.scale, level)
+                blind = learned.run(plan, first, calibration.scale, level, plans)
             except EngineError as error:
                 failure = error
             else:

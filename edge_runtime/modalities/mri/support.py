@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.modalities.mri.fourier import Complex, to_image
+from edge_runtime.kernels import Plans
+from edge_runtime.modalities.mri.fourier import Complex
 
 LEVEL = 0.1
 """Signal above the air that counts as object, as a share of the brightness (99th percentile). Chosen on simulated training scans:
@@ -20,7 +21,7 @@ MARGIN_PIXELS = 3
 """The region is widened by about this, and fades to nothing over as much."""
 
 
-def object_support(acs_hybrid: Complex, acs: slice, phase_encodes: int) -> npt.NDArray[np.float32]:
+def object_support(acs_hybrid: Complex, acs: slice, phase_encodes: int, plans: Plans) -> npt.NDArray[np.float32]:
     """A weight for every pixel: 1 in and near the object, 0 in the air, ``(phase_encodes, columns)``.
 
     Args:
@@ -29,15 +30,17 @@ def object_support(acs_hybrid: Complex, acs: slice, phase_encodes: int) -> npt.N
         phase_encodes: of the image.
     """
     coils, lines, columns = acs_hybrid.shape
-    padded = np.zeros((coils, phase_encodes, columns), np.complex64)
-    padded[:, acs] = acs_hybrid * np.hanning(lines + 2)[1:-1, None].astype(np.float32)
-    images = to_image(padded, axis=1)
-    brightness = _box(np.sqrt(np.sum(images.real**2 + images.imag**2, axis=0)), 2)
+    low = np.zeros(phase_encodes, np.bool_)
+    low[acs] = True
+    smooth = np.empty((coils, phase_encodes, columns), np.complex64)  # other lines are not looked at
+    np.multiply(acs_hybrid, np.hanning(lines + 2)[1:-1, None].astype(np.float32), out=smooth[:, acs])
+    with plans.coils(*smooth.shape) as plan:
+        brightness = _box(plan.root_sum_of_squares(smooth, low), 2)
     air, bright = np.percentile(brightness, [10, 99])
     threshold = LEVEL * bright + 1.2 * min(float(air), LEVEL * float(bright))
     inside = _without_holes(brightness > threshold)
     wide = _box(inside.astype(np.float32), MARGIN_PIXELS) > 0  # widened by the margin
-    return np.asarray(_box(wide.astype(np.float32), MARGIN_PIXELS // 2), dtype=np.float32)
+    return _box(wide.astype(np.float32), MARGIN_PIXELS // 2)
 
 
 def _without_holes(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -53,13 +56,11 @@ def _box(image: npt.NDArray[np.float32], radius: int) -> npt.NDArray[np.float32]
     """Mean over a square of ``2 radius + 1`` pixels, borders repeated."""
     size = 2 * radius + 1
     for axis in (0, 1):
-        widths = [(radius + 1, radius) if a == axis else (0, 0) for a in (0, 1)]
-        sums = np.cumsum(np.pad(image, widths, mode="edge"), axis=axis, dtype=np.float64)
-        image = np.asarray(_lagged(sums, size, axis) / size, dtype=np.float32)
+        wide = np.moveaxis(
+            np.pad(image, [(radius, radius) if a == axis else (0, 0) for a in (0, 1)], mode="edge"), axis, 0
+        )
+        total = wide[: image.shape[axis]].copy(order="K")
+        for shift in range(1, size):
+            total += wide[shift : shift + image.shape[axis]]
+        image = np.moveaxis(total / np.float32(size), 0, axis)
     return image
-
-
-def _lagged(sums: npt.NDArray[np.float64], size: int, axis: int) -> npt.NDArray[np.float64]:
-    """``sums[i + size] - sums[i]`` along an axis."""
-    length = sums.shape[axis]
-    return np.take(sums, range(size, length), axis=axis) - np.take(sums, range(length - size), axis=axis)

@@ -7,10 +7,11 @@ import pytest
 from simulated import coil_maps, complex_noise
 
 from edge_runtime.bundle import UnrolledSettings
-from edge_runtime.kernels import SensePlan, Workers
+from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction, condition_of_noise
 
 LINES, COLUMNS, SCALE = 10, 7, 4.0
+PLANS = Plans(Workers(threads=1))
 SETTINGS = UnrolledSettings(iterations=3, cg_steps=4, log_weights=((-2.0, 0.5),) * 3, multiple=4)
 
 
@@ -42,7 +43,7 @@ def first(plan):
 
 
 def run(plan, first, regulariser, noise=0.1):
-    return LearnedReconstruction(SETTINGS, regulariser).run(plan, first, SCALE, noise)
+    return LearnedReconstruction(SETTINGS, regulariser).run(plan, first, SCALE, noise, PLANS)
 
 
 def test_it_runs_once_an_iteration_on_sizes_that_the_graph_takes(plan, first):

@@ -42,7 +42,7 @@ def samples_of(measured=None, *, noise=NOISE, coils=COILS, known=True):
 
 
 def images_of(samples, learned=None):
-    return dict(reconstruct(samples, calibrate(samples.hybrid, samples.measured), learned, PLANS))
+    return dict(reconstruct(samples, calibrate(samples.hybrid, samples.measured, PLANS), learned, PLANS))
 
 
 def power_of(residual):
@@ -97,7 +97,7 @@ def test_when_the_engine_fails_the_other_images_come_and_then_the_error(learned)
     images, samples = [], samples_of(HALF)
     broken = replace(learned, regulariser=Broken())
     with pytest.raises(EngineError, match="out of memory"):
-        for method, _ in reconstruct(samples, calibrate(samples.hybrid, samples.measured), broken, PLANS):
+        for method, _ in reconstruct(samples, calibrate(samples.hybrid, samples.measured, PLANS), broken, PLANS):
             images.append(method)
     assert images == [Method.CLASSICAL, Method.ZERO_FILLED]
 
@@ -116,12 +116,12 @@ def test_what_noise_cannot_explain_is_reckoned_with_as_noise(residual, level):
 def test_a_scan_without_its_centre_says_what_is_missing():
     measured = np.arange(LINES) < LINES // 4
     with pytest.raises(NoImage, match=f"phase encode {LINES // 2} of {LINES}"):
-        calibrate(samples_of(measured).hybrid, measured)
+        calibrate(samples_of(measured).hybrid, measured, PLANS)
 
 
 def test_a_scan_without_signal_says_so():
     with pytest.raises(NoImage, match="no signal"):
-        calibrate(np.zeros((COILS, LINES, COLUMNS), np.complex64), np.ones(LINES, bool))
+        calibrate(np.zeros((COILS, LINES, COLUMNS), np.complex64), np.ones(LINES, bool), PLANS)
 
 
 # ----------------------------------------------------------------------------------------------------------- evidence
@@ -156,7 +156,7 @@ def test_held_out_samples_do_not_influence_what_the_network_makes(learned, monke
     """They are replaced by nonsense: agreement with everything else stays the same to the last bit, the share they choose apart."""
     monkeypatch.setattr(module, "believed_share", lambda best_step: 0.7)
     samples = samples_of(HALF)
-    calibration = calibrate(samples.hybrid, samples.measured)
+    calibration = calibrate(samples.hybrid, samples.measured, PLANS)
     held_out = choose_held_out(
         samples.measured, calibration_lines(samples.measured), COLUMNS, np.random.default_rng(samples.seed)
     )
@@ -193,7 +193,7 @@ def test_held_out_samples_do_not_influence_calibration():
         samples.measured, calibration_lines(samples.measured), COLUMNS, np.random.default_rng(samples.seed)
     )
     altered = np.where(held_out, np.complex64(7 + 3j), samples.hybrid)
-    one, other = calibrate(samples.hybrid, samples.measured), calibrate(altered, samples.measured)
+    one, other = calibrate(samples.hybrid, samples.measured, PLANS), calibrate(altered, samples.measured, PLANS)
     np.testing.assert_array_equal(one.sensitivities, other.sensitivities)
     assert one.scale == other.scale
 
@@ -210,7 +210,7 @@ def test_lines_that_calibration_has_seen_are_not_held_out(learned, monkeypatch):
         return chosen[-1]
 
     monkeypatch.setattr(module, "choose_held_out", watched)
-    calibration = calibrate(samples_of(filled).hybrid, filled)
+    calibration = calibrate(samples_of(filled).hybrid, filled, PLANS)
     next(reconstruct(samples_of(every_other), calibration, learned, PLANS))
     lines = chosen[0].any(axis=1)
     assert lines.any()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from simulated import coil_maps, kspace_of, object_image
 
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.sampling import acs_lines
 from edge_runtime.modalities.mri.support import object_support
@@ -16,7 +17,7 @@ LINES, COLUMNS = 64, 48
 def support_of(image, noise=0.01, coils=3, acs_fraction=0.2):
     kspace = kspace_of(image, coil_maps(coils, *image.shape), noise=noise)
     acs = acs_lines(image.shape[0], acs_fraction)
-    return object_support(to_image(kspace, axis=2)[:, acs], acs, image.shape[0])
+    return object_support(to_image(kspace, axis=2)[:, acs], acs, image.shape[0], Plans(Workers(threads=1)))
 
 
 @pytest.mark.parametrize("acs_fraction", [0.06, 0.2])
