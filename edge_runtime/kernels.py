@@ -189,20 +189,40 @@ class SensePlan:
         self._plan.gradient(image, out)
         return out
 
-    def data_consistent(self, prior: Complex, weight: float, steps: int, out: Complex | None = None) -> Complex:
-        """``argmin |A x - y|² + weight |x - prior|²`` by conjugate gradients from ``prior``."""
+    def data_consistent(
+        self, prior: Complex, weight: float, steps: int, out: Complex | None = None, *, tolerance: float = 0.0
+    ) -> Complex:
+        """``argmin |A x - y|² + weight |x - prior|²`` by conjugate gradients from ``prior`` (Hestenes and Stiefel, J Res Natl Bur
+        Stand 49:409, 1952).
+
+        Args:
+            prior: ``(phase_encodes, columns)``.
+            weight: of the prior.
+            steps: at most that many.
+            tolerance: a column whose relative residual ``|b - (Aᴴ A + weight) x| / |b|``, with ``b = Aᴴ y + weight prior``, is no
+                larger keeps its ``x``. The residual is carried along in single precision: below 1e-6 it says little. With 0 every
+                step is made.
+            out: ``(phase_encodes, columns)``, may be ``prior``.
+        """
+        _stopping(steps, tolerance)
         prior, out = self._image("prior", prior), self._out(out)
-        self._plan.data_consistent(prior, weight, steps, out)
+        self._plan.data_consistent(prior, weight, steps, tolerance, out)
         return out
 
-    def regularised(self, spectral_weight: Reals, steps: int, out: Complex | None = None) -> Complex:
-        """``argmin |A x - y|² + Σ w |F x|²`` by preconditioned conjugate gradients.
+    def regularised(
+        self, spectral_weight: Reals, steps: int, out: Complex | None = None, *, tolerance: float = 0.0
+    ) -> Complex:
+        """``argmin |A x - y|² + Σ w |F x|²`` by preconditioned conjugate gradients from zero.
 
         Args:
             spectral_weight: ``w``, positive, ``(phase_encodes, columns)``.
+            steps: at most that many.
+            tolerance: of a column's relative residual as in `data_consistent`, here of the preconditioned equations for ``F x``.
+            out: ``(phase_encodes, columns)``.
         """
+        _stopping(steps, tolerance)
         spectral_weight, out = self._image("spectral_weight", spectral_weight, np.float32), self._out(out)
-        self._plan.regularised(spectral_weight, steps, out)
+        self._plan.regularised(spectral_weight, steps, tolerance, out)
         return out
 
     def substituted(self, image: Complex, hybrid: Complex, measured: Mask) -> tuple[Reals, Reals]:
@@ -307,6 +327,12 @@ class Plans:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ArgumentError(name, value, f"at least {least}")
+
+
+def _stopping(steps: int, tolerance: float) -> None:
+    _at_least("steps", steps, 0)
+    if not tolerance >= 0:  # nor is NaN
+        raise ArgumentError("tolerance", tolerance, "0 or more")
 
 
 def _array(

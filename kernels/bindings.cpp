@@ -178,19 +178,20 @@ class SensePlan {
         run(&edge::Kernels::pack_samples, task);
     }
 
-    void normal(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::normal, image, out, 0, 0); }
-    void gradient(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::gradient, image, out, 0, 0); }
+    void normal(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::normal, image, out); }
+    void gradient(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::gradient, image, out); }
 
-    void data_consistent(Image prior, float weight, int steps, Contiguous<Complex64, 2> out) {
-        image_to_image(&edge::Kernels::data_consistent, prior, out, weight, steps);
+    void data_consistent(Image prior, float weight, int steps, float tolerance, Contiguous<Complex64, 2> out) {
+        image_to_image(&edge::Kernels::data_consistent, prior, out, weight, steps, tolerance);
     }
 
-    void regularised(Contiguous<const float, 2> weight, int steps, Contiguous<Complex64, 2> out) {
+    void regularised(Contiguous<const float, 2> weight, int steps, float tolerance, Contiguous<Complex64, 2> out) {
         require_image(weight);
         require_image(out);
         edge::SenseTask task;
         task.weight = weight.data();
         task.steps = steps;
+        task.tolerance = tolerance;
         task.out = reinterpret_cast<float*>(out.data());
         run(&edge::Kernels::regularised, task);
     }
@@ -246,13 +247,14 @@ class SensePlan {
     }
 
     void image_to_image(edge::SenseKernel edge::Kernels::*kernel, const Image& image, const Contiguous<Complex64, 2>& out,
-                        float lambda, int steps) {
+                        float lambda = 0, int steps = 0, float tolerance = 0) {
         require_image(image);
         require_image(out);
         edge::SenseTask task;
         task.image = reinterpret_cast<const float*>(image.data());
         task.lambda = lambda;
         task.steps = steps;
+        task.tolerance = tolerance;
         task.out = reinterpret_cast<float*>(out.data());
         run(kernel, task);
     }
@@ -321,8 +323,9 @@ NB_MODULE(_kernels, module) {
         .def("set_samples", &SensePlan::set_samples, "hybrid"_a.noconvert(), "measured"_a.noconvert())
         .def("normal", &SensePlan::normal, "image"_a.noconvert(), "out"_a.noconvert())
         .def("gradient", &SensePlan::gradient, "image"_a.noconvert(), "out"_a.noconvert())
-        .def("data_consistent", &SensePlan::data_consistent, "prior"_a.noconvert(), "weight"_a, "steps"_a, "out"_a.noconvert())
-        .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "out"_a.noconvert())
+        .def("data_consistent", &SensePlan::data_consistent, "prior"_a.noconvert(), "weight"_a, "steps"_a, "tolerance"_a,
+             "out"_a.noconvert())
+        .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "tolerance"_a, "out"_a.noconvert())
         .def("substituted", &SensePlan::substituted, "image"_a.noconvert(), "hybrid"_a.noconvert(), "measured"_a.noconvert(),
              "out"_a.noconvert(), "power"_a.noconvert())
         .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),

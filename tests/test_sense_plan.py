@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sense_reference import conjugate_gradients
 from simulated import coil_maps, complex_noise
 
 from edge_runtime import _kernels
@@ -117,6 +118,35 @@ def test_data_consistency_reaches_the_dense_solution(shape):
     assert_close(plan.data_consistent(prior, weight, steps=40), expected, 1e-4)
 
 
+@pytest.mark.parametrize("tolerance", [0.15, 0.05, 0.003])
+def test_a_column_that_has_converged_keeps_its_image(tolerance):
+    shape = (2, 13, 11)
+    plan, maps, hybrid, mask = problem_of(shape)
+    prior, weight, most = image_like(plan), 0.1, 6
+    by_steps = [plan.data_consistent(prior, weight, steps) for steps in range(most + 1)]
+    stopped = plan.data_consistent(prior, weight, most, tolerance=tolerance)
+    ends = set()
+    for column in range(shape[2]):
+        matrix = dense_matrix(maps, mask, column)
+        normal = matrix.conj().T @ matrix + weight * np.eye(shape[1])
+        right = matrix.conj().T @ (hybrid * mask)[:, :, column].reshape(-1) + weight * prior[:, column]
+        expected, steps = conjugate_gradients(normal, right, prior[:, column], most, tolerance)
+        np.testing.assert_array_equal(stopped[:, column], by_steps[steps][:, column])
+        assert_close(stopped[:, column], expected, 1e-4)
+        ends.add(steps)
+    assert len(ends) > 1, "every column stops by itself"
+
+
+def test_regularised_sense_stops_at_its_tolerance():
+    plan, *_ = problem_of((3, 24, 9))
+    weights = np.full(plan.shape, 0.2, np.float32)
+    solved = plan.regularised(weights, steps=60)
+    np.testing.assert_array_equal(plan.regularised(weights, steps=60, tolerance=1.0), 0)  # zero is near enough
+    close = plan.regularised(weights, steps=60, tolerance=1e-3)
+    assert_close(close, solved, 1e-2)
+    assert np.abs(close - solved).max() > 1e-5 * np.abs(solved).max()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_regularised_sense_reaches_the_dense_solution(shape):
     plan, maps, hybrid, mask = problem_of(shape)
@@ -224,6 +254,15 @@ def test_an_empty_column_stays_finite():
             "mask: dtype bool expected, dtype float64 came",
         ),
         (lambda plan: plan.regularised(np.zeros((8, 3)), 3), "spectral_weight: dtype float32 expected"),
+        (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: at least 0 expected, -1 came"),
+        (
+            lambda plan: plan.data_consistent(image_like(plan), 0.1, 3, tolerance=-0.1),
+            "tolerance: 0 or more expected, -0.1 came",
+        ),
+        (
+            lambda plan: plan.regularised(np.ones(plan.shape, np.float32), 3, tolerance=np.nan),
+            "tolerance: 0 or more expected, nan came",
+        ),
     ],
 )
 def test_an_argument_that_was_not_planned_is_named(call, text):

@@ -32,7 +32,8 @@ struct SenseTask {
     const float* direction = nullptr;
     const float* weight = nullptr;   // float32 (phase_encodes, columns)
     float lambda = 0;
-    int steps = 0;
+    int steps = 0;        // of conjugate gradients, the most
+    float tolerance = 0;  // of |residual| / |right side| in a column, which then stops
     float* out = nullptr;
     float* power = nullptr;  // float32 (phase_encodes, columns); of line_search (columns,)
 };
