@@ -13,25 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError, ReadoutError
-from edge_runtime.kernels import IngestPlan, Workers, instruction_set
+from edge_runtime.kernels import IngestPlan, Workers
 from edge_runtime.links.mrd_messages import MessageReader
 from edge_runtime.links.mrd_pack import pack_readouts
 from edge_runtime.modalities.mri.fourier import centre_slice
 from edge_runtime.scan import READOUT_DTYPE, ReadoutBatch
 from export.simulate.receive import complex_noise
 
+pytestmark = pytest.mark.usefixtures("isa")
+
 TOLERANCE = 3e-6
 """Of the largest element: single precision after a transform of a few thousand points."""
-
-
-@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
-def isa(request):
-    best = instruction_set()
-    _kernels.choose_instruction_set(request.param)
-    yield request.param
-    _kernels.choose_instruction_set(best)
 
 
 def ingested(samples, length, columns, first_sample=0, whitening=None):

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from sense_reference import conjugate_gradients
 from simulated import coil_maps, complex_noise
 
-from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import Plans, SensePlan, Workers, instruction_set
+from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
+
+pytestmark = pytest.mark.usefixtures("isa")
 
 SHAPES = [
     (1, 8, 3),
@@ -27,14 +28,6 @@ SHAPES = [
     (5, 64, 8),
 ]
 """``(coils, phase_encodes, columns)``; even and odd, a prime, more columns than a vector holds."""
-
-
-@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
-def isa(request):
-    best = instruction_set()
-    _kernels.choose_instruction_set(request.param)
-    yield request.param
-    _kernels.choose_instruction_set(best)
 
 
 def problem_of(shape, *, seed=0, threads=1, full=False):
@@ -82,23 +75,6 @@ def test_the_normal_operator_is_the_dense_one(shape):
     matrices = [dense_matrix(maps, mask, column) for column in range(shape[2])]
     expected = np.stack([a.conj().T @ a @ x for a, x in zip(matrices, image.T, strict=True)], axis=1)
     assert_close(plan.normal(image), expected)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_adjoint_is_the_adjoint(shape):
-    """``<A x, y> = <x, Aᴴ y>``, the left side by plain transforms."""
-    plan, maps, hybrid, mask = problem_of(shape)
-    image = image_like(plan)
-    adjoint = -plan.gradient(np.zeros_like(image))
-    in_samples = np.vdot(mask * to_kspace(maps * image, axis=1), hybrid)
-    assert np.vdot(image, adjoint) == pytest.approx(in_samples, rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_normal_operator_is_its_own_adjoint(shape):
-    plan, _, _, _ = problem_of(shape)
-    x, y = image_like(plan, 1), image_like(plan, 2)
-    assert np.vdot(plan.normal(x), y) == pytest.approx(np.vdot(x, plan.normal(y)), rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

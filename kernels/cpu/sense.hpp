@@ -38,7 +38,7 @@ struct SenseTask {
     float* power = nullptr;  // float32 (phase_encodes, columns); of line_search (columns,)
 };
 
-std::size_t sense_blocks(const SenseGeometry& geometry);
+std::size_t sense_blocks(int columns);
 std::size_t sense_scratch(const Transform& transform, const SenseGeometry& geometry);  // floats that one thread needs
 
 typedef void (*SenseKernel)(const Transform&, const SenseGeometry&, const SenseData&, const SenseTask&, std::size_t block,

@@ -4,6 +4,7 @@
 #include "coils.hpp"
 #include "ingest.hpp"
 #include "sense.hpp"
+#include "volume.hpp"
 
 namespace edge {
 
@@ -16,10 +17,16 @@ struct Kernels {
 #define EDGE_MEMBER(name) SenseKernel name;
     EDGE_SENSE_KERNELS(EDGE_MEMBER)
 #undef EDGE_MEMBER
+#define EDGE_MEMBER(name) VolumeKernel name;
+    EDGE_VOLUME_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
 };
 
 #define EDGE_DECLARE_SENSE(name)                                                                                       \
     void name(const Transform&, const SenseGeometry&, const SenseData&, const SenseTask&, std::size_t, float*);
+
+#define EDGE_DECLARE_VOLUME(name)                                                                                      \
+    void name(const PlaneTransform&, const VolumeGeometry&, const SenseData&, const SenseTask&, std::size_t, float*);
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
@@ -28,6 +35,7 @@ struct Kernels {
     void compress_line(const CoilTask&, std::size_t line, float* scratch);                                             \
     void combine_block(const Transform&, const CoilTask&, std::size_t block, float* scratch);                          \
     EDGE_SENSE_KERNELS(EDGE_DECLARE_SENSE)                                                                             \
+    EDGE_VOLUME_KERNELS(EDGE_DECLARE_VOLUME)                                                                           \
     }
 
 EDGE_DECLARE(baseline)

@@ -116,7 +116,9 @@ def test_the_extension_is_sound_under_sanitizers(tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps much until it ends
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    tests = ["tests/test_kernels.py", "tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
+    kernels = ("kernels", "coil_plan", "sense_plan", "volume_plan", "adjointness")
+    tests = [f"tests/test_{name}.py" for name in kernels]
+    tests += ["tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
     done = subprocess.run(
         [sys.executable, "-c", SANITIZED, extension, "-p", "no:cacheprovider", *tests],
         cwd=ROOT,
