@@ -86,7 +86,9 @@ def test_ingest_of_any_length(length, data):
     IngestPlan(Workers(threads=1), coils, length, columns).execute(
         samples, np.arange(readouts), out, first_sample=first
     )
-    assert_close(out, ingested(samples, length, columns, first))
+    # A single column that is kept may be next to nothing: rounding is that of the whole readout.
+    whole = np.abs(ingested(samples, length, length, first)).max()
+    assert np.abs(out - ingested(samples, length, columns, first)).max() <= TOLERANCE * whole
 
 
 def test_ingest_adds_in_the_order_of_the_readouts():
