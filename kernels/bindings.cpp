@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <complex>
 #include <mutex>
 #include <optional>
@@ -221,52 +222,126 @@ class AdaptivePlan {
     std::mutex busy_;
 };
 
-class SensePlan {
+// What plans of slices and of volumes have in common. Images have `Axes` axes, the last of them the columns.
+template <class Transforms, class Geometry, std::size_t Axes>
+class OperatorPlan {
   public:
-    SensePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
+    typedef Contiguous<const Complex64, Axes> Image;
+    typedef Contiguous<const Complex64, Axes + 1> Hybrid;
+    typedef Contiguous<const bool, Axes> Mask;
+    typedef Contiguous<Complex64, Axes> Out;
+
+  protected:
+    typedef std::array<int, Axes + 1> Shape;  // of a hybrid array
+    typedef void (*Kernel)(const Transforms&, const Geometry&, const edge::SenseData&, const edge::SenseTask&, std::size_t, float*);
+    typedef Kernel edge::Kernels::*Member;
+
+    OperatorPlan(edge::Workers& workers, Transforms transforms, Geometry geometry, Shape shape,
+                 std::size_t (*scratch)(const Transforms&, const Geometry&))
         : workers_(workers),
-          transform_((require(phase_encodes >= 1, "phase_encodes >= 1"), phase_encodes)),
-          geometry_{coils, phase_encodes, columns},
-          scratch_(workers.threads(), edge::sense_scratch(transform_, geometry_)),
-          memory_((require(coils >= 1 && columns >= 1, "coils, columns >= 1"), 1), blocks() * lines() * (16 * coils_() + 8 + 16)) {
+          transforms_(std::move(transforms)),
+          geometry_(geometry),
+          shape_(shape),
+          blocks_((require(shape[0] >= 1 && shape[Axes] >= 1, "coils, columns >= 1"), edge::sense_blocks(shape[Axes]))),
+          scratch_(workers.threads(), scratch(transforms_, geometry_)),
+          memory_(1, blocks_ * elements() * (16 * coils() + 8 + 16)) {
         data_.maps = memory_[0];
-        data_.adjoint = data_.maps + blocks() * lines() * 16 * coils_();
-        data_.mask = data_.adjoint + blocks() * lines() * 16;
+        data_.adjoint = data_.maps + blocks_ * elements() * 16 * coils();
+        data_.mask = data_.adjoint + blocks_ * elements() * 16;
     }
 
-    typedef Contiguous<const Complex64, 2> Image;
-    typedef Contiguous<const Complex64, 3> Hybrid;
-    typedef Contiguous<const bool, 2> Mask;
+    template <class A>
+    void require_image(const A& array) const {
+        for (std::size_t axis = 0; axis < Axes; ++axis) {
+            require(array.shape(axis) == static_cast<std::size_t>(shape_[axis + 1]), "an image's shape differs from the plan's");
+        }
+    }
 
-    void set_maps(Hybrid maps) {
+    void require_hybrid(const Hybrid& array) const {
+        for (std::size_t axis = 0; axis <= Axes; ++axis) {
+            require(array.shape(axis) == static_cast<std::size_t>(shape_[axis]), "a hybrid array's shape differs from the plan's");
+        }
+    }
+
+    void pack_maps(Member kernel, const Hybrid& maps) {
         require_hybrid(maps);
         edge::SenseTask task;
         task.hybrid = reinterpret_cast<const float*>(maps.data());
-        run(&edge::Kernels::pack_maps, task);
+        run(kernel, task);
     }
 
-    void set_samples(Hybrid hybrid, Mask measured) {
+    void pack_samples(Member kernel, const Hybrid& hybrid, const Mask& measured) {
         require_hybrid(hybrid);
         require_image(measured);
         edge::SenseTask task;
         task.hybrid = reinterpret_cast<const float*>(hybrid.data());
         task.measured = measured.data();
-        run(&edge::Kernels::pack_samples, task);
+        run(kernel, task);
     }
 
-    void normal(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::normal, image, out, 0, 0); }
-    void gradient(Image image, Contiguous<Complex64, 2> out) { image_to_image(&edge::Kernels::gradient, image, out, 0, 0); }
-
-    void data_consistent(Image prior, float weight, int steps, Contiguous<Complex64, 2> out) {
-        image_to_image(&edge::Kernels::data_consistent, prior, out, weight, steps);
+    void image_to_image(Member kernel, const Image& image, const Out& out, float lambda = 0, int steps = 0, float tolerance = 0) {
+        require_image(image);
+        require_image(out);
+        edge::SenseTask task;
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.lambda = lambda;
+        task.steps = steps;
+        task.tolerance = tolerance;
+        task.out = reinterpret_cast<float*>(out.data());
+        run(kernel, task);
     }
 
-    void regularised(Contiguous<const float, 2> weight, int steps, Contiguous<Complex64, 2> out) {
+    void run(Member member, const edge::SenseTask& task) {
+        const Kernel kernel = edge::kernels().*member;
+        const nb::gil_scoped_release released;
+        const std::lock_guard<std::mutex> lock(busy_);
+        workers_.run(blocks_, [&](std::size_t block, int slot) {
+            kernel(transforms_, geometry_, data_, task, block, scratch_[slot]);
+        });
+    }
+
+    std::size_t columns() const { return static_cast<std::size_t>(shape_[Axes]); }
+
+  private:
+    std::size_t coils() const { return static_cast<std::size_t>(shape_[0]); }
+    std::size_t elements() const {  // of one column of an image
+        std::size_t count = 1;
+        for (std::size_t axis = 1; axis < Axes; ++axis) count *= static_cast<std::size_t>(shape_[axis]);
+        return count;
+    }
+
+    edge::Workers& workers_;
+    Transforms transforms_;
+    Geometry geometry_;
+    Shape shape_;
+    std::size_t blocks_;
+    edge::Scratch scratch_;
+    edge::Scratch memory_;
+    edge::SenseData data_;
+    std::mutex busy_;
+};
+
+class SensePlan : public OperatorPlan<edge::Transform, edge::SenseGeometry, 2> {
+  public:
+    SensePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
+        : OperatorPlan(workers, edge::Transform(phase_encodes), {coils, phase_encodes, columns}, {coils, phase_encodes, columns},
+                       edge::sense_scratch) {}
+
+    void set_maps(Hybrid maps) { pack_maps(&edge::Kernels::pack_maps, maps); }
+    void set_samples(Hybrid hybrid, Mask measured) { pack_samples(&edge::Kernels::pack_samples, hybrid, measured); }
+    void normal(Image image, Out out) { image_to_image(&edge::Kernels::normal, image, out); }
+    void gradient(Image image, Out out) { image_to_image(&edge::Kernels::gradient, image, out); }
+    void data_consistent(Image prior, float weight, int steps, float tolerance, Out out) {
+        image_to_image(&edge::Kernels::data_consistent, prior, out, weight, steps, tolerance);
+    }
+
+    void regularised(Contiguous<const float, 2> weight, int steps, float tolerance, Out out) {
         require_image(weight);
         require_image(out);
         edge::SenseTask task;
         task.weight = weight.data();
         task.steps = steps;
+        task.tolerance = tolerance;
         task.out = reinterpret_cast<float*>(out.data());
         run(&edge::Kernels::regularised, task);
     }
@@ -292,8 +367,7 @@ class SensePlan {
         require_image(direction);
         require_hybrid(hybrid);
         require_image(measured);
-        const std::size_t columns = static_cast<std::size_t>(geometry_.columns);
-        require(agreement.shape(0) == columns && power.shape(0) == columns, "agreement, power: (columns,)");
+        require(agreement.shape(0) == columns() && power.shape(0) == columns(), "agreement, power: (columns,)");
         edge::SenseTask task;
         task.image = reinterpret_cast<const float*>(image.data());
         task.direction = reinterpret_cast<const float*>(direction.data());
@@ -303,52 +377,22 @@ class SensePlan {
         task.power = power.data();
         run(&edge::Kernels::line_search, task);
     }
+};
 
-  private:
-    std::size_t lines() const { return static_cast<std::size_t>(geometry_.phase_encodes); }
-    std::size_t coils_() const { return static_cast<std::size_t>(geometry_.coils); }
-    std::size_t blocks() const { return edge::sense_blocks(geometry_); }
+class VolumeSensePlan : public OperatorPlan<edge::PlaneTransform, edge::VolumeGeometry, 3> {
+  public:
+    VolumeSensePlan(edge::Workers& workers, int coils, int partitions, int phase_encodes, int columns)
+        : OperatorPlan(workers, {edge::Transform(partitions), edge::Transform(phase_encodes)},
+                       {coils, partitions, phase_encodes, columns}, {coils, partitions, phase_encodes, columns},
+                       edge::volume_scratch) {}
 
-    template <class A>
-    void require_image(const A& array) const {
-        require(array.shape(0) == lines() && array.shape(1) == static_cast<std::size_t>(geometry_.columns),
-                "(phase_encodes, columns) differ from the plan's");
+    void set_maps(Hybrid maps) { pack_maps(&edge::Kernels::volume_pack_maps, maps); }
+    void set_samples(Hybrid hybrid, Mask measured) { pack_samples(&edge::Kernels::volume_pack_samples, hybrid, measured); }
+    void normal(Image image, Out out) { image_to_image(&edge::Kernels::volume_normal, image, out); }
+    void gradient(Image image, Out out) { image_to_image(&edge::Kernels::volume_gradient, image, out); }
+    void data_consistent(Image prior, float weight, int steps, float tolerance, Out out) {
+        image_to_image(&edge::Kernels::volume_data_consistent, prior, out, weight, steps, tolerance);
     }
-
-    void require_hybrid(const Hybrid& array) const {
-        require(array.shape(0) == coils_() && array.shape(1) == lines() &&
-                    array.shape(2) == static_cast<std::size_t>(geometry_.columns),
-                "(coils, phase_encodes, columns) differ from the plan's");
-    }
-
-    void image_to_image(edge::SenseKernel edge::Kernels::*kernel, const Image& image, const Contiguous<Complex64, 2>& out,
-                        float lambda, int steps) {
-        require_image(image);
-        require_image(out);
-        edge::SenseTask task;
-        task.image = reinterpret_cast<const float*>(image.data());
-        task.lambda = lambda;
-        task.steps = steps;
-        task.out = reinterpret_cast<float*>(out.data());
-        run(kernel, task);
-    }
-
-    void run(edge::SenseKernel edge::Kernels::*member, const edge::SenseTask& task) {
-        const edge::SenseKernel kernel = edge::kernels().*member;
-        const nb::gil_scoped_release released;
-        const std::lock_guard<std::mutex> lock(busy_);
-        workers_.run(blocks(), [&](std::size_t block, int slot) {
-            kernel(transform_, geometry_, data_, task, block, scratch_[slot]);
-        });
-    }
-
-    edge::Workers& workers_;
-    edge::Transform transform_;
-    edge::SenseGeometry geometry_;
-    edge::Scratch scratch_;
-    edge::Scratch memory_;
-    edge::SenseData data_;
-    std::mutex busy_;
 };
 
 class PackPlan {
@@ -578,8 +622,9 @@ NB_MODULE(_kernels, module) {
         .def("set_samples", &SensePlan::set_samples, "hybrid"_a.noconvert(), "measured"_a.noconvert())
         .def("normal", &SensePlan::normal, "image"_a.noconvert(), "out"_a.noconvert())
         .def("gradient", &SensePlan::gradient, "image"_a.noconvert(), "out"_a.noconvert())
-        .def("data_consistent", &SensePlan::data_consistent, "prior"_a.noconvert(), "weight"_a, "steps"_a, "out"_a.noconvert())
-        .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "out"_a.noconvert())
+        .def("data_consistent", &SensePlan::data_consistent, "prior"_a.noconvert(), "weight"_a, "steps"_a, "tolerance"_a,
+             "out"_a.noconvert())
+        .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "tolerance"_a, "out"_a.noconvert())
         .def("substituted", &SensePlan::substituted, "image"_a.noconvert(), "hybrid"_a.noconvert(), "measured"_a.noconvert(),
              "out"_a.noconvert(), "power"_a.noconvert())
         .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
@@ -598,6 +643,16 @@ NB_MODULE(_kernels, module) {
     bind_pack<float>(pack_plan);
     bind_pack<signed char>(pack_plan);
     bind_pack<unsigned char>(pack_plan);
+
+    nb::class_<VolumeSensePlan>(module, "VolumeSensePlan")
+        .def(nb::init<edge::Workers&, int, int, int, int>(), "workers"_a, "coils"_a, "partitions"_a, "phase_encodes"_a,
+             "columns"_a, nb::keep_alive<1, 2>())
+        .def("set_maps", &VolumeSensePlan::set_maps, "maps"_a.noconvert())
+        .def("set_samples", &VolumeSensePlan::set_samples, "hybrid"_a.noconvert(), "measured"_a.noconvert())
+        .def("normal", &VolumeSensePlan::normal, "image"_a.noconvert(), "out"_a.noconvert())
+        .def("gradient", &VolumeSensePlan::gradient, "image"_a.noconvert(), "out"_a.noconvert())
+        .def("data_consistent", &VolumeSensePlan::data_consistent, "prior"_a.noconvert(), "weight"_a, "steps"_a, "tolerance"_a,
+             "out"_a.noconvert());
 
     bind_mrd_stream(module);
 }

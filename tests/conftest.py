@@ -19,6 +19,8 @@ from hypothesis import settings
 from simulated import readouts_of, scan_bytes, usual_kspace
 from strict_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 
+from edge_runtime import _kernels
+from edge_runtime.kernels import instruction_set
 from edge_runtime.links.mrd import MrdServer
 from edge_runtime.links.mrd_messages import Close, ImageMessage, Message, MessageReader, Text
 from edge_runtime.links.mrd_pack import parse_meta_attributes
@@ -60,6 +62,15 @@ PATIENCE_S = 30.0
 
 def profile_of(**limits: float) -> Profile:
     return parse_profile(PROFILE.format(**{**USUAL_LIMITS, **limits}), "test profile")
+
+
+@pytest.fixture(params=_kernels.instruction_sets())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this processor runs, in use during the test."""
+    best = instruction_set()
+    _kernels.choose_instruction_set(request.param)
+    yield request.param
+    _kernels.choose_instruction_set(best)
 
 
 @pytest.fixture(scope="session")

@@ -6,21 +6,14 @@ import numpy as np
 import pytest
 from simulated import complex_noise
 
-from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import CoilPlan, Workers, instruction_set
+from edge_runtime.kernels import CoilPlan, Workers
 from edge_runtime.modalities.mri.fourier import to_image
+
+pytestmark = pytest.mark.usefixtures("isa")
 
 SHAPES = [(1, 8, 3), (2, 9, 8), (5, 16, 17), (12, 30, 9), (3, 1, 1)]
 """``(coils, phase_encodes, columns)``."""
-
-
-@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
-def isa(request):
-    best = instruction_set()
-    _kernels.choose_instruction_set(request.param)
-    yield request.param
-    _kernels.choose_instruction_set(best)
 
 
 def samples_of(shape):
@@ -41,19 +34,6 @@ def test_compression_mixes_the_coils_of_measured_lines(shape, virtual):
     made = CoilPlan(Workers(threads=2), *shape).compress(samples, measured, matrix)
     expected = np.einsum("vc,cyx->vyx", matrix.astype(complex), clean)
     np.testing.assert_allclose(made, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_compression_by_the_adjoint_matrix_is_the_adjoint(shape):
-    """``<C x, y> = <x, Cᴴ y>``."""
-    samples, measured, clean = samples_of(shape)
-    rng = np.random.default_rng(1)
-    matrix = complex_noise((4, shape[0]), rng)
-    other = complex_noise((4, *shape[1:]), rng)
-    there = CoilPlan(Workers(threads=1), *shape).compress(samples, measured, matrix)
-    adjoint = np.ascontiguousarray(matrix.conj().T)
-    back = CoilPlan(Workers(threads=1), 4, *shape[1:]).compress(other, measured, adjoint)
-    assert np.vdot(there, other) == pytest.approx(np.vdot(clean, back), rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -14,24 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import complex_noise
 
-from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError, ReadoutError
-from edge_runtime.kernels import IngestPlan, Workers, instruction_set
+from edge_runtime.kernels import IngestPlan, Workers
 from edge_runtime.links.mrd_messages import MessageReader
 from edge_runtime.links.mrd_pack import pack_readouts
 from edge_runtime.modalities.mri.fourier import centre_slice
 from edge_runtime.scan import READOUT_DTYPE, ReadoutBatch
 
+pytestmark = pytest.mark.usefixtures("isa")
+
 TOLERANCE = 3e-6
 """Of the largest element: single precision after a transform of a few thousand points."""
-
-
-@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
-def isa(request):
-    best = instruction_set()
-    _kernels.choose_instruction_set(request.param)
-    yield request.param
-    _kernels.choose_instruction_set(best)
 
 
 def ingested(samples, length, columns, first_sample=0, whitening=None):
@@ -93,7 +86,9 @@ def test_ingest_of_any_length(length, data):
     IngestPlan(Workers(threads=1), coils, length, columns).execute(
         samples, np.arange(readouts), out, first_sample=first
     )
-    assert_close(out, ingested(samples, length, columns, first))
+    # A single column that is kept may be next to nothing: rounding is that of the whole readout.
+    whole = np.abs(ingested(samples, length, length, first)).max()
+    assert np.abs(out - ingested(samples, length, columns, first)).max() <= TOLERANCE * whole
 
 
 def test_ingest_adds_in_the_order_of_the_readouts():

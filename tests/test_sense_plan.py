@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sense_reference import conjugate_gradients
 from simulated import coil_maps, complex_noise
 
-from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import Plans, SensePlan, Workers, instruction_set
+from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
+
+pytestmark = pytest.mark.usefixtures("isa")
 
 SHAPES = [
     (1, 8, 3),
@@ -26,14 +28,6 @@ SHAPES = [
     (5, 64, 8),
 ]
 """``(coils, phase_encodes, columns)``; even and odd, a prime, more columns than a vector holds."""
-
-
-@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
-def isa(request):
-    best = instruction_set()
-    _kernels.choose_instruction_set(request.param)
-    yield request.param
-    _kernels.choose_instruction_set(best)
 
 
 def problem_of(shape, *, seed=0, threads=1, full=False):
@@ -84,23 +78,6 @@ def test_the_normal_operator_is_the_dense_one(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_adjoint_is_the_adjoint(shape):
-    """``<A x, y> = <x, Aᴴ y>``, the left side by plain transforms."""
-    plan, maps, hybrid, mask = problem_of(shape)
-    image = image_like(plan)
-    adjoint = -plan.gradient(np.zeros_like(image))
-    in_samples = np.vdot(mask * to_kspace(maps * image, axis=1), hybrid)
-    assert np.vdot(image, adjoint) == pytest.approx(in_samples, rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_normal_operator_is_its_own_adjoint(shape):
-    plan, _, _, _ = problem_of(shape)
-    x, y = image_like(plan, 1), image_like(plan, 2)
-    assert np.vdot(plan.normal(x), y) == pytest.approx(np.vdot(x, plan.normal(y)), rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
 def test_the_gradient_is_that_of_the_squared_disagreement(shape):
     plan, maps, hybrid, mask = problem_of(shape)
     image = image_like(plan)
@@ -115,6 +92,35 @@ def test_data_consistency_reaches_the_dense_solution(shape):
     prior, weight = image_like(plan), 0.3
     expected = dense_solution(maps, hybrid, mask, lambda c: (weight * np.eye(shape[1]), weight * prior[:, c]))
     assert_close(plan.data_consistent(prior, weight, steps=40), expected, 1e-4)
+
+
+@pytest.mark.parametrize("tolerance", [0.15, 0.05, 0.003])
+def test_a_column_that_has_converged_keeps_its_image(tolerance):
+    shape = (2, 13, 11)
+    plan, maps, hybrid, mask = problem_of(shape)
+    prior, weight, most = image_like(plan), 0.1, 6
+    by_steps = [plan.data_consistent(prior, weight, steps) for steps in range(most + 1)]
+    stopped = plan.data_consistent(prior, weight, most, tolerance=tolerance)
+    ends = set()
+    for column in range(shape[2]):
+        matrix = dense_matrix(maps, mask, column)
+        normal = matrix.conj().T @ matrix + weight * np.eye(shape[1])
+        right = matrix.conj().T @ (hybrid * mask)[:, :, column].reshape(-1) + weight * prior[:, column]
+        expected, steps = conjugate_gradients(normal, right, prior[:, column], most, tolerance)
+        np.testing.assert_array_equal(stopped[:, column], by_steps[steps][:, column])
+        assert_close(stopped[:, column], expected, 1e-4)
+        ends.add(steps)
+    assert len(ends) > 1, "every column stops by itself"
+
+
+def test_regularised_sense_stops_at_its_tolerance():
+    plan, *_ = problem_of((3, 24, 9))
+    weights = np.full(plan.shape, 0.2, np.float32)
+    solved = plan.regularised(weights, steps=60)
+    np.testing.assert_array_equal(plan.regularised(weights, steps=60, tolerance=1.0), 0)  # zero is near enough
+    close = plan.regularised(weights, steps=60, tolerance=1e-3)
+    assert_close(close, solved, 1e-2)
+    assert np.abs(close - solved).max() > 1e-5 * np.abs(solved).max()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -224,6 +230,15 @@ def test_an_empty_column_stays_finite():
             "mask: dtype bool expected, dtype float64 came",
         ),
         (lambda plan: plan.regularised(np.zeros((8, 3)), 3), "spectral_weight: dtype float32 expected"),
+        (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: at least 0 expected, -1 came"),
+        (
+            lambda plan: plan.data_consistent(image_like(plan), 0.1, 3, tolerance=-0.1),
+            "tolerance: 0 or more expected, -0.1 came",
+        ),
+        (
+            lambda plan: plan.regularised(np.ones(plan.shape, np.float32), 3, tolerance=np.nan),
+            "tolerance: 0 or more expected, nan came",
+        ),
     ],
 )
 def test_an_argument_that_was_not_planned_is_named(call, text):

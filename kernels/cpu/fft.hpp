@@ -82,17 +82,26 @@ struct InPlace {
     void operator()(int at, ComplexVector value) const { store_packed(packed + 2 * kLanes * at, value); }
 };
 
-// All passes in place: natural order in, `Transform::frequency` order out (forward), or back (inverse). Not scaled.
-inline void forward(const Transform& transform, float* packed, ComplexVector* scratch) {
+// All passes of one line: natural order in, `Transform::frequency` order out (forward), or back (inverse). Not scaled. The first pass
+// loads by `load`, the last one stores by `store`, and between them the line is in `packed`.
+template <int Sign, class Load, class Store>
+inline void transform_line(const Transform& transform, float* packed, ComplexVector* scratch, Load load, Store store) {
+    const std::size_t count = transform.passes.size();
+    const auto pass = [&](std::size_t turn) -> const Pass& { return transform.passes[Sign < 0 ? turn : count - 1 - turn]; };
     const InPlace here{packed};
-    for (const Pass& pass : transform.passes) run_pass<-1>(transform, pass, scratch, here, here);
+    if (count == 0) return store(0, load(0));
+    if (count == 1) return run_pass<Sign>(transform, pass(0), scratch, load, store);
+    run_pass<Sign>(transform, pass(0), scratch, load, here);
+    for (std::size_t turn = 1; turn + 1 < count; ++turn) run_pass<Sign>(transform, pass(turn), scratch, here, here);
+    run_pass<Sign>(transform, pass(count - 1), scratch, here, store);
+}
+
+inline void forward(const Transform& transform, float* packed, ComplexVector* scratch) {
+    transform_line<-1>(transform, packed, scratch, InPlace{packed}, InPlace{packed});
 }
 
 inline void inverse(const Transform& transform, float* packed, ComplexVector* scratch) {
-    const InPlace here{packed};
-    for (std::size_t p = transform.passes.size(); p-- > 0;) {
-        run_pass<+1>(transform, transform.passes[p], scratch, here, here);
-    }
+    transform_line<+1>(transform, packed, scratch, InPlace{packed}, InPlace{packed});
 }
 
 }  // namespace EDGE_ISA

@@ -1,5 +1,6 @@
 #include "sense.hpp"
 
+#include "conjugate_gradients.hpp"
 #include "fft.hpp"
 #include "table.hpp"
 
@@ -8,11 +9,7 @@ namespace EDGE_ISA {
 
 namespace {
 
-constexpr float kTiny = 1e-20f;            // keeps an empty column's step length finite
 constexpr float kLeastPrecondition = 0.05f;  // stands for frequencies that were not measured
-constexpr int kElement = 2 * kLanes;       // floats
-
-std::ptrdiff_t at(int element) { return static_cast<std::ptrdiff_t>(kElement) * element; }
 
 struct Block {
     const Transform& transform;
@@ -124,50 +121,6 @@ void apply_normal(const Block& block, const float* image, float* sum, float* wor
     }
 }
 
-// Each lane its own sums and step lengths.
-struct LaneSums {
-    Vector sum = {};
-    void add(ComplexVector a, ComplexVector b) { sum = sum + (a.re * b.re + a.im * b.im); }
-};
-
-Vector ratio(Vector numerator, Vector denominator) {
-    float above[kLanes], below[kLanes];
-    store(above, numerator);
-    store(below, denominator);
-    for (int lane = 0; lane < kLanes; ++lane) above[lane] /= below[lane] > kTiny ? below[lane] : kTiny;
-    return load(above);
-}
-
-// Conjugate gradients (Hestenes and Stiefel, 1952) on operate(x) = right side, from x; `residual` holds right side - operate(x).
-template <class Operate>
-void conjugate_gradients(int lines, int steps, float* x, float* residual, float* direction, float* product, Operate operate) {
-    LaneSums start;
-    for (int i = 0; i < lines; ++i) {
-        const ComplexVector r = load_packed(residual + at(i));
-        store_packed(direction + at(i), r);
-        start.add(r, r);
-    }
-    Vector energy = start.sum;
-    for (int step = 0; step < steps; ++step) {
-        operate(direction, product);
-        LaneSums curvature, left;
-        for (int i = 0; i < lines; ++i) curvature.add(load_packed(direction + at(i)), load_packed(product + at(i)));
-        const Vector length = ratio(energy, curvature.sum);
-        for (int i = 0; i < lines; ++i) {
-            const ComplexVector d = load_packed(direction + at(i));
-            store_packed(x + at(i), load_packed(x + at(i)) + scaled(d, length));
-            const ComplexVector r = load_packed(residual + at(i)) - scaled(load_packed(product + at(i)), length);
-            store_packed(residual + at(i), r);
-            left.add(r, r);
-        }
-        const Vector turn = ratio(left.sum, energy);
-        energy = left.sum;
-        for (int i = 0; i < lines; ++i) {
-            store_packed(direction + at(i), load_packed(residual + at(i)) + scaled(load_packed(direction + at(i)), turn));
-        }
-    }
-}
-
 // The unscaled spectrum of one coil's image, in the transform's own order.
 void coil_spectrum(const Block& block, const float* maps, const float* image, float* spectrum, ComplexVector* scratch) {
     for (int i = 0; i < block.lines(); ++i) {
@@ -258,16 +211,8 @@ void data_consistent(const Transform& transform, const SenseGeometry& geometry, 
     const Memory memory(block, scratch);
     float *x = memory[0], *residual = memory[1], *direction = memory[2], *product = memory[3], *work = memory[4];
     load_image(block, task.image, x);
-    apply_normal(block, x, product, work, memory.butterflies);
-    for (int i = 0; i < block.lines(); ++i) {  // at x = prior, the prior's terms cancel
-        store_packed(residual + at(i), load_packed(block.adjoint + at(i)) - load_packed(product + at(i)));
-    }
-    conjugate_gradients(block.lines(), task.steps, x, residual, direction, product, [&](const float* in, float* out) {
-        apply_normal(block, in, out, work, memory.butterflies);
-        for (int i = 0; i < block.lines(); ++i) {
-            store_packed(out + at(i), load_packed(out + at(i)) + scaled(load_packed(in + at(i)), task.lambda));
-        }
-    });
+    data_consistency(task, block.lines(), block.adjoint, x, residual, direction, product,
+                     [&](const float* in, float* out) { apply_normal(block, in, out, work, memory.butterflies); });
     store_image(block, x, task.out);
 }
 
@@ -307,7 +252,8 @@ void regularised(const Transform& transform, const SenseGeometry& geometry, cons
     std::memset(v, 0, sizeof(float) * static_cast<std::size_t>(at(lines)));
     std::memcpy(residual, block.adjoint, sizeof(float) * static_cast<std::size_t>(at(lines)));
     from_image(residual);
-    conjugate_gradients(lines, task.steps, v, residual, direction, product, [&](const float* in, float* out) {
+    const Vector limit = energy_of(residual, lines) * (task.tolerance * task.tolerance);
+    conjugate_gradients(lines, task.steps, limit, v, residual, direction, product, [&](const float* in, float* out) {
         to_image(in);
         apply_normal(block, image, out, work, memory.butterflies);
         from_image(out);

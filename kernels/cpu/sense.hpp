@@ -32,12 +32,13 @@ struct SenseTask {
     const float* direction = nullptr;
     const float* weight = nullptr;   // float32 (phase_encodes, columns)
     float lambda = 0;
-    int steps = 0;
+    int steps = 0;        // of conjugate gradients, the most
+    float tolerance = 0;  // of |residual| / |right side| in a column, which then stops
     float* out = nullptr;
     float* power = nullptr;  // float32 (phase_encodes, columns); of line_search (columns,)
 };
 
-std::size_t sense_blocks(const SenseGeometry& geometry);
+std::size_t sense_blocks(int columns);
 std::size_t sense_scratch(const Transform& transform, const SenseGeometry& geometry);  // floats that one thread needs
 
 typedef void (*SenseKernel)(const Transform&, const SenseGeometry&, const SenseData&, const SenseTask&, std::size_t block,

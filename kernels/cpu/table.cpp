@@ -1,5 +1,6 @@
 #include "table.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -15,9 +16,11 @@ namespace {
     isa::gather_calibration, isa::gram_of_calibration, isa::find_floor, isa::square_gram, isa::factor_square, isa::project,        \
         isa::sum_lags, isa::maps_of_grid_line, isa::maps_of_image_line
 #define EDGE_ADAPTIVE(isa) isa::image_block, isa::map_cells, isa::combine_line
+#define EDGE_VOLUME(isa) \
+    isa::volume_pack_maps, isa::volume_pack_samples, isa::volume_normal, isa::volume_gradient, isa::volume_data_consistent
 #define EDGE_TABLE(isa)                                                                                                \
     { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa), EDGE_PACK(isa),           \
-          EDGE_SENSITIVITY(isa), EDGE_ADAPTIVE(isa) }
+          EDGE_SENSITIVITY(isa), EDGE_ADAPTIVE(isa), EDGE_VOLUME(isa) }
 
 const Kernels kTables[] = {
 #if defined(EDGE_X86)
@@ -64,12 +67,20 @@ std::size_t adaptive_scratch(const Transform& transform, int coils, int columns)
     return imaging > mapping ? imaging : mapping;
 }
 
-std::size_t sense_blocks(const SenseGeometry& geometry) { return (static_cast<std::size_t>(geometry.columns) + 7) / 8; }
+std::size_t sense_blocks(int columns) { return (static_cast<std::size_t>(columns) + 7) / 8; }
 
 std::size_t sense_scratch(const Transform& transform, const SenseGeometry&) {
     constexpr std::size_t kPacked = 16, kArrays = 7;  // see Memory in sense.cpp
     return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) +
                       kArrays * (static_cast<std::size_t>(transform.length) + 1));
+}
+
+std::size_t volume_scratch(const PlaneTransform& transform, const VolumeGeometry& geometry) {
+    constexpr std::size_t kPacked = 16, kArrays = 4;  // see Block in volume.cpp
+    const std::size_t partitions = static_cast<std::size_t>(geometry.partitions);
+    const std::size_t lines = static_cast<std::size_t>(geometry.phase_encodes);
+    const int prime = std::max(transform.partitions.largest_prime, transform.phase_encodes.largest_prime);
+    return kPacked * (2 * static_cast<std::size_t>(prime) + partitions + partitions * (lines | 1) + kArrays * (partitions * lines + 1));
 }
 
 const Kernels& kernels() {

@@ -6,6 +6,7 @@
 #include "pack.hpp"
 #include "sense.hpp"
 #include "sensitivity.hpp"
+#include "volume.hpp"
 
 namespace edge {
 
@@ -27,6 +28,9 @@ struct Kernels {
 #define EDGE_MEMBER(name) AdaptiveKernel name;
     EDGE_ADAPTIVE_KERNELS(EDGE_MEMBER)
 #undef EDGE_MEMBER
+#define EDGE_MEMBER(name) VolumeKernel name;
+    EDGE_VOLUME_KERNELS(EDGE_MEMBER)
+#undef EDGE_MEMBER
 };
 
 #define EDGE_DECLARE_SENSE(name)                                                                                       \
@@ -36,6 +40,8 @@ struct Kernels {
 #define EDGE_DECLARE_SENSITIVITY(name)                                                                                 \
     void name(const SensitivityGeometry&, const SensitivityTables&, const SensitivityTask&, std::size_t, float*);
 #define EDGE_DECLARE_ADAPTIVE(name) void name(const Transform&, const AdaptiveTask&, std::size_t, float*);
+#define EDGE_DECLARE_VOLUME(name)                                                                                      \
+    void name(const PlaneTransform&, const VolumeGeometry&, const SenseData&, const SenseTask&, std::size_t, float*);
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
@@ -47,6 +53,7 @@ struct Kernels {
     EDGE_PACK_KERNELS(EDGE_DECLARE_PACK)                                                                               \
     EDGE_SENSITIVITY_KERNELS(EDGE_DECLARE_SENSITIVITY)                                                                 \
     EDGE_ADAPTIVE_KERNELS(EDGE_DECLARE_ADAPTIVE)                                                                       \
+    EDGE_VOLUME_KERNELS(EDGE_DECLARE_VOLUME)                                                                           \
     }
 
 EDGE_DECLARE(baseline)

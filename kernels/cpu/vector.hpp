@@ -2,6 +2,7 @@
 // everywhere.
 #pragma once
 
+#include <cstddef>
 #include <cstring>
 
 #include "complex.cuh"
@@ -153,6 +154,10 @@ inline void store_some(void* to, ComplexVector value, int left) {
 }
 
 // A packed element: kLanes real parts, then kLanes imaginary parts; one cache line.
+constexpr int kElement = 2 * kLanes;  // floats
+
+inline std::ptrdiff_t at(int element) { return static_cast<std::ptrdiff_t>(kElement) * element; }
+
 inline ComplexVector load_packed(const float* from) { return {load(from), load(from + kLanes)}; }
 
 inline void store_packed(float* to, ComplexVector value) {

@@ -116,10 +116,9 @@ def test_the_extension_is_sound_under_sanitizers(tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps much until it ends
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    plans = [
-        f"tests/test_{name}.py" for name in ("kernels", "coil_plan", "pack_plan", "sensitivity_plan", "adaptive_plan")
-    ]
-    tests = [*plans, "tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
+    plans = ("coil", "sense", "volume", "pack", "sensitivity", "adaptive")
+    tests = ["tests/test_kernels.py", "tests/test_adjointness.py", *(f"tests/test_{name}_plan.py" for name in plans)]
+    tests += ["tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
     done = subprocess.run(
         [sys.executable, "-c", SANITIZED, extension, "-p", "no:cacheprovider", *tests],
         cwd=ROOT,

@@ -41,7 +41,7 @@ class LearnedReconstruction:
         weights = self.weights(scale, noise)
         image: Complex = first.copy()
         prior: Complex = np.empty_like(first)
-        with plans.pack(*plan.shape, settings.multiple) as packing:
+        with plans.pack(plan.phase_encodes, plan.columns, settings.multiple) as packing:
             batch = np.empty((1, CHANNELS, *packing.plane), np.float32)
             planes = batch[0]
             packing.pack(first, scale, planes[2:4])

@@ -1,0 +1,136 @@
+"""``<A x, y> = <x, Aᴴ y>`` for every linear operator of the kernels, over shapes, coils, Fourier axes and instruction sets.
+
+Where the kernels have only one of the two, the other is plain NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated import complex_noise
+
+from edge_runtime.kernels import CoilPlan, IngestPlan, SensePlan, VolumeSensePlan, Workers
+from edge_runtime.modalities.mri.fourier import centre_slice, to_kspace
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+SLICES = [
+    (1, 8, 3),
+    (1, 7, 1),
+    (2, 6, 5),
+    (3, 9, 4),
+    (4, 16, 9),
+    (8, 5, 2),
+    (3, 15, 17),
+    (2, 11, 8),
+    (2, 1, 3),
+    (5, 64, 8),
+]
+"""``(coils, phase_encodes, columns)``."""
+
+VOLUMES = [
+    (1, 4, 8, 3),
+    (2, 1, 9, 8),
+    (2, 6, 1, 3),
+    (3, 5, 7, 9),
+    (2, 11, 13, 2),
+    (4, 16, 12, 17),
+    (8, 3, 22, 1),
+    (1, 1, 1, 1),
+]
+"""``(coils, partitions, phase_encodes, columns)``."""
+
+
+@dataclass
+class Operator:
+    forward: Callable[[Any], Any]
+    adjoint: Callable[[Any], Any]
+    domain: tuple[int, ...]
+    range: tuple[int, ...]
+
+
+def ingest(shape):
+    coils, length, readouts = shape
+    kept = centre_slice(length, (length + 1) // 2)
+    columns = kept.stop - kept.start
+    whitening = np.tril(complex_noise((coils, coils), np.random.default_rng(1)))
+    plan = IngestPlan(Workers(threads=2), coils, length, columns)
+
+    def forward(samples):
+        out = np.empty((readouts, coils, columns), np.complex64)
+        plan.execute(samples, np.arange(readouts), out, whitening=whitening)
+        return out
+
+    def adjoint(image):
+        wide = np.zeros((readouts, coils, length), np.complex64)
+        wide[:, :, kept] = image
+        return np.einsum("ji,rjx->rix", whitening.conj(), to_kspace(wide, axis=2))
+
+    return Operator(forward, adjoint, (readouts, coils, length), (readouts, coils, columns))
+
+
+def compression(shape):
+    coils, virtual = shape[0], 4
+    measured = np.random.default_rng(1).random(shape[1]) < 0.6
+    matrix = complex_noise((virtual, coils), np.random.default_rng(2))
+    there = CoilPlan(Workers(threads=2), *shape)
+    back = CoilPlan(Workers(threads=2), virtual, *shape[1:])
+    back_matrix = np.ascontiguousarray(matrix.conj().T)
+    return Operator(
+        lambda hybrid: there.compress(hybrid, measured, matrix),
+        lambda hybrid: back.compress(hybrid, measured, back_matrix),
+        shape,
+        (virtual, *shape[1:]),
+    )
+
+
+def sense(shape):
+    """``A`` by plain transforms, ``Aᴴ`` by the plan."""
+    plan, maps, mask = sense_plan(shape)
+    axes = range(1, len(shape) - 1)
+
+    def forward(image):
+        spectrum = maps * image
+        for axis in axes:
+            spectrum = to_kspace(spectrum, axis)
+        return mask * spectrum
+
+    def adjoint(samples):
+        plan.set_samples(samples, mask)
+        return -plan.gradient(np.zeros(plan.shape, np.complex64))
+
+    return Operator(forward, adjoint, shape[1:], shape)
+
+
+def sense_normal(shape):
+    plan, _, mask = sense_plan(shape)
+    plan.set_samples(np.zeros(shape, np.complex64), mask)
+    return Operator(plan.normal, plan.normal, shape[1:], shape[1:])
+
+
+def sense_plan(shape):
+    rng = np.random.default_rng(1)
+    plan = (SensePlan if len(shape) == 3 else VolumeSensePlan)(Workers(threads=2), *shape)
+    maps, mask = complex_noise(shape, rng), rng.random(shape[1:]) < 0.6
+    plan.set_maps(maps)
+    return plan, maps, mask
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape"),
+    [
+        *((operator, shape) for operator in (ingest, compression) for shape in SLICES),
+        *((operator, shape) for operator in (sense, sense_normal) for shape in (*SLICES, *VOLUMES)),
+    ],
+)
+def test_the_adjoint_is_the_adjoint(operator, shape):
+    made = operator(shape)
+    rng = np.random.default_rng(0)
+    x, y = complex_noise(made.domain, rng), complex_noise(made.range, rng)
+    there, back = made.forward(x), made.adjoint(y)
+    rounding = 1e-5 * np.linalg.norm(there) * np.linalg.norm(y)
+    assert abs(np.vdot(there, y) - np.vdot(x, back)) <= rounding
