@@ -299,7 +299,8 @@ class Evidence:
     the samples down to the noise has a residual equal to ``noise_floor``; held-out samples were never shown to it.
 
     ``learned_share``: how far the image went from the classical one, which the network starts from, to what the network made of it,
-    0..1; chosen by the held-out samples. ``None`` for other images.
+    0..1, as the held-out samples chose it. ``None`` for other images, and where no sample could choose: then the correction was
+    applied in full, and ``learned_share_source`` says why (empty for other images).
     """
 
     held_out_residual: float | None
@@ -309,6 +310,14 @@ class Evidence:
     fitted_samples: int
     noise_source: str
     learned_share: float | None = None
+    learned_share_source: str = ""
+
+    @property
+    def unconfirmed(self) -> str:
+        """That a network's correction went into the image which no sample confirmed, and why; empty where that is not so."""
+        if self.learned_share is not None or not self.learned_share_source:
+            return ""
+        return f"the network's correction was {self.learned_share_source}"
 
     @property
     def held_out_ratio(self) -> float | None:

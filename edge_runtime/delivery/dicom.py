@@ -505,7 +505,8 @@ def _comments(header: ScanHeader, image: Image, plane: Plane, notes: list[str]) 
     lines.append(f"Made by {RUNTIME_NAME} {provenance.runtime_version}".rstrip())
     if image.method is Method.LEARNED:
         lines[-1] += f"; {_model_identity(provenance)}"
-    lines += [f"Note: {note}" for note in notes]
+    already_said = image.evidence.unconfirmed if image.evidence else ""
+    lines += [f"Note: {note}" for note in notes if note != already_said]
 
     lines = [printable(line) for line in lines]
     comments = "\r\n".join(lines)
@@ -519,16 +520,18 @@ def _evidence_line(evidence: Evidence | None) -> str:
     if evidence is None:
         return "EVIDENCE: none; how well this image agrees with the measurement was not determined"
     parts = []
-    if evidence.held_out_residual is None:
+    if evidence.held_out_residual is None and not evidence.unconfirmed:
         parts.append("no samples held out")
-    else:
+    elif evidence.held_out_residual is not None:
         ratio = evidence.held_out_ratio
         in_noise = "" if ratio is None else f" = {ratio:.2f} x noise (1 is perfect)"
         parts.append(
             f"held-out residual {evidence.held_out_residual:.4g}{in_noise} over {evidence.held_out_samples} samples "
             "that the reconstruction did not see"
         )
-    if evidence.learned_share is not None:
+    if evidence.unconfirmed:
+        parts.append(evidence.unconfirmed)
+    elif evidence.learned_share is not None:
         parts.append(f"{evidence.learned_share:.0%} of the network's correction confirmed by them and applied")
     parts.append(f"fitted residual {evidence.fitted_residual:.4g} over {evidence.fitted_samples} samples")
     floor = "unknown" if evidence.noise_floor is None else f"{evidence.noise_floor:.4g}"

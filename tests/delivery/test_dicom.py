@@ -36,6 +36,7 @@ from edge_runtime.scan import (
     SliceKey,
     Study,
 )
+from edge_runtime.trust.heldout import CHOSEN, NONE_HELD_OUT
 
 ROWS, COLUMNS = 12, 16
 FIELD_OF_VIEW_MM = (240.0, 150.0, 5.0)
@@ -371,6 +372,24 @@ def test_evidence_is_machine_readable(tmp_path: Path) -> None:
     assert 0x01 not in block and 0x03 not in block
     assert "no samples held out" in unknown.ImageComments and "noise floor unknown" in unknown.ImageComments
     assert "EVIDENCE: none" in dataset_of(changed(evidence=None)).ImageComments
+
+
+def test_only_what_held_out_samples_chose_is_called_confirmed() -> None:
+    chosen = dataclasses.replace(EVIDENCE, learned_share=0.8, learned_share_source=CHOSEN)
+    assert (
+        "80% of the network's correction confirmed by them and applied"
+        in dataset_of(changed(evidence=chosen)).ImageComments
+    )
+
+    nothing = dataclasses.replace(
+        EVIDENCE, held_out_residual=None, held_out_samples=0, learned_share_source=NONE_HELD_OUT
+    )
+    dataset = dataset_of(changed(evidence=nothing, notes=(nothing.unconfirmed,)))
+    (line,) = (line for line in dataset.ImageComments.splitlines() if "unconfirmed" in line)
+    assert line.startswith(f"EVIDENCE: the network's correction was {NONE_HELD_OUT}; fitted residual")
+    assert "confirmed by" not in line
+    record = json.loads(dataset.private_block(0x0021, "EDGE RUNTIME")[0x10].value)
+    assert (record["evidence"]["learned_share"], record["evidence"]["learned_share_source"]) == (None, NONE_HELD_OUT)
 
 
 def test_sequence_values_are_those_of_the_contrast() -> None:

@@ -19,7 +19,7 @@ from edge_runtime.modalities.mri.normalise import image_scale
 from edge_runtime.modalities.mri.sampling import contiguous_centre
 from edge_runtime.modalities.mri.support import object_support
 from edge_runtime.scan import Evidence, Method
-from edge_runtime.trust.heldout import believed_share, choose_held_out
+from edge_runtime.trust.heldout import believed_share, choose_held_out, share_source
 
 MAX_VIRTUAL_COILS = 8
 MOST_ACS_LINES = 32
@@ -162,11 +162,17 @@ def reconstruct(
                 failure = error
             else:
                 correction = blind - first
-                share = believed_share(plan.line_search(first, correction, hybrid, held_out))
+                step = plan.line_search(first, correction, hybrid, held_out)
+                share = believed_share(step)
                 # Measured against the held-out samples, the image may now have them: all that was measured is put in its place.
                 image, residual_power = plan.substituted(first + np.float32(share) * correction, hybrid, everything)
                 proof = evidence(residual_power, visible, held_out, noise)
-                yield Method.LEARNED, Reconstruction(image, replace(proof, learned_share=share))
+                proof = replace(
+                    proof,
+                    learned_share=None if step is None else share,
+                    learned_share_source=share_source(step, proof.held_out_samples),
+                )
+                yield Method.LEARNED, Reconstruction(image, proof)
         plan.set_samples(hybrid, everything)
         classical = regularised_sense(plan, power, measured, level)
         image, residual_power = plan.substituted(classical, hybrid, everything)

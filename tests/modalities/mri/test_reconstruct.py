@@ -26,7 +26,14 @@ from edge_runtime.modalities.mri.reconstruct import (
 )
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import Method
-from edge_runtime.trust.heldout import believed_share, choose_held_out
+from edge_runtime.trust.heldout import (
+    CHOSEN,
+    NONE_CHANGED,
+    NONE_HELD_OUT,
+    believed_share,
+    choose_held_out,
+    share_source,
+)
 
 COILS, LINES, COLUMNS = 4, 64, 40
 NOISE = 0.02
@@ -62,6 +69,8 @@ def learned(tiny_bundle):
 
 HALF = uniform(LINES, 2, acs_fraction=0.25)
 HALF_ACS = calibration_lines(HALF)
+FEW_OUTER = np.zeros(LINES, bool)
+FEW_OUTER[24:40] = FEW_OUTER[[2, 10, 50, 60]] = True
 
 
 def test_zero_filled_is_the_root_sum_of_squares_of_the_transform_when_all_is_measured():
@@ -233,9 +242,25 @@ def test_a_scan_without_gaps_holds_out_lines_too(learned, measured):
 
 
 def test_with_few_lines_outside_the_acs_nothing_is_held_out():
-    measured = np.zeros(LINES, bool)
-    measured[24:40] = measured[[2, 10, 50, 60]] = True
-    assert not choose_held_out(measured, calibration_lines(measured), COLUMNS, np.random.default_rng(0)).any()
+    assert not choose_held_out(FEW_OUTER, calibration_lines(FEW_OUTER), COLUMNS, np.random.default_rng(0)).any()
+
+
+def test_what_no_sample_confirmed_is_not_called_confirmed(learned):
+    made = images_of(samples_of(FEW_OUTER), learned)
+    proof = made[Method.LEARNED].evidence
+    assert (proof.held_out_samples, proof.learned_share) == (0, None)
+    assert proof.learned_share_source == "applied in full, unconfirmed: no samples could be held out"
+    assert made[Method.CLASSICAL].evidence.learned_share_source == ""
+    chosen = images_of(samples_of(HALF), learned)[Method.LEARNED].evidence
+    assert chosen.learned_share is not None
+    assert chosen.learned_share_source == "chosen by the held-out samples"
+
+
+@pytest.mark.parametrize(
+    ("step", "held_out", "source"), [(0.4, 40, CHOSEN), (None, 0, NONE_HELD_OUT), (None, 40, NONE_CHANGED)]
+)
+def test_the_source_of_the_share_is_named(step, held_out, source):
+    assert share_source(step, held_out) == source
 
 
 def test_a_repeated_reconstruction_is_the_same(learned):
