@@ -35,6 +35,7 @@ where the value is unknown:
 (0021,xx04) UL number of held-out samples
 (0021,xx05) UL number of fitted samples
 (0021,xx06) LT where the noise floor comes from
+(0021,xx07) FD RMS of the held-out samples themselves, units as above: the residual of an empty image
 (0021,xx10) UT JSON: all of the above, method, completeness, key, provenance, notes
 (0021,xx11) FD slope that the series began with; see Pixels
 =========== == =====================================================================
@@ -524,9 +525,10 @@ def _evidence_line(evidence: Evidence | None) -> str:
         parts.append("no samples held out")
     elif evidence.held_out_residual is not None:
         ratio = evidence.held_out_ratio
-        in_noise = "" if ratio is None else f" = {ratio:.2f} x noise (1 is perfect)"
+        in_noise = "" if ratio is None else f" = {ratio:.2f} x noise"
+        empty = "" if evidence.held_out_rms is None else f" (an empty image: {evidence.held_out_rms:.4g})"
         parts.append(
-            f"held-out residual {evidence.held_out_residual:.4g}{in_noise} over {evidence.held_out_samples} samples "
+            f"held-out residual {evidence.held_out_residual:.4g}{in_noise}{empty} over {evidence.held_out_samples} samples "
             "that the reconstruction did not see"
         )
     if evidence.unconfirmed:
@@ -554,8 +556,8 @@ def _add_evidence(
     block = dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
     evidence = None if image.evidence is None else dataclasses.asdict(image.evidence)
     if evidence is not None:
-        numbers = ("held_out_residual", "fitted_residual", "noise_floor")
-        for element, name in enumerate(numbers, start=1):
+        numbers = {0x01: "held_out_residual", 0x02: "fitted_residual", 0x03: "noise_floor", 0x07: "held_out_rms"}
+        for element, name in numbers.items():
             evidence[name] = _finite(evidence[name])
             if evidence[name] is not None:
                 block.add_new(element, "FD", evidence[name])

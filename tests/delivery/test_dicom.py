@@ -85,7 +85,7 @@ HOSTILE_HEADERS = {
     for name, text in {"long": LONG, "hostile": HOSTILE, "empty": "", "spaces": "   ", "huge": "h" * 20_000}.items()
 }
 
-EVIDENCE = Evidence(0.11, 0.09, 0.1, 120, 2400, "noise scan")
+EVIDENCE = Evidence(0.11, 0.09, 0.1, 120, 2400, "noise scan", held_out_rms=0.13)
 PROVENANCE = Provenance("0.1.0", "lowfield-brain", "2.3", DIGEST, "onnxruntime", "fp16", "x86-cpu")
 
 
@@ -337,7 +337,8 @@ def test_labels_say_what_the_image_is() -> None:
     assert comments[1].startswith("SIMULATED DATA")
     assert comments[2].startswith("AI image")
     assert comments[3].startswith("PARTIAL PREVIEW: 50 % of phase encodes measured")
-    assert comments[4].startswith("EVIDENCE: held-out residual 0.11 = 1.10 x noise")
+    assert comments[4].startswith("EVIDENCE: held-out residual 0.11 = 1.10 x noise (an empty image: 0.13) over 120")
+    assert "perfect" not in learned.ImageComments
     assert "Note: phase encode 3 was missing" in comments
     runtime, model = learned.ContributingEquipmentSequence
     assert (runtime.ManufacturerModelName, runtime.SoftwareVersions) == ("edge-runtime", "0.1.0")
@@ -361,7 +362,7 @@ def test_almost_all_is_not_all() -> None:
 def test_evidence_is_machine_readable(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(SeriesWriter(tmp_path, HEADER).write(IMAGE, 1))
     block = dataset.private_block(0x0021, "EDGE RUNTIME")
-    assert [block[element].value for element in range(1, 7)] == [0.11, 0.09, 0.1, 120, 2400, "noise scan"]
+    assert [block[element].value for element in range(1, 8)] == [0.11, 0.09, 0.1, 120, 2400, "noise scan", 0.13]
     record = json.loads(block[0x10].value)
     assert record["evidence"] == dataclasses.asdict(EVIDENCE)
     assert record["provenance"] == dataclasses.asdict(PROVENANCE)

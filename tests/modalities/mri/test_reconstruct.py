@@ -20,6 +20,7 @@ from edge_runtime.modalities.mri.reconstruct import (
     SliceSamples,
     calibrate,
     calibration_lines,
+    compress,
     evidence,
     level_to_reckon_with,
     reconstruct,
@@ -142,9 +143,8 @@ def test_the_true_image_leaves_a_residual_of_the_noise_floor():
     hybrid = hybrid + np.float32(NOISE) * complex_noise(hybrid.shape, np.random.default_rng(0))
     everything = np.ones((LINES, COLUMNS), bool)
     held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
-    found = evidence(
-        power_of(hybrid - to_kspace(maps * image, axis=1)), everything & ~held_out, held_out, NoiseLevel(NOISE, "known")
-    )
+    residual = power_of(hybrid - to_kspace(maps * image, axis=1))
+    found = evidence(residual, power_of(hybrid), everything & ~held_out, held_out, NoiseLevel(NOISE, "known"))
     assert found.fitted_residual == pytest.approx(NOISE, rel=0.02)
     assert found.held_out_ratio == pytest.approx(1.0, rel=0.1)
 
@@ -155,10 +155,26 @@ def test_fine_structure_that_was_invented_stands_out_of_the_noise():
     held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
     invented = image.copy()
     invented[20:40:3, 10:20] += 0.5
-    found = evidence(
-        power_of(hybrid - to_kspace(maps * invented, axis=1)), ~held_out, held_out, NoiseLevel(NOISE, "known")
-    )
+    residual = power_of(hybrid - to_kspace(maps * invented, axis=1))
+    found = evidence(residual, power_of(hybrid), ~held_out, held_out, NoiseLevel(NOISE, "known"))
     assert found.held_out_ratio is not None and found.held_out_ratio > 2
+
+
+def test_beside_the_held_out_residual_stands_that_of_an_empty_image(learned):
+    """Held-out samples that are noise confirm any image: the reader must see how much signal they had."""
+    samples = samples_of(HALF)
+    calibration = calibrate(samples.hybrid, samples.measured, PLANS)
+    compressed = compress(samples, calibration, PLANS)
+    made = dict(reconstruct(samples, calibration, learned, PLANS))
+    with PLANS.sense(*compressed.hybrid.shape) as plan:
+        plan.set_maps(calibration.sensitivities)
+        plan.set_samples(compressed.hybrid, compressed.held_out)
+        empty = np.zeros((LINES, COLUMNS), np.complex64)
+        residual = plan.substituted(empty, compressed.hybrid, compressed.held_out)[1][compressed.held_out]
+    proof = made[Method.LEARNED].evidence
+    assert proof.held_out_rms == pytest.approx(np.sqrt(residual.mean(dtype=np.float64)), rel=1e-5)
+    assert proof.held_out_rms > proof.held_out_residual
+    assert made[Method.CLASSICAL].evidence.held_out_rms is None
 
 
 def test_held_out_samples_do_not_influence_what_the_network_makes(learned, monkeypatch):
