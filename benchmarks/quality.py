@@ -187,9 +187,14 @@ def markdown(measurements: list[Measurement]) -> str:
         acs_text = str(acs[0]) if len(acs) == 1 else f"{acs[0]} to {acs[-1]}"
         cells = [_cell([one for one in group if one.method == method]) for method in methods]
         scan_text = f"{scan} ({first.origin}, {first.shape[0]} ch)"
-        acceleration_text = f"{acceleration} ({first.effective_acceleration:.2f})"
+        acceleration_text = f"{acceleration} ({_effective(group)})"
         lines.append("| " + " | ".join([scan_text, acceleration_text, acs_text, *cells]) + " |")
     return "\n".join(lines)
+
+
+def _effective(measurements: Sequence[Measurement]) -> str:
+    """The effective accelerations of the masks, in the order of the seeds; equal ones once."""
+    return ", ".join(dict.fromkeys(f"{one.effective_acceleration:.2f}" for one in measurements))
 
 
 def _cell(measurements: list[Measurement]) -> str:
@@ -237,7 +242,7 @@ def records_of(measurements: Sequence[Measurement], threads: int) -> list[Record
         )
         name = f"quality.{scan}.R{acceleration}.{method.lower().replace(' ', '_')}"
         note = (
-            f"{ours[0].origin}, {ours[0].shape[0]} coils, effective R {ours[0].effective_acceleration:.2f}; "
+            f"{ours[0].origin}, {ours[0].shape[0]} coils, effective R {_effective(ours)}; "
             "median of the masks, p10 and p90 their least and greatest"
         )
         errors, theirs = [m.nrmse for m in ours], [m.nrmse for m in peers]

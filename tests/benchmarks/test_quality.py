@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the extra 'bench' is not installed")
 pytest.importorskip("nibabel", reason="the extra 'bench' is not installed")
 
-from benchmarks.quality import FP32, INT8, PEER, Measurement, int8_loss, quality, records_of
+from benchmarks.quality import FP32, INT8, PEER, Measurement, int8_loss, markdown, quality, records_of
 
 pytestmark = pytest.mark.full
 
@@ -39,6 +40,15 @@ def test_one_record_a_method_and_figure() -> None:
     similarity = records["quality.head-2ch.R2.learned_fp32.ssim"]
     assert similarity.better == "higher"
     assert (similarity.value, similarity.peer_value) == pytest.approx((0.89, 0.79))
+
+
+def test_the_table_names_the_effective_acceleration_of_every_mask() -> None:
+    masks = [replace(one, effective_acceleration=1.9 + 0.02 * seed, seed=seed) for seed, one in enumerate(TABLE[:3])]
+    row = markdown(masks).splitlines()[-1]
+    assert row == "| head-2ch (measured, 2 ch) | 2 (1.90, 1.92, 1.94) | 8 | 0.110 (0.120), 29.5 (29.0), 0.890 (0.880) |"
+    assert "| 2 (1.90) |" in markdown(TABLE)
+    assert "NRMSE, PSNR dB, SSIM" in markdown(masks).splitlines()[0]
+    assert all("effective R 1.90, 1.92, 1.94;" in record.note for record in records_of(masks, threads=2))
 
 
 def test_the_peer_is_the_target_only_where_it_is_to_be_beaten() -> None:
