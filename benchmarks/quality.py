@@ -187,9 +187,14 @@ def markdown(measurements: list[Measurement]) -> str:
         acs_text = str(acs[0]) if len(acs) == 1 else f"{acs[0]} to {acs[-1]}"
         cells = [_cell([one for one in group if one.method == method]) for method in methods]
         scan_text = f"{scan} ({first.origin}, {first.shape[0]} ch)"
-        acceleration_text = f"{acceleration} ({first.effective_acceleration:.2f})"
+        acceleration_text = f"{acceleration} ({_effective(group)})"
         lines.append("| " + " | ".join([scan_text, acceleration_text, acs_text, *cells]) + " |")
     return "\n".join(lines)
+
+
+def _effective(measurements: Sequence[Measurement]) -> str:
+    """The effective accelerations of the masks, in the order of the seeds; equal ones once."""
+    return ", ".join(dict.fromkeys(f"{one.effective_acceleration:.2f}" for one in measurements))
 
 
 def _cell(measurements: list[Measurement]) -> str:
@@ -237,7 +242,7 @@ def records_of(measurements: Sequence[Measurement], threads: int) -> list[Record
         )
         name = f"quality.{scan}.R{acceleration}.{method.lower().replace(' ', '_')}"
         note = (
-            f"{ours[0].origin}, {ours[0].shape[0]} coils, effective R {ours[0].effective_acceleration:.2f}; "
+            f"{ours[0].origin}, {ours[0].shape[0]} coils, effective R {_effective(ours)}; "
             "median of the masks, p10 and p90 their least and greatest"
         )
         errors, theirs = [m.nrmse for m in ours], [m.nrmse for m in peers]
@@ -248,30 +253,32 @@ def records_of(measurements: Sequence[Measurement], threads: int) -> list[Record
 
 
 def int8_loss(measurements: Sequence[Measurement], threads: int) -> list[Record]:
-    """What INT8 loses of FP32's PSNR where it loses most; no record where either was not measured."""
+    """What INT8 loses of FP32's PSNR on the worst mask of the worst scan; no record where either was not measured."""
     groups = _grouped(measurements)
-    losses = {}
+    losses: dict[str, list[float]] = {}
     for (scan, acceleration, method), quantized in groups.items():
         pairs = zip(groups.get((scan, acceleration, FP32), []), quantized) if method == INT8 else ()
         lost = [a.psnr_db - b.psnr_db for a, b in pairs if a.psnr_db is not None and b.psnr_db is not None]
         if lost:
-            losses[f"{scan} at R = {acceleration}"] = statistics.median(lost)
+            losses[f"{scan} at R = {acceleration}"] = lost
     if not losses:
         return []
-    worst = max(losses, key=lambda where: losses[where])
-    low, high = (float(at) for at in np.percentile(list(losses.values()), (10, 90)))
+    worst = max(losses, key=lambda where: max(losses[where]))
+    every = [loss for lost in losses.values() for loss in lost]
+    low, high = (float(at) for at in np.percentile(every, (10, 90)))
     return [
         Record(
             "quality.int8_loss_db",
-            losses[worst],
+            max(every),
             "dB",
             "lower",
             threads=threads,
-            n=len(losses),
+            n=len(every),
             p10=low,
             p90=high,
             target=INT8_LOSS_TARGET_DB,
-            note=f"PSNR of FP32 less that of INT8, median of the masks; the worst of n scans and accelerations: {worst}",
+            note=f"PSNR of FP32 less that of INT8; the worst of n images, of {worst}: "
+            f"median of its masks {statistics.median(losses[worst]):.3f} dB",
         )
     ]
 

@@ -298,8 +298,12 @@ class Evidence:
     All are root-mean-square magnitudes of complex samples in the scanner's units after whitening. A reconstruction that fits
     the samples down to the noise has a residual equal to ``noise_floor``; held-out samples were never shown to it.
 
+    ``held_out_rms``: of the held-out samples themselves, the residual of an empty image. Where it is hardly above the noise floor,
+    nearly any image agrees with these samples.
+
     ``learned_share``: how far the image went from the classical one, which the network starts from, to what the network made of it,
-    0..1; chosen by the held-out samples. ``None`` for other images.
+    0..1, as the held-out samples chose it. ``None`` for other images, and where no sample could choose: then the correction was
+    applied in full, and ``learned_share_source`` says why (empty for other images).
     """
 
     held_out_residual: float | None
@@ -309,10 +313,19 @@ class Evidence:
     fitted_samples: int
     noise_source: str
     learned_share: float | None = None
+    learned_share_source: str = ""
+    held_out_rms: float | None = None
+
+    @property
+    def unconfirmed(self) -> str:
+        """That a network's correction went into the image which no sample confirmed, and why; empty where that is not so."""
+        if self.learned_share is not None or not self.learned_share_source:
+            return ""
+        return f"the network's correction was {self.learned_share_source}"
 
     @property
     def held_out_ratio(self) -> float | None:
-        """Held-out residual over noise floor; 1 is perfect, None where either is unknown."""
+        """Held-out residual over noise floor; None where either is unknown."""
         if self.held_out_residual is None or not self.noise_floor:
             return None
         return self.held_out_residual / self.noise_floor

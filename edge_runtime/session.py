@@ -459,6 +459,7 @@ class Session:
             stages.ended(method.value)
             if method not in self._methods:
                 continue
+            unconfirmed = made.evidence.unconfirmed if made.evidence else ""
             resized = self._assembler.layout.to_recon_matrix(made.image.astype(np.complex64))
             image = Image(
                 pixels=np.abs(resized).astype(np.float32),
@@ -471,7 +472,7 @@ class Session:
                 acceleration=samples.measured.size / max(1, int(samples.measured.sum())),
                 acquired_at=arrived,
                 evidence=made.evidence,
-                notes=notes,
+                notes=(*notes, unconfirmed) if unconfirmed else notes,
             )
             stages.ended("recon_matrix")
             self._deliver_image(image, stages)

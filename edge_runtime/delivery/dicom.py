@@ -35,6 +35,7 @@ where the value is unknown:
 (0021,xx04) UL number of held-out samples
 (0021,xx05) UL number of fitted samples
 (0021,xx06) LT where the noise floor comes from
+(0021,xx07) FD RMS of the held-out samples themselves, units as above: the residual of an empty image
 (0021,xx10) UT JSON: all of the above, method, completeness, key, provenance, notes
 (0021,xx11) FD slope that the series began with; see Pixels
 =========== == =====================================================================
@@ -505,7 +506,8 @@ def _comments(header: ScanHeader, image: Image, plane: Plane, notes: list[str]) 
     lines.append(f"Made by {RUNTIME_NAME} {provenance.runtime_version}".rstrip())
     if image.method is Method.LEARNED:
         lines[-1] += f"; {_model_identity(provenance)}"
-    lines += [f"Note: {note}" for note in notes]
+    already_said = image.evidence.unconfirmed if image.evidence else ""
+    lines += [f"Note: {note}" for note in notes if note != already_said]
 
     lines = [printable(line) for line in lines]
     comments = "\r\n".join(lines)
@@ -519,16 +521,19 @@ def _evidence_line(evidence: Evidence | None) -> str:
     if evidence is None:
         return "EVIDENCE: none; how well this image agrees with the measurement was not determined"
     parts = []
-    if evidence.held_out_residual is None:
+    if evidence.held_out_residual is None and not evidence.unconfirmed:
         parts.append("no samples held out")
-    else:
+    elif evidence.held_out_residual is not None:
         ratio = evidence.held_out_ratio
-        in_noise = "" if ratio is None else f" = {ratio:.2f} x noise (1 is perfect)"
+        in_noise = "" if ratio is None else f" = {ratio:.2f} x noise"
+        empty = "" if evidence.held_out_rms is None else f" (an empty image: {evidence.held_out_rms:.4g})"
         parts.append(
-            f"held-out residual {evidence.held_out_residual:.4g}{in_noise} over {evidence.held_out_samples} samples "
+            f"held-out residual {evidence.held_out_residual:.4g}{in_noise}{empty} over {evidence.held_out_samples} samples "
             "that the reconstruction did not see"
         )
-    if evidence.learned_share is not None:
+    if evidence.unconfirmed:
+        parts.append(evidence.unconfirmed)
+    elif evidence.learned_share is not None:
         parts.append(f"{evidence.learned_share:.0%} of the network's correction confirmed by them and applied")
     parts.append(f"fitted residual {evidence.fitted_residual:.4g} over {evidence.fitted_samples} samples")
     floor = "unknown" if evidence.noise_floor is None else f"{evidence.noise_floor:.4g}"
@@ -551,8 +556,8 @@ def _add_evidence(
     block = dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
     evidence = None if image.evidence is None else dataclasses.asdict(image.evidence)
     if evidence is not None:
-        numbers = ("held_out_residual", "fitted_residual", "noise_floor")
-        for element, name in enumerate(numbers, start=1):
+        numbers = {0x01: "held_out_residual", 0x02: "fitted_residual", 0x03: "noise_floor", 0x07: "held_out_rms"}
+        for element, name in numbers.items():
             evidence[name] = _finite(evidence[name])
             if evidence[name] is not None:
                 block.add_new(element, "FD", evidence[name])

@@ -17,6 +17,10 @@ BANDS = 8
 FEWEST_LINES = 8
 """With fewer measured lines outside the calibration lines nothing is held out: the loss would outweigh the evidence."""
 
+CHOSEN = "chosen by the held-out samples"
+NONE_HELD_OUT = "applied in full, unconfirmed: no samples could be held out"
+NONE_CHANGED = "applied in full, unconfirmed: it changes none of the held-out samples"
+
 
 def choose_held_out(
     measured: npt.NDArray[np.bool_], calibration: slice, columns: int, rng: np.random.Generator
@@ -52,6 +56,18 @@ def believed_share(best_step: float | None) -> float:
 
     Args:
         best_step: from the image that the network started from towards the one it made; ``None`` where no sample can tell, then
-            the network is believed.
+            the network is believed, and `share_source` says so.
     """
     return 1.0 if best_step is None else min(max(best_step, 0.0), 1.0)
+
+
+def share_source(best_step: float | None, held_out: int) -> str:
+    """How that share came about, in words for the evidence.
+
+    Args:
+        best_step: as in `believed_share`.
+        held_out: number of held-out samples.
+    """
+    if best_step is not None:
+        return CHOSEN
+    return NONE_CHANGED if held_out else NONE_HELD_OUT

@@ -36,6 +36,7 @@ from edge_runtime.scan import (
     SliceKey,
     Study,
 )
+from edge_runtime.trust.heldout import CHOSEN, NONE_HELD_OUT
 
 ROWS, COLUMNS = 12, 16
 FIELD_OF_VIEW_MM = (240.0, 150.0, 5.0)
@@ -84,7 +85,7 @@ HOSTILE_HEADERS = {
     for name, text in {"long": LONG, "hostile": HOSTILE, "empty": "", "spaces": "   ", "huge": "h" * 20_000}.items()
 }
 
-EVIDENCE = Evidence(0.11, 0.09, 0.1, 120, 2400, "noise scan")
+EVIDENCE = Evidence(0.11, 0.09, 0.1, 120, 2400, "noise scan", held_out_rms=0.13)
 PROVENANCE = Provenance("0.1.0", "lowfield-brain", "2.3", DIGEST, "onnxruntime", "fp16", "x86-cpu")
 
 
@@ -336,7 +337,8 @@ def test_labels_say_what_the_image_is() -> None:
     assert comments[1].startswith("SIMULATED DATA")
     assert comments[2].startswith("AI image")
     assert comments[3].startswith("PARTIAL PREVIEW: 50 % of phase encodes measured")
-    assert comments[4].startswith("EVIDENCE: held-out residual 0.11 = 1.10 x noise")
+    assert comments[4].startswith("EVIDENCE: held-out residual 0.11 = 1.10 x noise (an empty image: 0.13) over 120")
+    assert "perfect" not in learned.ImageComments
     assert "Note: phase encode 3 was missing" in comments
     runtime, model = learned.ContributingEquipmentSequence
     assert (runtime.ManufacturerModelName, runtime.SoftwareVersions) == ("edge-runtime", "0.1.0")
@@ -360,7 +362,7 @@ def test_almost_all_is_not_all() -> None:
 def test_evidence_is_machine_readable(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(SeriesWriter(tmp_path, HEADER).write(IMAGE, 1))
     block = dataset.private_block(0x0021, "EDGE RUNTIME")
-    assert [block[element].value for element in range(1, 7)] == [0.11, 0.09, 0.1, 120, 2400, "noise scan"]
+    assert [block[element].value for element in range(1, 8)] == [0.11, 0.09, 0.1, 120, 2400, "noise scan", 0.13]
     record = json.loads(block[0x10].value)
     assert record["evidence"] == dataclasses.asdict(EVIDENCE)
     assert record["provenance"] == dataclasses.asdict(PROVENANCE)
@@ -371,6 +373,24 @@ def test_evidence_is_machine_readable(tmp_path: Path) -> None:
     assert 0x01 not in block and 0x03 not in block
     assert "no samples held out" in unknown.ImageComments and "noise floor unknown" in unknown.ImageComments
     assert "EVIDENCE: none" in dataset_of(changed(evidence=None)).ImageComments
+
+
+def test_only_what_held_out_samples_chose_is_called_confirmed() -> None:
+    chosen = dataclasses.replace(EVIDENCE, learned_share=0.8, learned_share_source=CHOSEN)
+    assert (
+        "80% of the network's correction confirmed by them and applied"
+        in dataset_of(changed(evidence=chosen)).ImageComments
+    )
+
+    nothing = dataclasses.replace(
+        EVIDENCE, held_out_residual=None, held_out_samples=0, learned_share_source=NONE_HELD_OUT
+    )
+    dataset = dataset_of(changed(evidence=nothing, notes=(nothing.unconfirmed,)))
+    (line,) = (line for line in dataset.ImageComments.splitlines() if "unconfirmed" in line)
+    assert line.startswith(f"EVIDENCE: the network's correction was {NONE_HELD_OUT}; fitted residual")
+    assert "confirmed by" not in line
+    record = json.loads(dataset.private_block(0x0021, "EDGE RUNTIME")[0x10].value)
+    assert (record["evidence"]["learned_share"], record["evidence"]["learned_share_source"]) == (None, NONE_HELD_OUT)
 
 
 def test_sequence_values_are_those_of_the_contrast() -> None:

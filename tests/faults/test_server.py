@@ -143,6 +143,23 @@ def test_the_learned_image_comes_first_and_carries_held_out_evidence(serve, tiny
     assert "EdgeHeldOutResidual" in replies.images[0].attributes
 
 
+def test_a_correction_that_nothing_confirms_says_so_on_the_wire_in_the_report_and_in_dicom(serve, tiny_bundle):
+    lines = np.r_[2, 10 : LINES - 10, LINES - 2]
+    server = serve(bundle=tiny_bundle)
+    learned, classical = server.exchange(scan_bytes(readouts_of(KSPACE, lines), configuration="edge")).images
+    said = "applied in full, unconfirmed: no samples could be held out"
+    attributes = parse_meta_attributes(learned.attributes)
+    assert said in attributes["EdgeNotes"][-1]
+    assert "EdgeLearnedShare" not in attributes
+    assert said not in classical.attributes
+    of_learned, of_classical = report_of(server)["images"]
+    assert (of_learned["evidence"]["learned_share"], of_learned["evidence"]["learned_share_source"]) == (None, said)
+    assert of_classical["evidence"]["learned_share_source"] == ""
+    comments = pydicom.dcmread(of_learned["dicom"]).ImageComments
+    assert comments.count(said) == 1
+    assert "confirmed by" not in comments
+
+
 def test_sessions_at_once_each_get_their_own_image(serve):
     server = serve(sessions=4)
     brightness = [1.0, 2.0, 4.0, 8.0]

@@ -81,7 +81,7 @@ def player(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Player]:
 
 @needs_recorded_scans
 def test_a_twix_head_at_half_its_lines_resembles_the_whole(player: Player) -> None:
-    """Figures of 2026-11-22: zero-filled 0.112, classical 0.104, learned 0.113 (README)."""
+    """No worse than filling with zeros, and next to no worse than without a network."""
     reference = np.asarray(player.images(HEAD)["zero_filled"][0], np.float64)
     acs = ACS_FRACTION_BY_ACCELERATION[2]
     keep = variable_density(reference.shape[0], 2, acs, np.random.default_rng(0))
@@ -91,7 +91,8 @@ def test_a_twix_head_at_half_its_lines_resembles_the_whole(player: Player) -> No
     nrmse = {method: compare_within(made[0], reference, where).nrmse for method, made in images.items()}
     assert nrmse["classical"] < nrmse["zero_filled"]
     assert nrmse["classical"] < 0.13
-    assert nrmse["learned"] < 0.15
+    assert nrmse["learned"] <= nrmse["zero_filled"]
+    assert nrmse["learned"] <= nrmse["classical"] + 0.005
 
 
 @needs_recorded_scans

@@ -19,7 +19,7 @@ from edge_runtime.modalities.mri.normalise import image_scale
 from edge_runtime.modalities.mri.sampling import contiguous_centre
 from edge_runtime.modalities.mri.support import object_support
 from edge_runtime.scan import Evidence, Method
-from edge_runtime.trust.heldout import believed_share, choose_held_out
+from edge_runtime.trust.heldout import believed_share, choose_held_out, share_source
 
 MAX_VIRTUAL_COILS = 8
 MOST_ACS_LINES = 32
@@ -149,6 +149,7 @@ def reconstruct(
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
     power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
+    sample_power = power / np.float32(len(hybrid))
     failure: EngineError | None = None
     with plans.sense(*hybrid.shape) as plan:
         plan.set_maps(calibration.sensitivities)
@@ -162,15 +163,21 @@ def reconstruct(
                 failure = error
             else:
                 correction = blind - first
-                share = believed_share(plan.line_search(first, correction, hybrid, held_out))
+                step = plan.line_search(first, correction, hybrid, held_out)
+                share = believed_share(step)
                 # Measured against the held-out samples, the image may now have them: all that was measured is put in its place.
                 image, residual_power = plan.substituted(first + np.float32(share) * correction, hybrid, everything)
-                proof = evidence(residual_power, visible, held_out, noise)
-                yield Method.LEARNED, Reconstruction(image, replace(proof, learned_share=share))
+                proof = evidence(residual_power, sample_power, visible, held_out, noise)
+                proof = replace(
+                    proof,
+                    learned_share=None if step is None else share,
+                    learned_share_source=share_source(step, proof.held_out_samples),
+                )
+                yield Method.LEARNED, Reconstruction(image, proof)
         plan.set_samples(hybrid, everything)
         classical = regularised_sense(plan, power, measured, level)
         image, residual_power = plan.substituted(classical, hybrid, everything)
-        proof = evidence(residual_power, everything, np.zeros_like(everything), noise)
+        proof = evidence(residual_power, sample_power, everything, np.zeros_like(everything), noise)
         yield Method.CLASSICAL, Reconstruction(image, proof)
     with plans.coils(*samples.hybrid.shape) as coil_plan:
         yield Method.ZERO_FILLED, Reconstruction(coil_plan.root_sum_of_squares(samples.hybrid, measured), None)
@@ -217,6 +224,7 @@ def level_to_reckon_with(residual_power: npt.NDArray[np.float32], noise: NoiseLe
 
 def evidence(
     residual_power: npt.NDArray[np.float32],
+    sample_power: npt.NDArray[np.float32],
     fitted: npt.NDArray[np.bool_],
     held_out: npt.NDArray[np.bool_],
     noise: NoiseLevel,
@@ -225,16 +233,19 @@ def evidence(
 
     Args:
         residual_power: squared disagreement with each sample, mean over the coils, ``(phase_encodes, columns)``.
+        sample_power: squared magnitude of each sample, likewise.
         fitted: samples that the reconstruction was given, ``(phase_encodes, columns)``.
         held_out: measured samples that it was not given.
     """
 
-    def root_mean(chosen: npt.NDArray[np.bool_]) -> float:
-        return float(np.sqrt(residual_power[chosen].mean(dtype=np.float64)))
+    def root_mean(power: npt.NDArray[np.float32], chosen: npt.NDArray[np.bool_]) -> float:
+        return float(np.sqrt(power[chosen].mean(dtype=np.float64)))
 
+    some = bool(held_out.any())
     return Evidence(
-        held_out_residual=root_mean(held_out) if held_out.any() else None,
-        fitted_residual=root_mean(fitted),
+        held_out_residual=root_mean(residual_power, held_out) if some else None,
+        held_out_rms=root_mean(sample_power, held_out) if some else None,
+        fitted_residual=root_mean(residual_power, fitted),
         noise_floor=noise.standard_deviation,
         held_out_samples=int(held_out.sum()),
         fitted_samples=int(fitted.sum()),

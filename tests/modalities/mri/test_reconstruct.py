@@ -20,13 +20,21 @@ from edge_runtime.modalities.mri.reconstruct import (
     SliceSamples,
     calibrate,
     calibration_lines,
+    compress,
     evidence,
     level_to_reckon_with,
     reconstruct,
 )
 from edge_runtime.modalities.mri.sampling import uniform
 from edge_runtime.scan import Method
-from edge_runtime.trust.heldout import believed_share, choose_held_out
+from edge_runtime.trust.heldout import (
+    CHOSEN,
+    NONE_CHANGED,
+    NONE_HELD_OUT,
+    believed_share,
+    choose_held_out,
+    share_source,
+)
 
 COILS, LINES, COLUMNS = 4, 64, 40
 NOISE = 0.02
@@ -62,6 +70,8 @@ def learned(tiny_bundle):
 
 HALF = uniform(LINES, 2, acs_fraction=0.25)
 HALF_ACS = calibration_lines(HALF)
+FEW_OUTER = np.zeros(LINES, bool)
+FEW_OUTER[24:40] = FEW_OUTER[[2, 10, 50, 60]] = True
 
 
 def test_zero_filled_is_the_root_sum_of_squares_of_the_transform_when_all_is_measured():
@@ -133,9 +143,8 @@ def test_the_true_image_leaves_a_residual_of_the_noise_floor():
     hybrid = hybrid + np.float32(NOISE) * complex_noise(hybrid.shape, np.random.default_rng(0))
     everything = np.ones((LINES, COLUMNS), bool)
     held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
-    found = evidence(
-        power_of(hybrid - to_kspace(maps * image, axis=1)), everything & ~held_out, held_out, NoiseLevel(NOISE, "known")
-    )
+    residual = power_of(hybrid - to_kspace(maps * image, axis=1))
+    found = evidence(residual, power_of(hybrid), everything & ~held_out, held_out, NoiseLevel(NOISE, "known"))
     assert found.fitted_residual == pytest.approx(NOISE, rel=0.02)
     assert found.held_out_ratio == pytest.approx(1.0, rel=0.1)
 
@@ -146,10 +155,26 @@ def test_fine_structure_that_was_invented_stands_out_of_the_noise():
     held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
     invented = image.copy()
     invented[20:40:3, 10:20] += 0.5
-    found = evidence(
-        power_of(hybrid - to_kspace(maps * invented, axis=1)), ~held_out, held_out, NoiseLevel(NOISE, "known")
-    )
+    residual = power_of(hybrid - to_kspace(maps * invented, axis=1))
+    found = evidence(residual, power_of(hybrid), ~held_out, held_out, NoiseLevel(NOISE, "known"))
     assert found.held_out_ratio is not None and found.held_out_ratio > 2
+
+
+def test_beside_the_held_out_residual_stands_that_of_an_empty_image(learned):
+    """Held-out samples that are noise confirm any image: the reader must see how much signal they had."""
+    samples = samples_of(HALF)
+    calibration = calibrate(samples.hybrid, samples.measured, PLANS)
+    compressed = compress(samples, calibration, PLANS)
+    made = dict(reconstruct(samples, calibration, learned, PLANS))
+    with PLANS.sense(*compressed.hybrid.shape) as plan:
+        plan.set_maps(calibration.sensitivities)
+        plan.set_samples(compressed.hybrid, compressed.held_out)
+        empty = np.zeros((LINES, COLUMNS), np.complex64)
+        residual = plan.substituted(empty, compressed.hybrid, compressed.held_out)[1][compressed.held_out]
+    proof = made[Method.LEARNED].evidence
+    assert proof.held_out_rms == pytest.approx(np.sqrt(residual.mean(dtype=np.float64)), rel=1e-5)
+    assert proof.held_out_rms > proof.held_out_residual
+    assert made[Method.CLASSICAL].evidence.held_out_rms is None
 
 
 def test_held_out_samples_do_not_influence_what_the_network_makes(learned, monkeypatch):
@@ -233,9 +258,25 @@ def test_a_scan_without_gaps_holds_out_lines_too(learned, measured):
 
 
 def test_with_few_lines_outside_the_acs_nothing_is_held_out():
-    measured = np.zeros(LINES, bool)
-    measured[24:40] = measured[[2, 10, 50, 60]] = True
-    assert not choose_held_out(measured, calibration_lines(measured), COLUMNS, np.random.default_rng(0)).any()
+    assert not choose_held_out(FEW_OUTER, calibration_lines(FEW_OUTER), COLUMNS, np.random.default_rng(0)).any()
+
+
+def test_what_no_sample_confirmed_is_not_called_confirmed(learned):
+    made = images_of(samples_of(FEW_OUTER), learned)
+    proof = made[Method.LEARNED].evidence
+    assert (proof.held_out_samples, proof.learned_share) == (0, None)
+    assert proof.learned_share_source == "applied in full, unconfirmed: no samples could be held out"
+    assert made[Method.CLASSICAL].evidence.learned_share_source == ""
+    chosen = images_of(samples_of(HALF), learned)[Method.LEARNED].evidence
+    assert chosen.learned_share is not None
+    assert chosen.learned_share_source == "chosen by the held-out samples"
+
+
+@pytest.mark.parametrize(
+    ("step", "held_out", "source"), [(0.4, 40, CHOSEN), (None, 0, NONE_HELD_OUT), (None, 40, NONE_CHANGED)]
+)
+def test_the_source_of_the_share_is_named(step, held_out, source):
+    assert share_source(step, held_out) == source
 
 
 def test_a_repeated_reconstruction_is_the_same(learned):
