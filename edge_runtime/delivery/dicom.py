@@ -534,7 +534,7 @@ def _evidence_line(evidence: Evidence | None) -> str:
     if evidence.unconfirmed:
         parts.append(evidence.unconfirmed)
     elif evidence.learned_share is not None:
-        parts.append(f"{evidence.learned_share:.0%} of the network's correction confirmed by them and applied")
+        parts.append(f"{evidence.learned_share:.0%} of the network's correction applied, as they chose")
     parts.append(f"fitted residual {evidence.fitted_residual:.4g} over {evidence.fitted_samples} samples")
     floor = "unknown" if evidence.noise_floor is None else f"{evidence.noise_floor:.4g}"
     parts.append(f"noise floor {floor} ({evidence.noise_source})" if evidence.noise_source else f"noise floor {floor}")

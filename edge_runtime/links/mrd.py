@@ -428,8 +428,12 @@ def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]
             attributes["EdgeNoiseFloor"] = f"{evidence.noise_floor:.6g}"
         if evidence.held_out_residual is not None:
             attributes["EdgeHeldOutResidual"] = f"{evidence.held_out_residual:.6g}"
+        if evidence.held_out_rms is not None:
+            attributes["EdgeHeldOutRms"] = f"{evidence.held_out_rms:.6g}"
         if evidence.learned_share is not None:
             attributes["EdgeLearnedShare"] = f"{evidence.learned_share:.3f}"
+        if evidence.learned_share_source:
+            attributes["EdgeLearnedShareSource"] = evidence.learned_share_source
     return attributes
 
 

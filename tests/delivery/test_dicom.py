@@ -378,8 +378,7 @@ def test_evidence_is_machine_readable(tmp_path: Path) -> None:
 def test_only_what_held_out_samples_chose_is_called_confirmed() -> None:
     chosen = dataclasses.replace(EVIDENCE, learned_share=0.8, learned_share_source=CHOSEN)
     assert (
-        "80% of the network's correction confirmed by them and applied"
-        in dataset_of(changed(evidence=chosen)).ImageComments
+        "80% of the network's correction applied, as they chose" in dataset_of(changed(evidence=chosen)).ImageComments
     )
 
     nothing = dataclasses.replace(

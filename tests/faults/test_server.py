@@ -140,7 +140,11 @@ def test_the_learned_image_comes_first_and_carries_held_out_evidence(serve, tiny
     stream = scan_bytes(readouts_of(KSPACE, every_other), configuration="edge-all")
     replies = serve(bundle=tiny_bundle).exchange(stream)
     assert [method for method, _ in replies.kinds()] == ["learned", "classical", "zero_filled"]
-    assert "EdgeHeldOutResidual" in replies.images[0].attributes
+    said = parse_meta_attributes(replies.images[0].attributes)
+    assert float(said["EdgeHeldOutResidual"][0]) > 0
+    assert float(said["EdgeHeldOutRms"][0]) > 0
+    assert 0 <= float(said["EdgeLearnedShare"][0]) <= 1
+    assert "held-out" in said["EdgeLearnedShareSource"][0]
 
 
 def test_a_correction_that_nothing_confirms_says_so_on_the_wire_in_the_report_and_in_dicom(serve, tiny_bundle):
