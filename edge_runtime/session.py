@@ -398,9 +398,9 @@ class Session:
                 calibration = self._calibration(progress, to_calibrate, stages)
                 self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived, stages)
             except NoImage as error:
-                self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
+                self._no_image(f"{key}: {error}")
             except EdgeRuntimeError as error:
-                self._no_image(f"slice {key.slice} repetition {key.repetition}: {type(error).__name__}: {error}")
+                self._no_image(f"{key}: {type(error).__name__}: {error}")
             finally:
                 assembler.reuse(samples)
 

@@ -250,7 +250,7 @@ class _Connection:
         elif isinstance(message, ConfigFile):
             session.configure(_configuration_name(message.name))
         elif isinstance(message, ConfigText):
-            session.configure(message.text.strip())
+            session.configure(_configuration_name(message.text))
         elif isinstance(message, Text):
             log.info("%s says: %s", self._address, message.text[:500])
         elif isinstance(message, Waveform):
@@ -468,5 +468,5 @@ def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]
 
 
 def _configuration_name(name: str) -> str:
-    """A configuration file's name without the ``.xml`` that some clients append."""
+    """A configuration's name without the ``.xml`` that some clients append."""
     return re.sub(r"\.xml$", "", name.strip())

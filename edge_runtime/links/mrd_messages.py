@@ -420,9 +420,10 @@ def _message(message: Body) -> Message:
         return _image_message(body)
     if message_id is MessageId.WAVEFORM:
         return _waveform(body)
-    text = body[_TEXT_LENGTH_BYTES:].rstrip(b"\0")  # clients written in C count the terminator
+    text = body[_TEXT_LENGTH_BYTES:]
     if message_id is MessageId.HEADER:
         return HeaderText(text)
+    text = text.rstrip(b"\0")  # clients written in C count the terminator
     if message_id is MessageId.CONFIG_TEXT:
         return ConfigText(_decode(text, "body of message CONFIG_TEXT"))
     return Text(_decode(text, "body of message TEXT"))

@@ -43,6 +43,7 @@ from edge_runtime.links.mrd_messages import WAVEFORM_HEADER, Close, ImageMessage
 from edge_runtime.links.mrd_pack import (
     pack_close,
     pack_config_file,
+    pack_config_text,
     pack_header,
     pack_image,
     pack_readouts,
@@ -739,7 +740,19 @@ def test_messages_in_single_bytes_are_the_same_scan(serve, whole_scan):
         assert client.replies().kinds() == FINAL
 
 
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1e30, 1e-30])
+def test_samples_beyond_single_precision_are_refused_by_their_brightness(serve, factor):
+    replies = serve().exchange(scan_bytes(readouts_of((KSPACE * factor).astype(np.complex64))))
+    assert not replies.images
+    assert "hold samples of up to" in replies.text and "send the samples in other units" in replies.text
+
+
+def test_a_configuration_may_be_named_as_a_file_in_a_text_too(serve):
+    stream = pack_config_text("edge-classical.xml\n") + scan_bytes(readouts_of(KSPACE))[1026:]
+    assert serve().exchange(stream).kinds() == FINAL
+
+
 def test_samples_so_large_that_their_transform_overflows_give_a_reason(serve, whole_scan):
     server = serve()
     batch = readouts_of(KSPACE)
