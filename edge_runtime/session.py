@@ -119,7 +119,11 @@ class _Stages:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._since = time.monotonic()
+        self._began = self._since = time.monotonic()
+
+    def age_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began
 
     def ended(self, stage: str) -> None:
         now = time.monotonic()
@@ -529,7 +533,7 @@ class Session:
             "evidence": asdict(image.evidence) if image.evidence else None,
             "provenance": asdict(image.provenance),
             "sent_s": round(time.monotonic() - self._start, 4),
-            "latency_s": round(time.time() - image.acquired_at, 4),
+            "latency_s": round(stages.age_s(), 4),
             "dicom": None,
         }
         if self._writer is not None and image.completeness is not Completeness.PREVIEW:

@@ -76,7 +76,8 @@ class MrdServer:
         self._slots = threading.BoundedSemaphore(runtime.profile.sessions)
         self._connections: set[threading.Thread] = set()
         self._numbers = itertools.count(1)
-        self._listener = socket.create_server((host, port), backlog=32)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=32)
         self._listener.settimeout(POLL_S)
         self.host, self.port = self._listener.getsockname()[:2]
         self.reports: deque[ScanReport] = deque(maxlen=KEPT_REPORTS)
