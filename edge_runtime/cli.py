@@ -1,7 +1,7 @@
 """The command line: ``edge-runtime demo | serve | replay``.
 
-Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted.
-A server that is told to stop, by Ctrl-C too, has done its work.
+Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
+143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from edge_runtime.hil.player import Event, PlayResult
     from edge_runtime.links.files import Recording
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130  # argparse itself ends with 2
+EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143  # argparse itself ends with 2
 
 RECORDED = "recorded"
 """Value of ``--tr``: as fast as the scan was measured."""
@@ -33,15 +34,21 @@ RECORDED = "recorded"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if complaint := _contradiction(options):
-        options.parser.error(complaint)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    as_json = False
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
+        options = _parser().parse_args(arguments)
+        as_json = options.json
+        if complaint := _contradiction(options):
+            options.parser.error(complaint)
+        logging.basicConfig(
+            level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
         return int(options.run(options))
+    except _Terminated:
+        print("terminated", file=sys.stderr)
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -49,7 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except (EdgeRuntimeError, OSError, ValueError) as error:
         print(f"edge-runtime: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": str(error)}))
         return EXIT_FAILED
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends what Ctrl-C ends, in the same way."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "  edge-runtime serve --out images                     the server for scanners, on 127.0.0.1:9002\n"
         "  edge-runtime replay scan.h5 --tr 10 --out images    a recorded scan, 10 ms a readout, into a server of its own\n",
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_serve(commands)
@@ -366,6 +383,7 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
             "images": images,
             "series": series,
             "texts": [text.text for text in result.texts],
+            "error": "; ".join(failed),
         }
         print(json.dumps(summary))
     else:
@@ -424,6 +442,7 @@ class _ProgressLine:
     def __call__(self, event: Event) -> None:
         from edge_runtime.hil.player import PlayedText, ReadoutsSent
         from edge_runtime.links.mrd_pack import parse_meta_attributes
+        from edge_runtime.scan import SliceKey
 
         now = time.monotonic() - self._began
         if isinstance(event, ReadoutsSent):
@@ -438,7 +457,8 @@ class _ProgressLine:
             words = (said.get("EdgeMethod", "").replace("_", "-"), said.get("EdgeCompleteness", ""), "image")
             share = said.get("EdgeMeasuredShare")
             measured = f", made from {100 * float(share):.0f} % of all phase encodes" if share else ""
-            self._line(f"{now:6.2f} s  slice {int(event.header['slice'])}: {' '.join(filter(None, words))}{measured}")
+            key = SliceKey(**{field.name: int(event.header[field.name]) for field in fields(SliceKey)})
+            self._line(f"{now:6.2f} s  {key}: {' '.join(filter(None, words))}{measured}")
 
     def _line(self, text: str) -> None:
         print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
@@ -449,10 +469,14 @@ class _ProgressLine:
             print(file=sys.stderr)
 
 
-def _version() -> str:
-    from edge_runtime.runtime import runtime_version
+class _Version(argparse.Action):
+    """Asks for the version only where it is wanted: what knows it takes long to import."""
 
-    return f"edge-runtime {runtime_version()}"
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from edge_runtime.runtime import runtime_version
+
+        print(f"edge-runtime {runtime_version()}")
+        parser.exit()
 
 
 if __name__ == "__main__":

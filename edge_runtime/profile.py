@@ -21,6 +21,9 @@ DEFAULT_PROFILE = "x86-cpu"
 SOURCE_FOLDER = Path(__file__).parent.parent / "hw_profiles"
 """Where the profiles lie in a checkout; a wheel carries them inside the package."""
 
+USUAL_SCAN_MB = 68
+"""What a scan of 8 coils and 256 x 256 reserves at its header."""
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -41,7 +44,7 @@ class Profile:
 
     @property
     def session_bytes(self) -> int:
-        """What one scan takes in all."""
+        """What one scan may take in all."""
         return self.session_mb << 20
 
     @property
@@ -58,6 +61,11 @@ class Profile:
     def total_bytes(self) -> int:
         """What all scans take together."""
         return self.total_mb << 20
+
+    @property
+    def share_bytes(self) -> int:
+        """Of that: what each has when all are there. A scan leaves as much free for the next when it takes more than it must."""
+        return self.total_bytes // self.sessions
 
 
 def load_profile(name: str) -> Profile:
@@ -112,6 +120,12 @@ def parse_profile(text: str, where: str) -> Profile:
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
     )
     table.refuse_unknown()
+    needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
+    if needed_mb > profile.total_mb:
+        raise ProfileError(
+            f"{where}: memory.total_mb = {profile.total_mb}: limits.sessions = {profile.sessions} scans of "
+            f"{min(profile.session_mb, USUAL_SCAN_MB)} MB, as usual ones are, need {needed_mb}; raise it, or serve fewer at once"
+        )
     return profile
 
 

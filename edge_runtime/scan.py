@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -242,6 +242,11 @@ class SliceKey:
     phase: int = 0
     repetition: int = 0
     set: int = 0
+
+    def __str__(self) -> str:
+        """The slice, and whatever other counter is not 0."""
+        counted = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f"{name} {count}" for name, count in counted.items() if count or name == "slice")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,15 +24,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
-from edge_runtime.modalities.mri.assemble import Assembler, CalibrationSamples
-from edge_runtime.modalities.mri.layout import Layout
+from edge_runtime.memory import Reservation
+from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler, CalibrationSamples
+from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, RESAMPLING_COPIES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.reconstruct import (
     FEW_ACS_LINES,
     MOST_ACS_LINES,
@@ -44,7 +45,7 @@ from edge_runtime.modalities.mri.reconstruct import (
 )
 from edge_runtime.pool import Priority
 from edge_runtime.runtime import Runtime
-from edge_runtime.scan import Completeness, Geometry, Image, Method, ReadoutBatch, ScanHeader, SliceKey
+from edge_runtime.scan import Completeness, Geometry, Image, Method, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
 
 if TYPE_CHECKING:
     from edge_runtime.delivery.dicom import SeriesWriter
@@ -62,6 +63,13 @@ CONFIGURATIONS: dict[str, tuple[Method, ...]] = {
 
 
 ONE_SCAN = "a second scan on the same connection; open a connection for each scan"
+
+
+COPIES_OF_AN_OPEN_SLICE = 3
+"""Its samples, calibration lines that come apart from them, and sensitivities that are made ahead."""
+
+COPIES_OF_NOISE = 2
+"""The noise readouts as they came, and in one piece when the noise is estimated."""
 
 
 class State(enum.Enum):
@@ -111,7 +119,11 @@ class _Stages:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._since = time.monotonic()
+        self._began = self._since = time.monotonic()
+
+    def age_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began
 
     def ended(self, stage: str) -> None:
         now = time.monotonic()
@@ -171,7 +183,9 @@ class Session:
         self._unfinished: list[Future[None]] = []
         self._tried = False
         self._images_bytes = 0
-        self._reserved_bytes = 0
+        self._noise_bytes = 0
+        self._coils = self._open_slices = 1
+        self._memory = Reservation(runtime.memory)
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -203,12 +217,11 @@ class Session:
         self._expect(State.AWAIT_HEADER, "header")
         layout = Layout.of(header)
         budget = self._runtime.profile.samples_bytes
-        layout.check_budget(header.scanner.receiver_coils or 1, budget)
-        self._runtime.memory.reserve(self._runtime.profile.session_bytes)
-        self._reserved_bytes = self._runtime.profile.session_bytes
-        self._header = header
+        self._coils = header.scanner.receiver_coils or 1
+        layout.check_budget(self._coils, budget)
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
-        self._assembler = Assembler(header, layout, budget)
+        self._memory.require(self._needed_bytes(layout, 1))
+        self._header, self._assembler = header, Assembler(header, layout, budget)
         if self._runtime.output is not None:
             from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
 
@@ -222,10 +235,11 @@ class Session:
         scanner to take them.
 
         Raises:
-            ScanRefused: a readout contradicts the header.
+            ScanRefused: a readout contradicts the header, or memory would not suffice.
         """
         self._expect(State.RECEIVING, "readout")
         assert self._assembler is not None
+        self._reserve_for(batch)
         self.report.readouts += len(batch)
         self.report.last_readout_s = time.monotonic() - self._start
         began = time.monotonic()
@@ -266,8 +280,30 @@ class Session:
 
     def release(self) -> None:
         """Gives back the scan's memory; for the link, when the session has ended and what it sent has gone."""
-        self._runtime.memory.release(self._reserved_bytes)
-        self._reserved_bytes = 0
+        self._memory.release()
+
+    # Memory
+
+    def _reserve_for(self, batch: ReadoutBatch) -> None:
+        """Reserves what the readouts may make the assembler allocate, before it does.
+
+        Raises:
+            BudgetExceeded: other scans have left too little.
+        """
+        assert self._assembler is not None
+        self._coils = max(self._coils, batch.coils)
+        if (batch.header["flags"] & np.uint64(ReadoutFlag.IS_NOISE_MEASUREMENT)).any():
+            self._noise_bytes += batch.samples.nbytes
+        self._open_slices = len(_slices_of(batch).union(self._assembler.open_slices()))
+        self._memory.require(self._needed_bytes(self._assembler.layout, max(1, len(self._waiting()))))
+
+    def _needed_bytes(self, layout: Layout, waiting: int) -> int:
+        """What the scan takes with so many slices that wait for reconstruction, beside those that are filled. The assembler sees to
+        it that this is no more than the profile grants."""
+        copies = WORKING_COPIES + COPIES_OF_AN_OPEN_SLICE * self._open_slices + COPIES_OF_A_WAITING_SLICE * waiting
+        image_bytes = math.prod(layout.recon_matrix) * RESAMPLING_COPIES * COMPLEX_BYTES + self._images_bytes
+        needed = layout.slice_bytes(self._coils) * copies + image_bytes + COPIES_OF_NOISE * self._noise_bytes
+        return min(needed, self._runtime.profile.samples_bytes)
 
     # Scheduling
 
@@ -366,9 +402,9 @@ class Session:
                 calibration = self._calibration(progress, to_calibrate, stages)
                 self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived, stages)
             except NoImage as error:
-                self._no_image(f"slice {key.slice} repetition {key.repetition}: {error}")
+                self._no_image(f"{key}: {error}")
             except EdgeRuntimeError as error:
-                self._no_image(f"slice {key.slice} repetition {key.repetition}: {type(error).__name__}: {error}")
+                self._no_image(f"{key}: {type(error).__name__}: {error}")
             finally:
                 assembler.reuse(samples)
 
@@ -378,10 +414,11 @@ class Session:
 
     def _room_for_one_more(self, waiting: list[Future[None]]) -> bool:
         """Whether the samples of another slice may wait, and its images after those of the slices that wait already."""
-        assert self._assembler is not None
-        return len(waiting) < self._assembler.slices_that_may_wait() and self._out.has_room(
-            self._images_bytes * (len(waiting) + 1)
-        )
+        assembler, more = self._assembler, len(waiting) + 1
+        assert assembler is not None
+        if len(waiting) >= assembler.slices_that_may_wait() or not self._out.has_room(self._images_bytes * more):
+            return False
+        return self._memory.resize(self._needed_bytes(assembler.layout, more), self._runtime.profile.share_bytes)
 
     def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
         """The job, whose failure for a reason that nobody foresaw is told where it happens."""
@@ -497,7 +534,7 @@ class Session:
             "evidence": asdict(image.evidence) if image.evidence else None,
             "provenance": asdict(image.provenance),
             "sent_s": round(time.monotonic() - self._start, 4),
-            "latency_s": round(time.time() - image.acquired_at, 4),
+            "latency_s": round(stages.age_s(), 4),
             "dicom": None,
         }
         if self._writer is not None and image.completeness is not Completeness.PREVIEW:
@@ -572,6 +609,14 @@ class Session:
         if self.state is State.RECEIVING and message in ("configuration", "header"):
             raise ProtocolError("message", message, ONE_SCAN)
         raise ProtocolError("message", message, f"came while the session was {self.state.value}")
+
+
+def _slices_of(batch: ReadoutBatch) -> set[SliceKey]:
+    """The slices that readouts say they belong to."""
+    counters = np.stack([batch.header[field.name] for field in fields(SliceKey)], axis=1)
+    begins = np.ones(len(counters), np.bool_)
+    begins[1:] = (counters[1:] != counters[:-1]).any(axis=1)
+    return {SliceKey(*row) for row in counters[begins].tolist()}
 
 
 def _replace(path: Path, text: str) -> None:

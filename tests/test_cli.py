@@ -267,3 +267,52 @@ def test_serve_announces_its_address_and_ends_on_a_signal(number: signal.Signals
             assert server.stdout.read() == ""
         finally:
             server.kill()
+
+
+def test_a_failure_is_told_in_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("replay", "missing.mrd", "--json") == 1
+    said = capsys.readouterr()
+    assert "missing.mrd" in json.loads(said.out)["error"]
+    assert said.err.startswith("edge-runtime: ")
+
+
+def test_progress_names_what_tells_images_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    image = pack_image(np.ones((1, 1, 4, 5), np.float32), {"slice": 1, "repetition": 3}, format_meta_attributes({}))
+    with server_that_answers(image) as port:
+        code_of("replay", str(SCAN), "--port", str(port))
+    assert "slice 1, repetition 3: image" in capsys.readouterr().err
+
+
+def test_a_terminated_replay_saves_its_incomplete_images(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edge_runtime.cli", "replay", str(SCAN), "--tr", "200", "--classical-only"]
+    with subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True) as replay:
+        try:
+            assert replay.stderr is not None
+            assert any("waiting:" in line or "image" in line for line in iter(replay.stderr.readline, ""))
+            replay.send_signal(signal.SIGTERM)
+            assert replay.wait(PATIENCE_S) == 143
+        finally:
+            replay.kill()
+    assert list(tmp_path.glob("*/report.json"))
+
+
+def test_the_server_listens_on_an_ipv6_address() -> None:
+    command = [sys.executable, "-m", "edge_runtime.cli", "serve", "--host", "::1", "--port", "0", "--json"]
+    with subprocess.Popen([*command, "--classical-only"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = json.loads(server.stdout.readline())
+            socket.create_connection((address["host"], address["port"]), PATIENCE_S).close()
+        finally:
+            server.kill()
+
+
+def test_an_interrupt_while_the_program_starts_ends_it_as_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edge_runtime.cli._parser", interrupted)
+    assert code_of("serve") == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from conftest import PROFILE, USUAL_LIMITS, profile_of
+from conftest import PROFILE, USUAL_LIMITS, RunningServer, profile_of
+from simulated import header_of, opening, readouts_of
 
 from edge_runtime.errors import ProfileError
-from edge_runtime.profile import DEFAULT_PROFILE, available_profiles, load_profile, parse_profile
+from edge_runtime.links.mrd_messages import Text
+from edge_runtime.links.mrd_pack import pack_readouts
+from edge_runtime.profile import DEFAULT_PROFILE, USUAL_SCAN_MB, available_profiles, load_profile, parse_profile
+from edge_runtime.runtime import open_runtime
 
 GOOD = PROFILE.format(**USUAL_LIMITS)
 
@@ -64,6 +69,29 @@ def test_the_parts_of_a_scan_make_up_its_memory(session_mb):
 def test_a_wrong_value_is_named_with_what_is_expected(key, value, shown, expected):
     with pytest.raises(ProfileError, match=f"^here: {shown}: expected .*{expected}".replace("[]", r"\[\]")):
         parse_profile(with_line(key, value), "here")
+
+
+def test_a_profile_that_has_not_the_memory_for_its_sessions_is_refused():
+    with pytest.raises(
+        ProfileError, match=r"total_mb = 200: limits.sessions = 16 scans of 32 MB, .*, need 512; raise it"
+    ):
+        profile_of(session_mb=32, total_mb=200, sessions=16)
+
+
+def test_a_usual_scan_is_what_the_profile_takes_it_for():
+    profile = load_profile(DEFAULT_PROFILE)
+    with open_runtime(profile, bundle=None, output=None) as runtime:
+        server = RunningServer(runtime)
+        try:
+            with server.connect() as client:
+                client.send(opening(header_of(256, 256, 512, coils=8), "edge"))
+                silence = np.zeros((8, 256, 512), np.complex64)
+                client.send(pack_readouts(readouts_of(silence, np.arange(86), last=False)))
+                assert isinstance(client.receive(), Text)
+                reserved_bytes = runtime.memory.total_bytes - runtime.memory.free_bytes
+        finally:
+            server.stop()
+    assert USUAL_SCAN_MB - 4 < reserved_bytes / (1 << 20) <= USUAL_SCAN_MB
 
 
 @pytest.mark.parametrize("key", ["name", "threads", "engines", "session_mb", "total_mb", "idle_timeout_s"])

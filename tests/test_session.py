@@ -257,6 +257,13 @@ def test_no_moment_of_a_slice_belongs_to_two_stages(session, monkeypatch):
     assert 0 < total <= next(ticks) - first
 
 
+def test_a_clock_that_is_set_back_makes_no_latency_negative(session, monkeypatch):
+    days = itertools.count(0, -86400)
+    monkeypatch.setattr("edge_runtime.session.time.time", lambda: float(next(days)))
+    session.readouts(readouts_of(KSPACE))
+    assert all(0 <= image["latency_s"] < 3600 for image in session.report.images)
+
+
 def test_a_dicom_file_is_a_stage_of_its_own(serve):
     server = serve()
     server.exchange(scan_bytes(readouts_of(KSPACE)))

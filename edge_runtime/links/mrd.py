@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from edge_runtime.errors import EdgeRuntimeError, ProtocolError, ScanRefused
 from edge_runtime.links.mrd_header import parse_header
 from edge_runtime.links.mrd_messages import (
+    SAMPLE_BYTES,
     Close,
     ConfigFile,
     ConfigText,
@@ -30,9 +31,10 @@ from edge_runtime.links.mrd_messages import (
     WireLimits,
 )
 from edge_runtime.links.mrd_pack import pack_close, pack_magnitude_image, pack_text
+from edge_runtime.memory import MemoryBudget, Reservation
 from edge_runtime.profile import Profile
 from edge_runtime.runtime import Runtime
-from edge_runtime.scan import Completeness, Image, ReadoutBatch
+from edge_runtime.scan import Completeness, Image, ReadoutBatch, ScanHeader
 from edge_runtime.session import ONE_SCAN, ScanReport, Session
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,10 @@ AFTER_CLOSE_MS = 50
 """How long bytes are awaited that should not come, before a scanner's CLOSE is answered."""
 
 SLOWEST_BYTES_PER_S = 128 << 10
-"""What a scanner that takes its images must at least take of them."""
+"""What must at least come of a message that a scanner has begun to send, or to take."""
+
+LONGEST_READOUT = 2
+"""Times the encoded matrix: how long a readout may be, such as one of noise, that is larger than the receive buffer."""
 
 
 class MrdServer:
@@ -71,7 +76,8 @@ class MrdServer:
         self._slots = threading.BoundedSemaphore(runtime.profile.sessions)
         self._connections: set[threading.Thread] = set()
         self._numbers = itertools.count(1)
-        self._listener = socket.create_server((host, port), backlog=32)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=32)
         self._listener.settimeout(POLL_S)
         self.host, self.port = self._listener.getsockname()[:2]
         self.reports: deque[ScanReport] = deque(maxlen=KEPT_REPORTS)
@@ -156,7 +162,10 @@ class _Connection:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         peer.settimeout(POLL_S)
-        self._sender = _Sender(peer, address, runtime.profile.send_timeout_s, runtime.profile.link_bytes)
+        self._inbox = Reservation(runtime.memory)
+        self._waited_s = 0.0
+        self._received_bytes = 0
+        self._sender = _Sender(peer, address, runtime.profile, runtime.memory)
 
     def run(self, number: int) -> ScanReport | None:
         """Serves one scan and returns its report; None where not a byte came: somebody looked whether the port is open."""
@@ -182,14 +191,16 @@ class _Connection:
 
     def _serve(self, session: Session) -> None:
         """From the first message to what the session says of the last."""
-        of_a_scan, of_a_stranger = _limits(self._runtime.profile)
-        reader = MessageReader(self._receive, of_a_stranger)
+        limits = _limits(self._runtime.profile)
         try:
+            self._inbox.require(limits.buffer_bytes)
+            reader = MessageReader(self._receive, limits)
             for message in reader:
-                self._handle(session, message)
                 if isinstance(message, HeaderText):
-                    reader.accept(of_a_scan)
-                    self._header_due = math.inf
+                    self._begin(session, reader, parse_header(message.xml))
+                else:
+                    self._handle(session, message)
+                self._waited_s, self._received_bytes = 0.0, 0
             if reader.closed_cleanly:
                 session.close()
                 if reader.holds_more or self._more_comes():
@@ -208,6 +219,14 @@ class _Connection:
         except Exception as error:  # a defect of ours: the scanner is told, and what was measured is saved
             log.exception("%s: session failed", self._address)
             session.abort(f"internal error: {type(error).__name__}: {error}")
+
+    def _begin(self, session: Session, reader: MessageReader, header: ScanHeader) -> None:
+        session.begin(header)
+        limits = _limits(self._runtime.profile, header)
+        self._inbox.require(limits.max_message_bytes)
+        reader.accept(limits)
+        self._simulated = header.simulated
+        self._header_due = math.inf
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether so many bytes more may wait for a scanner that is slow to take its images."""
@@ -232,11 +251,7 @@ class _Connection:
         elif isinstance(message, ConfigFile):
             session.configure(_configuration_name(message.name))
         elif isinstance(message, ConfigText):
-            session.configure(message.text.strip())
-        elif isinstance(message, HeaderText):
-            header = parse_header(message.xml)
-            self._simulated = header.simulated
-            session.begin(header)
+            session.configure(_configuration_name(message.text))
         elif isinstance(message, Text):
             log.info("%s says: %s", self._address, message.text[:500])
         elif isinstance(message, Waveform):
@@ -247,20 +262,31 @@ class _Connection:
             raise ProtocolError("message", type(message).__name__, "not expected from a scanner")
 
     def _receive(self, buffer: memoryview, flags: int = 0) -> int:
-        """`recv_into` that gives up when the scanner is silent for too long, in all before its header, or the server stops."""
+        """`recv_into` that gives up when no message is completed for too long, in all before the header, or the server stops. Only
+        waiting counts, and a message that has begun has the time that `SLOWEST_BYTES_PER_S` allows for what came of it."""
         patience_s = self._runtime.profile.idle_timeout_s
-        waited = 0.0
         while True:
             if self._stop.is_set():
                 raise _Stalled("the server is stopping")
+            late = self._waited_s >= patience_s + self._received_bytes / SLOWEST_BYTES_PER_S
+            if late and not self._received_bytes:
+                raise _Stalled(f"nothing was received for {patience_s:g} s")
             if time.monotonic() > self._header_due:
                 raise _Stalled(f"no complete header came within {patience_s:g} s")
+            if late:
+                raise _Stalled(
+                    f"no message was completed for {patience_s:g} s: {self._received_bytes} bytes came, fewer than "
+                    f"{SLOWEST_BYTES_PER_S} a second"
+                )
+            began = time.monotonic()
             try:
-                return self._peer.recv_into(buffer, 0, flags)
+                count = self._peer.recv_into(buffer, 0, flags)
             except TimeoutError:
-                waited += POLL_S
-                if waited >= patience_s:
-                    raise _Stalled(f"nothing was received for {patience_s:g} s") from None
+                continue
+            finally:
+                self._waited_s += time.monotonic() - began
+            self._received_bytes += count
+            return count
 
     def _more_comes(self) -> bool:
         """Whether a scanner that has said CLOSE goes on; for a moment only, since most now wait for ours."""
@@ -272,6 +298,7 @@ class _Connection:
         """Says CLOSE, and waits until the scanner has taken what was sent to it."""
         self._sender.put(pack_close())
         self._sender.finish()
+        self._inbox.release()
         session.release()
         try:
             _linger(self._peer, LINGER_S, self._stop)
@@ -279,16 +306,19 @@ class _Connection:
             log.debug("%s closed first", self._address)
 
 
-def _limits(profile: Profile) -> tuple[WireLimits, WireLimits]:
-    """What is accepted from a scan that has reserved its memory, and before that, when nothing but texts should come."""
+def _limits(profile: Profile, header: ScanHeader | None = None) -> WireLimits:
+    """What is accepted in a scan with such a header; before there is one, what the receive buffer holds."""
     usual, granted = WireLimits(), profile.link_bytes
-    of_a_scan = replace(
+    buffer_bytes = min(usual.buffer_bytes, granted)
+    samples = 0
+    if header is not None:
+        samples = LONGEST_READOUT * header.encoding.encoded.matrix[0] * (header.scanner.receiver_coils or 1)
+    return replace(
         usual,
         max_text_bytes=min(usual.max_text_bytes, granted),
-        max_message_bytes=min(usual.max_message_bytes, granted),
-        buffer_bytes=min(usual.buffer_bytes, granted),
+        max_message_bytes=min(max(buffer_bytes, SAMPLE_BYTES * samples), usual.max_message_bytes, granted),
+        buffer_bytes=buffer_bytes,
     )
-    return of_a_scan, replace(of_a_scan, max_message_bytes=of_a_scan.buffer_bytes)
 
 
 class _Sender:
@@ -296,16 +326,18 @@ class _Sender:
     nobody but itself. Who makes images asks for room before, since `put` takes whatever it is given.
 
     Args:
-        patience_s: a scanner that has not taken a message after this, and after what `SLOWEST_BYTES_PER_S` allows for its size, has
-            gone, and nothing more is sent.
-        most_bytes: that should wait.
+        profile: says how long a scanner may take for a message, beside what `SLOWEST_BYTES_PER_S` allows for its size, before it
+            has gone and nothing more is sent; and how much should wait.
+        memory: where room for that is reserved.
     """
 
-    def __init__(self, peer: socket.socket, address: str, patience_s: float, most_bytes: int) -> None:
+    def __init__(self, peer: socket.socket, address: str, profile: Profile, memory: MemoryBudget) -> None:
         self._peer = peer
         self._address = address
-        self._patience_s = patience_s
-        self._most_bytes = most_bytes
+        self._patience_s = profile.send_timeout_s
+        self._most_bytes = profile.link_bytes
+        self._leaving_bytes = profile.share_bytes
+        self._room = Reservation(memory)
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._held_bytes = 0
@@ -323,7 +355,9 @@ class _Sender:
                 self._changed.notify_all()
 
     def has_room(self, size_bytes: int) -> bool:
-        return self._gone or self._held_bytes + size_bytes <= self._most_bytes
+        """Reserves it, where there is. What waits alone, the session has room for."""
+        needed_bytes = self._held_bytes + size_bytes
+        return self._gone or (needed_bytes <= self._most_bytes and self._room.resize(needed_bytes, self._leaving_bytes))
 
     def wait_for_room(self, size_bytes: int) -> None:
         """Returns when there is room, when nothing waits, or when the scanner has gone."""
@@ -343,6 +377,7 @@ class _Sender:
             self._complete = True
             self._changed.notify_all()
         self._thread.join()
+        self._room.release()
 
     def _work(self) -> None:
         while True:
@@ -438,5 +473,5 @@ def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]
 
 
 def _configuration_name(name: str) -> str:
-    """A configuration file's name without the ``.xml`` that some clients append."""
+    """A configuration's name without the ``.xml`` that some clients append."""
     return re.sub(r"\.xml$", "", name.strip())

@@ -7,6 +7,7 @@ without is refused with `edge_runtime.errors.HeaderError`, which names the eleme
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import math
 import re
@@ -19,7 +20,7 @@ import defusedxml
 from defusedxml.ElementTree import fromstring
 
 from edge_runtime.errors import HeaderError, UnsupportedScan
-from edge_runtime.links.mrd_messages import WireLimits
+from edge_runtime.links.mrd_messages import MAX_COILS, WireLimits
 from edge_runtime.links.mrd_pack import legal_in_xml
 from edge_runtime.scan import EncodingSpace, Limit, MriEncoding, Patient, ScanHeader, Scanner, Sequence, Study
 
@@ -78,7 +79,7 @@ _TIME = re.compile(r"(\d\d):?(\d\d):?(\d\d)(\.\d{1,6})?\d*(?:Z|[+-]\d\d:\d\d)?",
 
 
 def parse_header(xml: bytes) -> ScanHeader:
-    """Read an XML header; a NUL terminator is ignored.
+    """Read an XML header; a NUL terminator and white space before it are ignored.
 
     Raises:
         HeaderError: no well-formed XML, an attack on the parser, no ISMRMRD header, or an encoding without which no image can
@@ -86,7 +87,7 @@ def parse_header(xml: bytes) -> ScanHeader:
         UnsupportedScan: several encodings with different trajectories.
     """
     notes: list[str] = []
-    root = _root(xml.rstrip(b"\0"), notes)
+    root = _root(_trimmed(xml), notes)
     subject = root.child("subjectInformation")
     study = root.child("studyInformation")
     measurement = root.child("measurementInformation")
@@ -109,7 +110,7 @@ def parse_header(xml: bytes) -> ScanHeader:
             station=system.text("stationName"),
             device_serial_number=system.text("deviceSerialNumber"),
             field_strength_t=system.positive("systemFieldStrength_T"),
-            receiver_coils=_whole(system.positive("receiverChannels")),
+            receiver_coils=_coils(system),
             resonance_frequency_hz=_whole(conditions.positive("H1resonanceFrequency_Hz")),
         ),
         patient=Patient(
@@ -215,7 +216,7 @@ class _Node:
         text = self.raw.strip()
         number = int(text) if _INTEGER.fullmatch(text) else _number(text)
         if number is None or number != int(number) or not minimum <= number <= maximum:
-            raise HeaderError(self.path, repr(self.raw) if self else "missing", f"{minimum} to {maximum}; {mend}")
+            raise HeaderError(self.path, repr(self.raw[:40]) if self else "missing", f"{minimum} to {maximum}; {mend}")
         if self.raw != str(int(number)):
             self.note(f"was written as {self.raw[:40]!r} and read as {int(number)}")
         return int(number)
@@ -232,6 +233,13 @@ def _number(text: str) -> float | None:
 
 def _whole(number: float | None) -> int | None:
     return None if number is None else round(number)
+
+
+def _trimmed(xml: bytes) -> bytes:
+    """Without what clients written in C leave around it; in UTF-16 a NUL is half of a character."""
+    if xml[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in xml[:2]:
+        return xml
+    return xml.rstrip(b"\0").lstrip(b" \t\r\n")
 
 
 def _root(xml: bytes, notes: list[str]) -> _Node:
@@ -401,6 +409,14 @@ def _carried_notes(parameters: dict[str, str]) -> tuple[str, ...]:
     kept = tuple(note if len(note) <= MAX_NOTE else note[: MAX_NOTE - 1] + "…" for note in notes[:MAX_NOTES])
     left_out = len(notes) - len(kept)
     return (*kept, f"{left_out} more notes of the sender were left out") if left_out else kept
+
+
+def _coils(system: _Node) -> int | None:
+    number = system.positive("receiverChannels")
+    if number is not None and number > MAX_COILS:
+        system.child("receiverChannels").note(f"is {number:g}, more than {MAX_COILS} coils, and was left out")
+        return None
+    return _whole(number)
 
 
 def _sex(subject: _Node) -> str:

@@ -151,7 +151,7 @@ MAX_SAMPLES = 65535
 _ID_BYTES = 2
 _TEXT_LENGTH_BYTES = 4
 _ATTRIBUTE_LENGTH_BYTES = 8
-_SAMPLE_BYTES = 8  # complex64
+SAMPLE_BYTES = 8  # complex64
 
 # ----------------------------------------------------------------------------------------------------------- limits
 
@@ -401,9 +401,9 @@ class MessageReader:
 
 def _batch(run: Readouts) -> ReadoutBatch:
     """Views of readouts where they lie; they keep the receive buffer that they lie in."""
-    payload = _SAMPLE_BYTES * run.coils * run.samples
+    payload = SAMPLE_BYTES * run.coils * run.samples
     header: Records = np.ndarray((run.count,), ACQUISITION_HEADER, run.data, _ID_BYTES, (run.stride,))
-    strides = (run.stride, _SAMPLE_BYTES * run.samples, _SAMPLE_BYTES)
+    strides = (run.stride, SAMPLE_BYTES * run.samples, SAMPLE_BYTES)
     shape = (run.count, run.coils, run.samples)
     samples: Samples = np.ndarray(shape, np.complex64, run.data, run.stride - payload, strides)
     return ReadoutBatch(header, samples)
@@ -420,9 +420,10 @@ def _message(message: Body) -> Message:
         return _image_message(body)
     if message_id is MessageId.WAVEFORM:
         return _waveform(body)
-    text = body[_TEXT_LENGTH_BYTES:].rstrip(b"\0")  # clients written in C count the terminator
+    text = body[_TEXT_LENGTH_BYTES:]
     if message_id is MessageId.HEADER:
         return HeaderText(text)
+    text = text.rstrip(b"\0")  # clients written in C count the terminator
     if message_id is MessageId.CONFIG_TEXT:
         return ConfigText(_decode(text, "body of message CONFIG_TEXT"))
     return Text(_decode(text, "body of message TEXT"))

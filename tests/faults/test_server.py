@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -34,20 +36,24 @@ from simulated import (
     with_spaces,
 )
 
+from edge_runtime.errors import BudgetExceeded
 from edge_runtime.links import mrd
 from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import WAVEFORM_HEADER, Close, ImageMessage, Text
 from edge_runtime.links.mrd_pack import (
     pack_close,
     pack_config_file,
+    pack_config_text,
     pack_header,
     pack_image,
     pack_readouts,
     pack_text,
     parse_meta_attributes,
 )
+from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.sampling import uniform
-from edge_runtime.scan import EncodingSpace, Limit, ReadoutBatch, ReadoutFlag
+from edge_runtime.scan import EncodingSpace, Image, Limit, ReadoutBatch, ReadoutFlag
+from edge_runtime.session import Session
 
 KSPACE = usual_kspace()
 HALF = np.arange(LINES // 4, 3 * LINES // 4)
@@ -63,6 +69,23 @@ def half_a_scan() -> bytes:
 
 BEGUN = opening() + pack_readouts(readouts_of(KSPACE, np.arange(LINES // 3), last=False))
 """The first third of a linear scan: it is answered with a text, which shows that the session is open."""
+
+
+USUAL = {"sessions": 16, "session_mb": 512, "total_mb": 2048}
+"""Of the shipped profile."""
+
+
+class NobodyListens:
+    """Takes what a session answers."""
+
+    def text(self, message: str) -> None: ...
+
+    def image(self, image: Image, series: int, index: int) -> None: ...
+
+    def has_room(self, size_bytes: int) -> bool:
+        return True
+
+    def wait_for_room(self, size_bytes: int) -> None: ...
 
 
 def report_of(server: Any) -> dict[str, Any]:
@@ -358,6 +381,32 @@ def test_a_client_that_drips_its_header_does_not_keep_its_place(serve, whole_sca
     assert server.exchange(whole_scan).kinds() == FINAL
 
 
+def test_a_client_that_drips_its_readouts_does_not_keep_its_place(serve, whole_scan):
+    server = serve(idle_timeout_s=0.6, sessions=1)
+    with server.connect() as slow:
+        slow.send(half_a_scan())
+        readout = pack_readouts(readouts_of(KSPACE, [0], last=False))
+        for byte in range(24):
+            slow.send(readout[byte : byte + 1])
+            time.sleep(0.05)
+        replies = slow.replies()
+    assert "no message was completed for 0.6 s" in replies.text
+    assert replies.kinds() == INCOMPLETE
+    assert server.exchange(whole_scan).kinds() == FINAL
+
+
+def test_a_message_that_is_long_and_comes_steadily_has_its_time(serve, monkeypatch):
+    monkeypatch.setattr(mrd, "SLOWEST_BYTES_PER_S", 1 << 10)
+    text = pack_text("x" * (12 << 10))
+    with serve(idle_timeout_s=0.5).connect() as slow:
+        slow.send(opening())
+        for first in range(0, len(text), 1 << 10):
+            slow.send(text[first : first + (1 << 10)])
+            time.sleep(0.1)
+        slow.send(pack_readouts(readouts_of(KSPACE)) + pack_close())
+        assert slow.replies().kinds() == FINAL
+
+
 @pytest.mark.parametrize("vanish", [True, False])
 def test_a_connection_without_a_byte_leaves_nothing_behind(serve, whole_scan, vanish):
     """As a load balancer looks whether the port is open."""
@@ -582,22 +631,70 @@ def test_too_many_sessions_are_told_to_come_again(serve, whole_scan):
         assert first.replies().kinds() == FINAL
 
 
-def test_a_scan_beyond_the_memory_of_all_is_refused_until_another_has_ended(serve, whole_scan):
-    server = serve(total_mb=100)
+def test_a_scan_beyond_the_memory_of_all_is_refused_until_another_has_ended(serve):
+    server = serve(session_mb=128, total_mb=136, sessions=2)
+    header = header_of(256, 256, 512, coils=12)  # 6 MB a slice
+    wide = np.zeros((12, 256, 512), np.complex64)
     with server.connect() as first:
-        first.send(BEGUN)
-        assert isinstance(first.receive(), Text)
-        refused = server.exchange(whole_scan)
+        first.send(opening(header) + pack_readouts(readouts_of(wide, np.arange(86), last=False)))
+        assert "waiting:" in first.receive().text
+        refused = server.exchange(opening(header))
         assert not refused.images
-        assert refused.texts[0].startswith("error: memory of a scan = 64 MB: 36 of the profile's 100 MB are free")
-        first.send(pack_readouts(readouts_of(KSPACE, np.arange(LINES // 3, LINES))) + pack_close())
-        assert first.replies().kinds() == FINAL
+        assert re.match(r"error: memory of a scan = 93 MB: \d+ of the profile's 136 MB are free", refused.texts[0])
+        first.send(pack_close())
+        first.replies()
         first.half_close()
     for _ in range(1000):
-        replies = server.exchange(whole_scan)
+        replies = server.exchange(opening(header) + pack_close())
         if "are free" not in replies.text:  # else the server has not seen yet that the first has left
             break
-    assert replies.kinds() == FINAL
+    assert "no readouts" in replies.text
+
+
+def test_as_many_small_scans_as_the_profile_states_are_served_at_once(serve):
+    sessions = USUAL["sessions"]
+    server = serve(**USUAL)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(sessions)]
+        for client in clients:
+            client.send(BEGUN)
+            assert "waiting:" in client.receive().text
+        for client in clients:
+            client.send(pack_readouts(readouts_of(KSPACE, np.arange(LINES // 3, LINES))) + pack_close())
+            assert client.replies().kinds() == FINAL
+
+
+def test_the_memory_of_a_scan_follows_its_open_slices_and_ends_with_it(runtime_of):
+    kspace = kspace_of(object_image(256, 64), coil_maps(8, 256, 64))
+    header = header_of(256, 64, 64, coils=8, limits={"slice": Limit(0, 11, 0)})  # 1 MB a slice
+    with runtime_of(output=None) as runtime:
+        session = Session(runtime, NobodyListens(), "a-scan")
+        session.configure("edge-classical")
+        session.begin(header)
+        free = [runtime.memory.free_bytes]
+        for number in range(3):
+            session.readouts(readouts_of(kspace, [1], last=False, slice=number))
+            free.append(runtime.memory.free_bytes)
+        assert np.diff(free).tolist() == [0, -3 << 20, -3 << 20]
+        session.close()
+        session.release()
+        assert runtime.memory.free_bytes == runtime.profile.total_bytes
+
+
+def test_a_slice_for_which_other_scans_left_no_memory_ends_the_scan_and_keeps_the_others(runtime_of):
+    kspace = kspace_of(object_image(256, 64), coil_maps(8, 256, 64))
+    header = header_of(256, 64, 64, coils=8, limits={"slice": Limit(0, 11, 0)})
+    with runtime_of(output=None) as runtime:
+        session = Session(runtime, NobodyListens(), "a-scan")
+        session.configure("edge-classical")
+        session.begin(header)
+        session.readouts(readouts_of(kspace, last=False))
+        others = Reservation(runtime.memory)
+        others.require(runtime.memory.free_bytes - (2 << 20))
+        with pytest.raises(BudgetExceeded, match="memory of a scan"):
+            session.readouts(readouts_of(kspace, [1], last=False, slice=1))
+        session.abort("no memory")
+        assert [image["slice"] for image in session.report.images if image["completeness"] == "incomplete"] == [0, 0]
 
 
 def test_a_large_readout_before_the_header_is_refused_before_memory_is_taken(serve):
@@ -664,7 +761,19 @@ def test_messages_in_single_bytes_are_the_same_scan(serve, whole_scan):
         assert client.replies().kinds() == FINAL
 
 
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1e30, 1e-30])
+def test_samples_beyond_single_precision_are_refused_by_their_brightness(serve, factor):
+    replies = serve().exchange(scan_bytes(readouts_of((KSPACE * factor).astype(np.complex64))))
+    assert not replies.images
+    assert "hold samples of up to" in replies.text and "send the samples in other units" in replies.text
+
+
+def test_a_configuration_may_be_named_as_a_file_in_a_text_too(serve):
+    stream = pack_config_text("edge-classical.xml\n") + scan_bytes(readouts_of(KSPACE))[1026:]
+    assert serve().exchange(stream).kinds() == FINAL
+
+
 def test_samples_so_large_that_their_transform_overflows_give_a_reason(serve, whole_scan):
     server = serve()
     batch = readouts_of(KSPACE)

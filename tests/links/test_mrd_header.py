@@ -431,3 +431,23 @@ def test_attacks_on_the_parser_are_refused_and_called_so(prologue: str) -> None:
 def test_what_is_no_header_is_refused(xml: bytes) -> None:
     with pytest.raises(HeaderError):
         parse_header(xml)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16"])
+def test_a_header_in_utf16_is_read_to_its_last_character(encoding):
+    text = FULL.replace("UTF-8", "UTF-16")
+    text = text if encoding == "utf-16" else "\ufeff" + text
+    assert parse_header(text.encode(encoding)) == parse_header(FULL.encode())
+
+
+def test_white_space_before_the_header_and_a_terminator_are_ignored():
+    assert parse_header(b"\r\n " + FULL.encode() + b"\0") == parse_header(FULL.encode())
+
+
+def test_a_number_of_coils_that_is_none_is_noted_in_few_words():
+    header = parse_header(re.sub("<receiverChannels>.*?<", "<receiverChannels>1e308<", FULL).encode())
+    assert header.scanner.receiver_coils is None
+    assert (
+        "acquisitionSystemInformation.receiverChannels is 1e+308, more than 1024 coils, and was left out"
+        in header.notes
+    )

@@ -479,11 +479,11 @@ def test_golden_texts() -> None:
     assert b"".join(written) == golden
 
 
-def test_nul_terminators_are_taken_off() -> None:
+def test_nul_terminators_are_taken_off_texts_but_not_xml_which_may_be_utf16() -> None:
     stream = (
         pack_text("a\0") + pack_header(b"<h/>\0") + pack_config_text("c\0") + b"\x01\0" + b"n\0junk".ljust(1024, b"\0")
     )
-    assert read(stream) == [Text("a"), HeaderText(b"<h/>"), ConfigText("c"), ConfigFile("n")]
+    assert read(stream) == [Text("a"), HeaderText(b"<h/>\0"), ConfigText("c"), ConfigFile("n")]
 
 
 def test_a_config_file_name_leaves_room_for_its_terminator() -> None:

@@ -107,7 +107,7 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_], plans: Plans) ->
         measured: ``(phase_encodes,)``.
 
     Raises:
-        NoImage: the centre of k-space is not measured yet, or holds no signal.
+        NoImage: the centre of k-space is not measured yet, or holds no signal or one that is out of range.
     """
     acs = calibration_lines(measured)
     if acs.stop <= acs.start:
@@ -115,15 +115,15 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_], plans: Plans) ->
             f"the centre of k-space (phase encode {measured.size // 2} of {measured.size}) is not measured; "
             f"{int(measured.sum())} other phase encodes are"
         )
+    try:
+        scale = image_scale(hybrid, acs, plans)
+    except ValueError as error:
+        raise NoImage(str(error)) from error
     compression = compression_matrix(hybrid[:, acs], MAX_VIRTUAL_COILS)
     virtual = np.tensordot(compression, hybrid[:, acs], axes=1)
     phase_encodes, columns = hybrid.shape[1:]
     support = object_support(virtual, acs, phase_encodes, plans)
     sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), phase_encodes, columns, plans, support)
-    try:
-        scale = image_scale(hybrid, acs, plans)
-    except ValueError as error:
-        raise NoImage(str(error)) from error
     return Calibration(acs, compression, sensitivities, scale)
 
 
