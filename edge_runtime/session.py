@@ -324,7 +324,7 @@ class Session:
         if not self._runtime.pool.has_room() or not self._room_for_one_more(self._waiting()):
             return False
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
-        geometry, notes = self._assembler.geometry(key), self._notes()
+        geometry, notes = self._assembler.geometry(key), (*self._notes(), *to_calibrate.notes)
         share = float(samples.measured.sum()) / self._assembler.layout.lines
         arrived, stages = time.time(), _Stages()
 
@@ -357,6 +357,7 @@ class Session:
         if missing := assembler.layout.missing(assembler.measured(key)):
             notes = (*notes, missing)
         samples, to_calibrate = assembler.take(key)
+        notes = (*notes, *to_calibrate.notes)
         share = float(samples.measured.sum()) / assembler.layout.lines
         arrived, stages = time.time(), _Stages()
         stages.add("ingest", progress.ingest_s)

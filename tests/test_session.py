@@ -18,7 +18,7 @@ from edge_runtime.errors import ScanRefused
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.pool import Priority
 from edge_runtime.runtime import Runtime, open_runtime
-from edge_runtime.scan import Image, Limit, Method, ReadoutBatch
+from edge_runtime.scan import Image, Limit, Method, ReadoutBatch, ReadoutFlag
 from edge_runtime.session import Session
 
 KSPACE = usual_kspace()
@@ -192,6 +192,24 @@ def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):
     for first in np.arange(0, 0.9, 0.1):
         session.readouts(part(first, first + 0.1))
     monkeypatch.undo()
+
+
+# --------------------------------------------------------------------------------------------------------- calibration
+
+OUTER = np.arange(0, LINES, 4)
+SEPARATE_ACS = readouts_of(KSPACE, np.arange(12, 20), flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False)
+
+
+def test_repetitions_without_an_acs_of_their_own_use_the_latest_and_say_so(session, scanner):
+    session.readouts(SEPARATE_ACS)
+    for repetition in range(3):
+        session.readouts(readouts_of(KSPACE, OUTER, repetition=repetition))
+    first, *later = [image for image in scanner.images if image.method is Method.CLASSICAL]
+    for image in later:
+        np.testing.assert_allclose(image.pixels, first.pixels, rtol=1e-3, atol=1e-3 * first.pixels.max())
+    said = "calibrated with the separate ACS of repetition 0"
+    assert [said in image.notes for image in (first, *later)] == [False, True, True]
+    assert not any("no ACS" in note for image in scanner.images for note in image.notes)
 
 
 # ------------------------------------------------------------------------------------------------- what nobody foresaw

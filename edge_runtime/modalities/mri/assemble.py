@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,9 @@ import numpy.typing as npt
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
 from edge_runtime.kernels import IngestPlan, Lines, Workers
 from edge_runtime.modalities.mri.fourier import Complex
-from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
+from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
-from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibration_lines
+from edge_runtime.modalities.mri.reconstruct import MOST_ACS_LINES, SliceSamples, calibration_lines
 from edge_runtime.scan import BESIDE_THE_IMAGE, COUNTERS, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
 
 NOT_IMAGE_LINES = (*BESIDE_THE_IMAGE, ReadoutFlag.IS_REVERSE)  # lines of EPI, which is not reconstructed yet
@@ -44,6 +45,22 @@ COPIES_OF_A_WAITING_SLICE = 2
 """Its samples and, at most as many, those to calibrate from."""
 
 
+@dataclass(frozen=True)
+class SeparateAcs:
+    """Lines that are measured for calibration only; they serve their slice until a later repetition or phase brings others.
+
+    Attributes:
+        repetition, phase: of which they are.
+        samples: sums over averages of the central lines, all that calibration looks at, ``(acs_lines, coils, columns)``.
+        counts: averages summed, ``(acs_lines,)``.
+    """
+
+    repetition: int
+    phase: int
+    samples: Complex
+    counts: npt.NDArray[np.int32]
+
+
 @dataclass
 class SliceBuffer:
     """One slice being filled.
@@ -54,13 +71,13 @@ class SliceBuffer:
         counts: averages summed, ``(phase_encodes,)``.
         seen: which lines each average has brought.
         ended_by: the flag that ended the slice.
+        calibration: the separate ACS that serves the slice.
     """
 
     samples: Complex
     counts: npt.NDArray[np.int32]
     geometry: Geometry
-    calibration_samples: Complex | None = None
-    calibration_counts: npt.NDArray[np.int32] | None = None
+    calibration: SeparateAcs | None
     seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
     ended_by: str = ""
 
@@ -81,11 +98,13 @@ class CalibrationSamples:
         acs: averaged samples of the calibration lines, ``(acs_lines, coils, columns)``.
         lines: which lines those are.
         measured: ``(phase_encodes,)``; image and calibration lines count.
+        notes: where the lines come from, if not from the slice's own repetition.
     """
 
     acs: Complex
     lines: slice
     measured: npt.NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
 
     def hybrid(self) -> Complex:
         """``(coils, phase_encodes, columns)``, zero outside the ACS."""
@@ -116,6 +135,9 @@ class Assembler:
         self._budget_bytes = budget_bytes
         self._open: dict[SliceKey, SliceBuffer] = {}
         self._ended: dict[SliceKey, str] = {}
+        self._separate: dict[tuple[int, int, int], SeparateAcs] = {}
+        centre = layout.lines // 2
+        self._central = slice(max(0, centre - MOST_ACS_LINES // 2), min(layout.lines, centre + MOST_ACS_LINES // 2))
         self._noise_samples: list[Complex] = []
         self._noise_readouts = 0
         self._noise_time_us = 0.0
@@ -165,7 +187,7 @@ class Assembler:
             elif is_calibration:
                 self._settle_noise()
                 for key, part in _alike(batch[run]):
-                    self._place(key, part, calibration=True)
+                    self._add_calibration(key, part)
             else:
                 yield from self._add_image_lines(batch[run])
 
@@ -203,14 +225,14 @@ class Assembler:
 
     def calibration_snapshot(self, key: SliceKey) -> CalibrationSamples:
         """A copy of what `calibrate` needs."""
-        calibration = self._calibration_samples(self._open[key])
+        calibration = self._calibration_samples(key, self._open[key])
         return replace(calibration, acs=calibration.acs.copy())
 
     def take(self, key: SliceKey) -> tuple[SliceSamples, CalibrationSamples]:
         """Both of a slice whose image is on its way, without a copy where there need not be one. The slice is forgotten; later
         readouts for it are refused. `reuse` gives the memory back when the image is made."""
         buffer = self._close(key)
-        calibration = self._calibration_samples(buffer)  # first: the sums are about to become averages
+        calibration = self._calibration_samples(key, buffer)  # first: the sums are about to become averages
         return self._averaged(key, buffer, buffer.samples), calibration
 
     def reuse(self, samples: SliceSamples) -> None:
@@ -243,25 +265,39 @@ class Assembler:
         seed = (key.slice, key.contrast, key.phase, key.repetition, key.set)
         return SliceSamples(samples.transpose(1, 0, 2), measured, noise, seed)
 
-    def _calibration_samples(self, buffer: SliceBuffer) -> CalibrationSamples:
+    def _calibration_samples(self, key: SliceKey, buffer: SliceBuffer) -> CalibrationSamples:
         """The image's own lines where there are any; may share the buffer's memory."""
-        counts, only = buffer.counts, np.zeros(self.layout.lines, np.bool_)
-        if buffer.calibration_counts is not None:
-            only = (counts == 0) & (buffer.calibration_counts > 0)
-            counts = np.where(only, buffer.calibration_counts, counts)
-        measured = counts > 0
+        counts, measured, separate = self._calibration_counts(buffer)
         acs = calibration_lines(measured)
         lines = buffer.samples[acs]
-        if buffer.calibration_samples is not None:
-            lines = np.where(only[acs, None, None], buffer.calibration_samples[acs], lines)
+        notes: tuple[str, ...] = ()
+        if separate[acs].any():
+            assert buffer.calibration is not None
+            start = self._central.start
+            other = buffer.calibration.samples[acs.start - start : acs.stop - start]
+            lines = np.where(separate[acs, None, None], other, lines)
+            if buffer.calibration.repetition != key.repetition:
+                notes = (f"calibrated with the separate ACS of repetition {buffer.calibration.repetition}",)
         if (counts[acs] > 1).any():
             lines = lines / counts[acs].astype(np.float32)[:, None, None]
-        return CalibrationSamples(lines, acs, measured)
+        return CalibrationSamples(lines, acs, measured, notes)
+
+    def _calibration_counts(
+        self, buffer: SliceBuffer
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Of all lines: averages summed, which are measured, and which of those only for calibration."""
+        separate = np.zeros(self.layout.lines, np.bool_)
+        if buffer.calibration is None:
+            return buffer.counts, buffer.measured, separate
+        counts = buffer.counts.copy()
+        separate[self._central] = (counts[self._central] == 0) & (buffer.calibration.counts > 0)
+        counts[separate] = buffer.calibration.counts[separate[self._central]]
+        return counts, counts > 0, separate
 
     def slices_that_may_wait(self) -> int:
         """How many slices may wait for reconstruction, as copies, beside those in progress and the one that is reconstructed; at
         least one."""
-        fitting = self._budget_bytes // self.layout.slice_bytes(self._coils or 1)
+        fitting = (self._budget_bytes - self._separate_bytes()) // self.layout.slice_bytes(self._coils or 1)
         return max(1, (fitting - WORKING_COPIES - len(self._open)) // COPIES_OF_A_WAITING_SLICE)
 
     def _check_coils(self, batch: ReadoutBatch) -> None:
@@ -291,7 +327,7 @@ class Assembler:
         return out
 
     def _add_noise(self, batch: ReadoutBatch) -> None:
-        if self._open or self._ended or self._counters.undecided:
+        if self._open or self._ended or self._separate or self._counters.undecided:
             raise ReadoutError(
                 "flags",
                 f"IS_NOISE_MEASUREMENT (scan_counter {int(batch.header['scan_counter'][0])})",
@@ -322,34 +358,52 @@ class Assembler:
             ends &= part.header["average"] + np.uint32(1) >= self.layout.averages
             complete = bool(ends.any())
             last = int(np.argmax(ends)) + 1 if complete else len(part)
-            self._place(key, part[:last], calibration=False)
+            self._place(key, part[:last])
             if complete:
                 of_slice = int(part.header["flags"][last - 1]) & ENDS_A_SLICE
                 self._open[key].ended_by = str((ENDS_A_SLICE if of_slice else ENDS_THE_SCAN).name)
             yield key, complete
             if last < len(part):
-                self._place(key, part[last:], calibration=False)  # refused: the slice has been taken
+                self._place(key, part[last:])  # refused: the slice has been taken
 
-    def _place(self, key: SliceKey, batch: ReadoutBatch, *, calibration: bool) -> None:
-        """Transforms readouts and adds them to their slice."""
+    def _place(self, key: SliceKey, batch: ReadoutBatch) -> None:
+        """Transforms image lines and adds them to their slice."""
         buffer = self._buffer(key, batch)
         lines, fault = self._lines(batch)
-        if not calibration:
-            lines, fault = self._unseen(buffer, batch[: len(lines)], lines, fault)
+        lines, fault = self._unseen(buffer, batch[: len(lines)], lines, fault)
         if len(lines):
-            self._add_lines(buffer, batch[: len(lines)], lines, calibration=calibration)
+            self._add_lines(buffer, batch[: len(lines)], lines)
         if fault is not None:
             raise fault
 
-    def _add_lines(self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines, *, calibration: bool) -> None:
-        if calibration:
-            if buffer.calibration_samples is None or buffer.calibration_counts is None:
-                self._check_room(1)
-                buffer.calibration_samples = np.zeros_like(buffer.samples)
-                buffer.calibration_counts = np.zeros_like(buffer.counts)
-            self._transform(part, lines, buffer.calibration_samples, add=True)
-            np.add.at(buffer.calibration_counts, lines, 1)
-            return
+    def _add_calibration(self, key: SliceKey, batch: ReadoutBatch) -> None:
+        """Transforms calibration lines and keeps the central ones."""
+        self._check_not_ended(key, batch)
+        lines, fault = self._lines(batch)
+        central = (lines >= self._central.start) & (lines < self._central.stop)
+        if central.any():
+            acs = self._separate_acs(key)
+            lines = lines[central] - self._central.start
+            self._transform(batch[: len(central)][central], lines, acs.samples, add=True)
+            np.add.at(acs.counts, lines, 1)
+        if fault is not None:
+            raise fault
+
+    def _separate_acs(self, key: SliceKey) -> SeparateAcs:
+        """Where the calibration lines of a slice are summed."""
+        place = (key.slice, key.contrast, key.set)
+        acs = self._separate.get(place)
+        if acs is None or (acs.repetition, acs.phase) != (key.repetition, key.phase):
+            size = self._central.stop - self._central.start
+            shape = (size, self._coils or 1, self.layout.columns)
+            self._check_room("separate calibrations", len(self._separate) + 1, math.prod(shape) * COMPLEX_BYTES)
+            acs = SeparateAcs(key.repetition, key.phase, np.zeros(shape, np.complex64), np.zeros(size, np.int32))
+            self._separate[place] = acs
+            if key in self._open:
+                self._open[key].calibration = acs
+        return acs
+
+    def _add_lines(self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines) -> None:
         first = (buffer.counts[lines] == 0) & ~_repeated(lines)
         if first.all():
             self._transform(part, lines, buffer.samples, add=False)
@@ -364,32 +418,41 @@ class Assembler:
         buffer = self._open.get(key)
         if buffer is not None:
             return buffer
+        self._check_not_ended(key, part)
+        layout = self.layout
+        self._check_room("slices in progress", len(self._open) + 1, layout.slice_bytes(part.coils))
+        if self._spare is None:
+            samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
+        else:  # memory that is new to the process costs as much as the transform
+            samples, self._spare = self._spare, None
+        calibration = self._separate.get((key.slice, key.contrast, key.set))
+        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), _geometry(part.header[0], layout), calibration)
+        self._open[key] = buffer
+        return buffer
+
+    def _check_not_ended(self, key: SliceKey, part: ReadoutBatch) -> None:
         if key in self._ended:
             raise ReadoutError(
                 "idx",
                 key,
                 f"readout {int(part.header['scan_counter'][0])} belongs to a slice that {self._ended[key]} had ended",
             )
-        self._check_room(1)
-        layout = self.layout
-        if self._spare is None:
-            samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
-        else:  # memory that is new to the process costs as much as the transform
-            samples, self._spare = self._spare, None
-        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), _geometry(part.header[0], layout))
-        self._open[key] = buffer
-        return buffer
 
-    def _check_room(self, more: int) -> None:
-        slice_bytes = self.layout.slice_bytes(self._coils or 1)
-        with_calibration = sum(buffer.calibration_samples is not None for buffer in self._open.values())
-        needed = slice_bytes * (len(self._open) + with_calibration + more + WORKING_COPIES)
+    def _check_room(self, what: str, count: int, more_bytes: int) -> None:
+        """Refuses what would not leave enough memory to reconstruct a slice."""
+        held = self.layout.slice_bytes(self._coils or 1) * (len(self._open) + WORKING_COPIES) + self._separate_bytes()
+        needed = held + more_bytes
         if needed > self._budget_bytes:
             raise BudgetExceeded(
-                "slices in progress", len(self._open) + more,
+                what, count,
                 f"needs {needed >> 20} MB with reconstruction, the profile grants {self._budget_bytes >> 20} MB for samples; "
                 "end slices with LAST_IN_SLICE, or raise memory.session_mb",
             )  # fmt: skip
+
+    def _separate_bytes(self) -> int:
+        """Of the separate ACS that are kept; an open slice may hold one that a later has replaced."""
+        kept = [*self._separate.values(), *(buffer.calibration for buffer in self._open.values() if buffer.calibration)]
+        return sum({id(acs): acs.samples.nbytes for acs in kept}.values())
 
     def _lines(self, part: ReadoutBatch) -> tuple[Lines, ReadoutError | None]:
         """Array indices of the leading readouts that lie in the matrix, and what is wrong with the next one."""

@@ -339,6 +339,54 @@ def test_separate_calibration_lines_serve_calibration_only():
     np.testing.assert_array_equal(np.flatnonzero(assembler.measured(KEY)), np.arange(0, LINES, 2))
 
 
+def calibration_of(kspace, **counters):
+    return readouts_of(kspace, np.arange(12, 20), flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False, **counters)
+
+
+def test_separate_calibration_lines_serve_later_repetitions_of_their_slice():
+    assembler = assembler_of()
+    feed(assembler, calibration_of(2 * KSPACE), calibration_of(5 * KSPACE, slice=1))
+    outer = np.arange(0, LINES, 4)
+    for repetition in range(3):
+        feed(assembler, readouts_of(KSPACE, outer, repetition=repetition))
+        _, samples = assembler.take(SliceKey(repetition=repetition))
+        assert samples.lines == slice(12, 21)
+        np.testing.assert_allclose(samples.hybrid()[:, 13], 2 * direct(KSPACE)[:, 13], atol=1e-5)
+        assert samples.notes == (("calibrated with the separate ACS of repetition 0",) if repetition else ())
+    assert list(assembler.finish()) == []
+
+
+def test_calibration_lines_too_far_out_to_calibrate_from_are_not_kept():
+    """Of 64 lines, the 32 in the centre are all that calibration looks at."""
+    kspace = kspace_of(object_image(64), coil_maps(lines=64), SAMPLES)
+    assembler = assembler_of(header_of(lines=64))
+    feed(assembler, readouts_of(2 * kspace, flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False))
+    feed(assembler, readouts_of(kspace, np.arange(0, 64, 4)))
+    samples = assembler.calibration_snapshot(KEY)
+    factors = np.where(np.arange(16, 48) % 4 == 0, 1, 2)[None, :, None]
+    assert samples.lines == slice(16, 48)
+    np.testing.assert_allclose(samples.hybrid()[:, 16:48], factors * direct(kspace)[:, 16:48], atol=1e-5)
+
+
+def test_a_later_calibration_replaces_the_one_before_but_not_for_a_slice_in_progress():
+    assembler = assembler_of()
+    outer = np.arange(0, LINES, 4)
+    feed(assembler, calibration_of(2 * KSPACE), readouts_of(KSPACE, outer, last=False))
+    feed(assembler, calibration_of(3 * KSPACE, repetition=1), readouts_of(KSPACE, outer, repetition=1, last=False))
+    for repetition, factor in enumerate((2, 3)):
+        _, samples = assembler.take(SliceKey(repetition=repetition))
+        np.testing.assert_allclose(samples.hybrid()[:, 13], factor * direct(KSPACE)[:, 13], atol=1e-5)
+        assert samples.notes == ()
+
+
+def test_calibration_lines_of_many_slices_are_refused_before_memory_is_exceeded():
+    header = header_of()
+    assembler = assembler_of(header, Layout.of(header).slice_bytes(COILS) * (WORKING_COPIES + 3))
+    feed(assembler, *(calibration_of(KSPACE, slice=s) for s in range(3)))
+    with pytest.raises(BudgetExceeded, match="separate calibrations = 4"):
+        feed(assembler, calibration_of(KSPACE, slice=3))
+
+
 def test_lines_for_calibration_and_image_are_image_lines():
     flags = ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING | ReadoutFlag.IS_PARALLEL_CALIBRATION
     assembler = assembler_of()
