@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,13 @@ class SliceBuffer:
     @property
     def lines_measured(self) -> int:
         return int(np.count_nonzero(self.counts))
+
+
+class AcsState(NamedTuple):
+    """How many lines a slice can be calibrated from, and how many readouts brought them; grows with every one that does."""
+
+    lines: int
+    readouts: int
 
 
 @dataclass(frozen=True)
@@ -214,6 +222,12 @@ class Assembler:
     def measured(self, key: SliceKey) -> npt.NDArray[np.bool_]:
         """Measured phase encodes ``(phase_encodes,)``, calibration lines not counted."""
         return self._open[key].measured
+
+    def acs(self, key: SliceKey) -> AcsState:
+        """What a slice could be calibrated from now."""
+        counts, measured, _ = self._calibration_counts(self._open[key])
+        lines = calibration_lines(measured)
+        return AcsState(lines.stop - lines.start, int(counts[lines].sum()))
 
     def geometry(self, key: SliceKey) -> Geometry:
         return self._open[key].geometry
