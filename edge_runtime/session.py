@@ -291,7 +291,7 @@ class Session:
         assert self._assembler is not None
         progress = self._slice(key)
         if complete:
-            self._final(key, Completeness.FINAL)
+            self._final(key, self._completeness(key))
             return
         self._calibrate_ahead(key, progress)
         share = self._assembler.lines_measured(key) / self._assembler.layout.expected_lines
@@ -421,13 +421,14 @@ class Session:
     def _end_open_slices(self, *, aborted: bool = False) -> None:
         assert self._assembler is not None
         for key in self._assembler.open_slices():
-            measured = self._assembler.measured(key)
-            if not measured.any():
+            if not self._assembler.lines_measured(key):
                 self._assembler.drop(key)
-            elif aborted or self._assembler.layout.missing(measured):
-                self._final(key, Completeness.INCOMPLETE)
             else:
-                self._final(key, Completeness.FINAL)
+                self._final(key, Completeness.INCOMPLETE if aborted else self._completeness(key))
+
+    def _completeness(self, key: SliceKey) -> Completeness:
+        assert self._assembler is not None
+        return Completeness.FINAL if self._assembler.is_whole(key) else Completeness.INCOMPLETE
 
     def _explain_nothing(self) -> None:
         """Says why, where a scan held nothing of which an image could even be tried."""

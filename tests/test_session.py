@@ -195,6 +195,23 @@ def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):
     monkeypatch.undo()
 
 
+# ---------------------------------------------------------------------------------------------------- the end of slices
+
+
+def test_repetitions_without_flags_become_images_when_the_next_begins(session, scanner):
+    for repetition in range(4):
+        session.readouts(readouts_of(KSPACE, last=False, repetition=repetition))
+    assert scanner.kinds() == 3 * FINALS
+    assert [image.key.repetition for image in scanner.images] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_repetition_that_the_next_one_cut_short_is_incomplete(session, scanner):
+    session.readouts(part(0, 0.5))
+    session.readouts(readouts_of(KSPACE, repetition=1))
+    assert scanner.kinds() == [*((method, "incomplete") for method in BOTH), *FINALS]
+    assert f"{LINES // 2} of {LINES} expected phase encodes were measured" in scanner.images[0].notes
+
+
 # --------------------------------------------------------------------------------------------------------- calibration
 
 OUTER = np.arange(0, LINES, 4)

@@ -29,8 +29,10 @@ NOT_IMAGE_LINES = (*BESIDE_THE_IMAGE, ReadoutFlag.IS_REVERSE)  # lines of EPI, w
 """Recognised, counted and left out of the image; the image says how many of which."""
 
 COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
-ENDS_A_SLICE = ReadoutFlag.LAST_IN_SLICE
-ENDS_THE_SCAN = ReadoutFlag.LAST_IN_MEASUREMENT
+ENDS = (ReadoutFlag.LAST_IN_MEASUREMENT, ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_SLICE)
+"""What ends slices: all, those of the repetition, and the readout's own. The first that is set counts."""
+
+END_OF_SLICES = functools.reduce(ReadoutFlag.__or__, ENDS)
 UNUSUAL = functools.reduce(
     ReadoutFlag.__or__,
     (*NOT_IMAGE_LINES, COMPRESSED, ReadoutFlag.IS_NOISE_MEASUREMENT, ReadoutFlag.IS_PARALLEL_CALIBRATION),
@@ -71,7 +73,8 @@ class SliceBuffer:
             hold anything: clearing all, most of which are overwritten, would take time.
         counts: averages summed, ``(phase_encodes,)``.
         seen: which lines each average has brought.
-        ended_by: the flag that ended the slice.
+        ended_by: what ended the slice.
+        ended_by_flag: whether that was the scanner's word, not a conclusion.
         calibration: the separate ACS that serves the slice.
     """
 
@@ -81,6 +84,7 @@ class SliceBuffer:
     calibration: SeparateAcs | None
     seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
     ended_by: str = ""
+    ended_by_flag: bool = False
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
@@ -222,6 +226,11 @@ class Assembler:
     def measured(self, key: SliceKey) -> npt.NDArray[np.bool_]:
         """Measured phase encodes ``(phase_encodes,)``, calibration lines not counted."""
         return self._open[key].measured
+
+    def is_whole(self, key: SliceKey) -> bool:
+        """Whether a slice has ended by the scanner's word, or lacks nothing."""
+        buffer = self._open[key]
+        return buffer.ended_by_flag or not self.layout.missing(buffer.measured)
 
     def acs(self, key: SliceKey) -> AcsState:
         """What a slice could be calibrated from now."""
@@ -368,17 +377,44 @@ class Assembler:
     def _add_image(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
         self._settle_noise()
         for key, part in _alike(batch):
-            ends = _has(part.header["flags"], ENDS_A_SLICE | ENDS_THE_SCAN)
-            ends &= part.header["average"] + np.uint32(1) >= self.layout.averages
-            complete = bool(ends.any())
-            last = int(np.argmax(ends)) + 1 if complete else len(part)
+            if key not in self._open:
+                earlier = [
+                    k
+                    for k in self._open
+                    if k.repetition < key.repetition and replace(k, repetition=key.repetition) == key
+                ]
+                yield from self._end(earlier, f"the beginning of repetition {key.repetition}")
+            ends = self._ends(part.header)
+            last = int(np.argmax(ends)) + 1 if ends.any() else len(part)
             self._place(key, part[:last])
-            if complete:
-                of_slice = int(part.header["flags"][last - 1]) & ENDS_A_SLICE
-                self._open[key].ended_by = str((ENDS_A_SLICE if of_slice else ENDS_THE_SCAN).name)
-            yield key, complete
+            if ends.any():
+                yield from self._end_by_flag(key, part.header[last - 1])
+            else:
+                yield key, False
             if last < len(part):
                 self._place(key, part[last:])  # refused: the slice has been taken
+
+    def _ends(self, header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Which readouts end slices; in a scan with averages, those of the last average."""
+        of_last_average = header["average"] + np.uint32(1) >= self.layout.averages
+        return np.asarray(_has(header["flags"], END_OF_SLICES) & of_last_average)
+
+    def _end_by_flag(self, key: SliceKey, header: np.void) -> Iterator[tuple[SliceKey, bool]]:
+        """Ends every slice that a readout's flag says to be over."""
+        flag = next(flag for flag in ENDS if int(header["flags"]) & flag)
+        over = {
+            ReadoutFlag.LAST_IN_MEASUREMENT: list(self._open),
+            ReadoutFlag.LAST_IN_REPETITION: [other for other in self._open if other.repetition == key.repetition],
+            ReadoutFlag.LAST_IN_SLICE: [other for other in self._open if other == key],
+        }
+        yield from self._end(over[flag], str(flag.name), by_flag=True)
+
+    def _end(self, keys: list[SliceKey], by: str, *, by_flag: bool = False) -> Iterator[tuple[SliceKey, bool]]:
+        for key in keys:
+            buffer = self._open[key]
+            if not buffer.ended_by:
+                buffer.ended_by, buffer.ended_by_flag = by, by_flag
+                yield key, True
 
     def _place(self, key: SliceKey, batch: ReadoutBatch) -> None:
         """Transforms image lines and adds them to their slice."""
@@ -623,7 +659,7 @@ class _Counters:
         header["slice"] = rest % layout.slices
         header["average"] = rest // layout.slices % layout.averages
         header["repetition"] = rest // (layout.slices * layout.averages)
-        header["flags"][line == layout.steps - 1] |= np.uint64(ENDS_A_SLICE)
+        header["flags"][line == layout.steps - 1] |= np.uint64(ReadoutFlag.LAST_IN_SLICE)
         return ReadoutBatch(header, batch.samples)
 
 

@@ -504,6 +504,51 @@ def test_readouts_after_the_end_of_their_slice_are_refused(together, flag):
         take_in(assembler, *([joined(*batches)] if together else batches))
 
 
+def interleaved(lines=LINES, slices=2, **counters):
+    """Line after line of all slices."""
+    parts = [readouts_of(KSPACE, range(lines), last=False, slice=s, **counters) for s in range(slices)]
+    return joined(*(part[n : n + 1] for n in range(lines) for part in parts))
+
+
+def with_flag(batch, flag):
+    batch.header["flags"][-1] |= np.uint64(flag)
+    return batch
+
+
+@pytest.mark.parametrize(
+    "flag", [ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_MEASUREMENT], ids=lambda f: f.name
+)
+def test_the_end_of_a_repetition_or_of_the_scan_is_the_end_of_all_its_slices(flag):
+    grown = feed(assembler_of(), with_flag(interleaved(), flag))
+    assert [key.slice for key, complete in grown if complete] == [0, 1]
+
+
+def test_the_end_of_a_repetition_leaves_others_open_and_the_end_of_the_scan_does_not():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, [1], last=False, slice=3, repetition=2))
+    ended = feed(assembler, with_flag(interleaved(repetition=0), ReadoutFlag.LAST_IN_REPETITION))[-2:]
+    assert ended == [(SliceKey(slice=s), True) for s in (0, 1)]
+    last = with_flag(readouts_of(KSPACE, [1], last=False, slice=4, repetition=1), ReadoutFlag.LAST_IN_MEASUREMENT)
+    assert (SliceKey(slice=3, repetition=2), True) in feed(assembler, last)
+
+
+@pytest.mark.parametrize(("lines", "whole"), [(LINES, True), (LINES - 1, False)])
+def test_a_slice_ends_when_a_later_repetition_of_it_begins(lines, whole):
+    assembler = assembler_of()
+    feed(assembler, interleaved(lines))
+    assert feed(assembler, readouts_of(KSPACE, [0], last=False, repetition=1))[0] == (KEY, True)
+    assert assembler.is_whole(KEY) is whole
+    assembler.take(KEY)
+    with pytest.raises(ReadoutError, match="belongs to a slice that the beginning of repetition 1 had ended"):
+        feed(assembler, readouts_of(KSPACE, [LINES - 1], last=False))
+
+
+def test_a_slice_that_a_flag_ended_is_whole_by_the_scanners_word():
+    assembler = assembler_of()
+    feed(assembler, with_flag(interleaved(LINES // 2), ReadoutFlag.LAST_IN_REPETITION))
+    assert assembler.is_whole(KEY)
+
+
 def test_a_scan_without_end_is_remembered_as_far_as_a_late_readout_reaches(monkeypatch):
     monkeypatch.setattr(assemble, "MOST_ENDED", 4)
     assembler = assembler_of()
