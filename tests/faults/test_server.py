@@ -492,6 +492,7 @@ FAULTS = {
     "phase encode outside the matrix": (scan_bytes(changed(20, phase_encode=5000)), "kspace_encode_step_1 = 5000"),
     "partition outside the matrix": (scan_bytes(changed(20, partition=3)), "kspace_encode_step_2 = 3"),
     "duplicated readout": (scan_bytes(changed(20, phase_encode=19)), "kspace_encode_step_1 = 19"),
+    "reversed image lines": (scan_bytes(changed(20, flags=ReadoutFlag.IS_REVERSE)), "echo-planar"),
     "compressed samples": (scan_bytes(changed(20, flags=ReadoutFlag.COMPRESSION2)), "COMPRESSION"),
     "more samples than the header says": (opening() + pack_readouts(readouts_of(WIDER)), f"number_of_samples = {SAMPLES + 16}"),
     "other number of coils": (

@@ -25,9 +25,6 @@ from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_mode
 from edge_runtime.modalities.mri.reconstruct import MOST_ACS_LINES, SliceSamples, calibration_lines
 from edge_runtime.scan import BESIDE_THE_IMAGE, COUNTERS, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
 
-NOT_IMAGE_LINES = (*BESIDE_THE_IMAGE, ReadoutFlag.IS_REVERSE)  # lines of EPI, which is not reconstructed yet
-"""Recognised, counted and left out of the image; the image says how many of which."""
-
 COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
 ENDS = (ReadoutFlag.LAST_IN_MEASUREMENT, ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_SLICE)
 """What ends slices: all, those of the repetition, and the readout's own. The first that is set counts."""
@@ -35,7 +32,13 @@ ENDS = (ReadoutFlag.LAST_IN_MEASUREMENT, ReadoutFlag.LAST_IN_REPETITION, Readout
 END_OF_SLICES = functools.reduce(ReadoutFlag.__or__, ENDS)
 UNUSUAL = functools.reduce(
     ReadoutFlag.__or__,
-    (*NOT_IMAGE_LINES, COMPRESSED, ReadoutFlag.IS_NOISE_MEASUREMENT, ReadoutFlag.IS_PARALLEL_CALIBRATION),
+    (
+        *BESIDE_THE_IMAGE,
+        COMPRESSED,
+        ReadoutFlag.IS_REVERSE,
+        ReadoutFlag.IS_NOISE_MEASUREMENT,
+        ReadoutFlag.IS_PARALLEL_CALIBRATION,
+    ),
 )
 """A readout without any of these is an image line."""
 
@@ -169,17 +172,23 @@ class Assembler:
         if not _has(batch.header["flags"], UNUSUAL).any() and not batch.header["encoding_space"].any():
             yield from self._add_image_lines(batch)
             return
-        compressed = _has(batch.header["flags"], COMPRESSED)
-        if compressed.any():
-            first = int(np.argmax(compressed))
+        unsupported, name, mend = self._unsupported(batch.header)
+        if unsupported.any():
+            first = int(np.argmax(unsupported))
             if first:
                 yield from self._sort(batch[:first])
-            raise UnsupportedScan(
-                "flags",
-                f"COMPRESSION (scan_counter {int(batch.header['scan_counter'][first])})",
-                "send uncompressed complex samples",
-            )
+            raise UnsupportedScan("flags", f"{name} (scan_counter {int(batch.header['scan_counter'][first])})", mend)
         yield from self._sort(batch)
+
+    def _unsupported(self, header: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.bool_], str, str]:
+        """Marks readouts of a kind that is not reconstructed, up to which a batch may be taken in; its name, and the mend."""
+        flags = header["flags"]
+        compressed = _has(flags, COMPRESSED)
+        beside = _has(flags, functools.reduce(ReadoutFlag.__or__, BESIDE_THE_IMAGE, ReadoutFlag.IS_NOISE_MEASUREMENT))
+        reversed_ = _has(flags, ReadoutFlag.IS_REVERSE) & ~beside & (header["encoding_space"] == 0)
+        if reversed_.any() and not compressed[: int(np.argmax(reversed_)) + 1].any():
+            return reversed_, "IS_REVERSE", "reversed image lines are echo-planar imaging, which is not supported"
+        return compressed, "COMPRESSION", "send uncompressed complex samples"
 
     def _sort(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
         """Tells noise, calibration and image readouts apart; takes them in the order in which they came."""
@@ -188,13 +197,12 @@ class Assembler:
         calibration_only = _has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION) & ~_has(
             flags, ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING
         )
-        kinds = np.stack([noise, calibration_only], axis=1)
-        left_out = self._leave_out(batch.header, ~noise)
-        if left_out.any():
-            batch, kinds = batch[~left_out], kinds[~left_out]
+        kinds = np.stack([noise, calibration_only, self._leave_out(batch.header, ~noise)], axis=1)
         for run in _runs(kinds):
-            is_noise, is_calibration = kinds[run.start]
-            if is_noise:
+            is_noise, is_calibration, is_left_out = kinds[run.start]
+            if is_left_out:
+                yield from self._end_beside_the_image(batch.header[run])
+            elif is_noise:
                 self._add_noise(batch[run])
             elif is_calibration:
                 self._settle_noise()
@@ -342,7 +350,7 @@ class Assembler:
         out: npt.NDArray[np.bool_] = candidates & (header["encoding_space"] != 0)
         if out.any():
             self.left_out["encoding_space_ref other than 0"] += int(out.sum())
-        for flag in NOT_IMAGE_LINES:
+        for flag in BESIDE_THE_IMAGE:
             found = candidates & _has(flags, flag) & ~out
             if found.any():
                 self.left_out[str(flag.name)] += int(found.sum())
@@ -398,6 +406,11 @@ class Assembler:
         """Which readouts end slices; in a scan with averages, those of the last average."""
         of_last_average = header["average"] + np.uint32(1) >= self.layout.averages
         return np.asarray(_has(header["flags"], END_OF_SLICES) & of_last_average)
+
+    def _end_beside_the_image(self, header: npt.NDArray[np.void]) -> Iterator[tuple[SliceKey, bool]]:
+        """Ends slices whose last readout is no line of theirs. Slices of another encoding space are not this one's."""
+        for readout in header[self._ends(header) & (header["encoding_space"] == 0)]:
+            yield from self._end_by_flag(SliceKey(*(int(readout[name]) for name in KEY_COUNTERS)), readout)
 
     def _end_by_flag(self, key: SliceKey, header: np.void) -> Iterator[tuple[SliceKey, bool]]:
         """Ends every slice that a readout's flag says to be over."""
@@ -683,14 +696,18 @@ def _repeated(lines: Lines) -> npt.NDArray[np.bool_]:
     return repeated
 
 
+KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+"""In the order of `SliceKey`."""
+
+
 def _alike(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
     """Parts of a batch that belong to one image and are transformed alike, in their order; mostly the whole batch."""
-    fields = ("slice", "contrast", "phase", "repetition", "set", "centre_sample", "discard_pre", "discard_post")
+    fields = (*KEY_COUNTERS, "centre_sample", "discard_pre", "discard_post")
     rows = np.empty((len(batch), len(fields)), np.uint16)
     for column, name in enumerate(fields):
         rows[:, column] = batch.header[name]
     for run in _runs(rows):
-        yield SliceKey(*rows[run.start, :5].tolist()), batch[run]
+        yield SliceKey(*rows[run.start, : len(KEY_COUNTERS)].tolist()), batch[run]
 
 
 def _runs(rows: npt.NDArray[np.generic]) -> Iterator[slice]:

@@ -308,7 +308,6 @@ NOT_IMAGES = [
     ReadoutFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
     ReadoutFlag.IS_PHASE_STABILIZATION_REFERENCE,
     ReadoutFlag.IS_PHASE_STABILIZATION,
-    ReadoutFlag.IS_REVERSE,
 ]
 
 
@@ -319,6 +318,26 @@ def test_readouts_that_are_not_image_lines_are_counted_and_left_out(flag):
     feed(assembler, joined(readouts_of(KSPACE, last=False), odd_one))
     assert assembler.left_out == {flag.name: 1}
     np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", NOT_IMAGES, ids=lambda flag: flag.name)
+def test_reversed_readouts_beside_the_image_are_left_out_too(flag):
+    assembler = assembler_of()
+    odd_one = readouts_of(1e6 * KSPACE, [7], flags=flag | ReadoutFlag.IS_REVERSE, last=False)
+    feed(assembler, joined(readouts_of(KSPACE, last=False), odd_one))
+    assert assembler.left_out == {flag.name: 1}
+
+
+def test_a_slice_ends_with_a_readout_that_is_left_out():
+    """A navigator comes after the last line."""
+    navigator = readouts_of(KSPACE, [7], flags=ReadoutFlag.IS_NAVIGATION_DATA)
+    assert feed(assembler_of(), joined(readouts_of(KSPACE, last=False), navigator))[-1] == (KEY, True)
+
+
+@pytest.mark.parametrize("field", ["slice", "encoding_space"])
+def test_a_readout_that_is_left_out_does_not_end_the_slice_of_another(field):
+    other = readouts_of(KSPACE, [7], flags=ReadoutFlag.IS_NAVIGATION_DATA, **{field: 1})
+    assert not any(complete for _, complete in feed(assembler_of(), readouts_of(KSPACE, last=False), other))
 
 
 def test_readouts_of_another_encoding_space_are_counted_and_left_out():
@@ -476,6 +495,11 @@ def changed(index, **fields):
         (changed(9, partition=1), ReadoutError, "kspace_encode_step_2 = 1: .*scan_counter 9"),
         (changed(9, phase_encode=4), ReadoutError, "kspace_encode_step_1 = 4: was measured before .*scan_counter 9"),
         (changed(9, flags=ReadoutFlag.COMPRESSION1), UnsupportedScan, "COMPRESSION .scan_counter 9"),
+        (
+            changed(slice(9, None, 2), flags=ReadoutFlag.IS_REVERSE),
+            UnsupportedScan,
+            "IS_REVERSE .scan_counter 9.*echo-planar",
+        ),
     ],
 )
 def test_a_bad_readout_is_named_and_those_before_it_are_kept(batch, error, words):
