@@ -42,6 +42,9 @@ UNUSUAL = functools.reduce(
 )
 """A readout without any of these is an image line."""
 
+PLACEMENT = {"position": 1e-2, "read_direction": 1e-3, "phase_direction": 1e-3, "slice_direction": 1e-3}
+"""Where a readout's image lies, and the differences (millimetres; of unit vectors) from which on readouts disagree."""
+
 MOST_NOTES = 32
 
 MOST_ENDED = 1 << 14
@@ -75,6 +78,8 @@ class SliceBuffer:
         samples: sums over averages, ``(phase_encodes, coils, columns)``: a readout is contiguous. Lines that are not measured
             hold anything: clearing all, most of which are overwritten, would take time.
         counts: averages summed, ``(phase_encodes,)``.
+        geometry: of the first image line.
+        placed: the fields of that line from which it was made.
         seen: which lines each average has brought.
         ended_by: what ended the slice.
         ended_by_flag: whether that was the scanner's word, not a conclusion.
@@ -84,6 +89,7 @@ class SliceBuffer:
     samples: Complex
     counts: npt.NDArray[np.int32]
     geometry: Geometry
+    placed: np.void
     calibration: SeparateAcs | None
     seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
     ended_by: str = ""
@@ -432,6 +438,9 @@ class Assembler:
     def _place(self, key: SliceKey, batch: ReadoutBatch) -> None:
         """Transforms image lines and adds them to their slice."""
         buffer = self._buffer(key, batch)
+        for name, tolerance in PLACEMENT.items():
+            if (np.abs(batch.header[name] - buffer.placed[name]) > tolerance).any():
+                self._note(f"{name} changes within slice {key.slice}: its images are placed by the first line of each")
         lines, fault = self._lines(batch)
         lines, fault = self._unseen(buffer, batch[: len(lines)], lines, fault)
         if len(lines):
@@ -488,8 +497,12 @@ class Assembler:
             samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
         else:  # memory that is new to the process costs as much as the transform
             samples, self._spare = self._spare, None
+        geometry = _geometry(part.header[0], layout)
+        if geometry.read_direction is None or geometry.phase_direction is None:
+            self._note("Geometry unknown because the scanner sent no directions")
         calibration = self._separate.get((key.slice, key.contrast, key.set))
-        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), _geometry(part.header[0], layout), calibration)
+        placed = part.header[[*PLACEMENT]][0].copy()
+        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), geometry, placed, calibration)
         self._open[key] = buffer
         return buffer
 

@@ -413,6 +413,40 @@ def test_lines_for_calibration_and_image_are_image_lines():
     assert assembler.lines_measured(KEY) == 8
 
 
+# ----------------------------------------------------------------------------------------------------------- geometry
+
+
+def test_an_image_lies_where_its_first_image_line_does():
+    """Calibration may have been measured elsewhere."""
+    calibration = calibration_of(KSPACE)
+    calibration.header["position"], calibration.header["read_direction"] = 99, 0
+    assembler = assembler_of()
+    feed(assembler, calibration, readouts_of(KSPACE, last=False))
+    geometry = assembler.geometry(KEY)
+    assert geometry.centre_mm == (0, 0, 0)
+    assert geometry.read_direction == (1, 0, 0)
+    assert assembler.notes == []
+
+
+@pytest.mark.parametrize("field", ["position", "read_direction", "phase_direction", "slice_direction"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_geometry_that_changes_within_a_slice_is_noted(field, together):
+    batches = [readouts_of(KSPACE, range(first, first + 10), last=False) for first in (0, 10)]
+    batches[1].header[field] += np.float32(0.5)
+    assembler = assembler_of()
+    feed(assembler, *([joined(*batches)] if together else batches))
+    assert assembler.notes == [f"{field} changes within slice 0: its images are placed by the first line of each"]
+
+
+@pytest.mark.parametrize("field", ["read_direction", "phase_direction"])
+def test_directions_that_the_scanner_does_not_send_are_noted(field):
+    batch = readouts_of(KSPACE, last=False)
+    batch.header[field] = 0
+    assembler = assembler_of()
+    feed(assembler, batch)
+    assert assembler.notes == ["Geometry unknown because the scanner sent no directions"]
+
+
 # --------------------------------------------------------------------------------------------------- missing counters
 
 
