@@ -78,8 +78,14 @@ class Layout:
             )
         notes: list[str] = []
         samples, lines = encoded.matrix[0], encoded.matrix[1]
-        columns = _kept(samples, encoded.field_of_view_mm[0], recon.field_of_view_mm[0], recon.matrix[0], "x", notes)
-        rows = _kept(lines, encoded.field_of_view_mm[1], recon.field_of_view_mm[1], recon.matrix[1], "y", notes)
+        columns = _kept(samples, encoded.field_of_view_mm[0], recon.field_of_view_mm[0])
+        rows = _kept(lines, encoded.field_of_view_mm[1], recon.field_of_view_mm[1])
+        if columns == samples == 2 * recon.matrix[0] and 4 * recon.matrix[1] > 3 * rows:
+            # A matrix that is about halved along both axes is an image of lower resolution, and nothing is cropped.
+            columns = recon.matrix[0]
+            notes.append(
+                "the readout is twice the image's matrix at the same field of view; taken for oversampling and cropped"
+            )
         steps = limits.get("kspace_encoding_step_1", Limit(0, lines - 1, lines // 2))
         if not 0 <= steps.minimum <= steps.centre <= steps.maximum and steps.centre != 0:
             raise HeaderError(
@@ -173,15 +179,10 @@ def _stated_lines(header: ScanHeader, lines: int) -> int | None:
     return int(text)
 
 
-def _kept(size: int, encoded_mm: float, recon_mm: float, recon_size: int, axis: str, notes: list[str]) -> int:
+def _kept(size: int, encoded_mm: float, recon_mm: float) -> int:
     """Image points kept of ``size`` transformed ones: the share of the field of view that the image shows."""
     if encoded_mm > 0 and recon_mm > 0 and recon_mm < encoded_mm * (1 - 1e-3):
         return min(size, max(1, round(size * recon_mm / encoded_mm)))
-    if axis == "x" and recon_size * 2 == size:
-        notes.append(
-            "the readout is twice the image's matrix at the same field of view; taken for oversampling and cropped"
-        )
-        return recon_size
     return size
 
 

@@ -38,6 +38,24 @@ def test_twice_the_samples_at_one_field_of_view_are_taken_for_oversampling():
     assert "oversampling" in layout.notes[0]
 
 
+@pytest.mark.parametrize("recon", [(32, 32), (32, 33), (64, 64)])
+def test_an_image_of_lower_resolution_shows_the_whole_field_of_view(recon):
+    """Half the matrix along both axes at one field of view: coarser pixels, no oversampling."""
+    layout = layout_of(spaces((64, 64), (256, 256), recon, (256, 256)))
+    assert (layout.columns, layout.rows, layout.notes) == (64, 64, ())
+    np.testing.assert_allclose(layout.to_recon_matrix(np.ones((64, 64), np.complex64)), 1, atol=1e-5)
+    wide = object_image(64, 64)
+    wide[:, [0, -1]] = 2  # the rim is still there
+    assert np.abs(layout.to_recon_matrix(wide)[:, 0]).min() > 0.5
+
+
+@pytest.mark.parametrize(("lines", "phase_mm", "recon_lines"), [(96, 360, 64), (64, 240, 60)])
+def test_oversampling_without_a_field_of_view_is_cropped_where_the_phase_encodes_are_not_halved(
+    lines, phase_mm, recon_lines
+):
+    assert layout_of(spaces((128, lines), (240, phase_mm), (64, recon_lines), (240, 240))).columns == 64
+
+
 def test_phase_oversampling_is_cropped_by_the_field_of_view():
     layout = layout_of(spaces((64, 96), (240, 360), (64, 64), (240, 240)))
     assert (layout.lines, layout.rows) == (96, 64)
