@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -497,6 +497,7 @@ class Assembler:
             samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
         else:  # memory that is new to the process costs as much as the transform
             samples, self._spare = self._spare, None
+        self._check_declared({name: getattr(key, name) for name in KEY_COUNTERS})
         geometry = _geometry(part.header[0], layout)
         if geometry.read_direction is None or geometry.phase_direction is None:
             self._note("Geometry unknown because the scanner sent no directions")
@@ -506,13 +507,31 @@ class Assembler:
         self._open[key] = buffer
         return buffer
 
+    def _check_declared(self, counters: Mapping[str, int]) -> None:
+        """Notes counters beyond the header's limits, which many consoles do not fill in; what they do not limit may be anything."""
+        for name, value in counters.items():
+            limit = self._header.encoding.limits.get(name)
+            if limit is not None and not limit.minimum <= value <= limit.maximum:
+                self._note(
+                    f"the header declares {name} {limit.minimum} to {limit.maximum}, readouts have others: taken as they came"
+                )
+
     def _check_not_ended(self, key: SliceKey, part: ReadoutBatch) -> None:
-        if key in self._ended:
+        if key not in self._ended:
+            return
+        average = int(part.header["average"].max())
+        if average >= self.layout.averages:
             raise ReadoutError(
-                "idx",
-                key,
-                f"readout {int(part.header['scan_counter'][0])} belongs to a slice that {self._ended[key]} had ended",
+                "average",
+                average,
+                f"comes after {self._ended[key]} had ended its slice, whose image was made without it; let the header declare "
+                f"{average + 1} averages (encodingLimits.average.maximum = {average}), or set the flag in the last average only",
             )
+        raise ReadoutError(
+            "idx",
+            key,
+            f"readout {int(part.header['scan_counter'][0])} belongs to a slice that {self._ended[key]} had ended",
+        )
 
     def _check_room(self, what: str, count: int, more_bytes: int) -> None:
         """Refuses what would not leave enough memory to reconstruct a slice."""
@@ -556,6 +575,7 @@ class Assembler:
         numbers = sorted(set(averages.tolist()))
         again = np.zeros(len(lines), np.bool_)
         for average in numbers:
+            self._check_declared({"average": average})
             seen = buffer.seen.setdefault(average, np.zeros(self.layout.lines, np.bool_))
             here = np.flatnonzero(averages == average)
             again[here] = seen[lines[here]] | _repeated(lines[here])

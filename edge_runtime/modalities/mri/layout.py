@@ -87,6 +87,12 @@ class Layout:
                 "the readout is twice the image's matrix at the same field of view; taken for oversampling and cropped"
             )
         steps = limits.get("kspace_encoding_step_1", Limit(0, lines - 1, lines // 2))
+        if steps.maximum - steps.minimum >= lines:
+            raise HeaderError(
+                "kspace_encoding_step_1.maximum",
+                steps.maximum,
+                f"at most {steps.minimum + lines - 1}: encodedSpace.matrixSize.y = {lines} phase encodes from {steps.minimum} on",
+            )
         if not 0 <= steps.minimum <= steps.centre <= steps.maximum and steps.centre != 0:
             raise HeaderError(
                 "kspace_encoding_step_1.center", steps.centre, f"must lie within {steps.minimum} to {steps.maximum}"

@@ -607,6 +607,24 @@ def test_a_slice_that_a_flag_ended_is_whole_by_the_scanners_word():
     assert assembler.is_whole(KEY)
 
 
+def test_an_average_that_was_not_declared_is_refused_with_the_mend():
+    assembler = assembler_of()
+    take_in(assembler, readouts_of(KSPACE))
+    with pytest.raises(
+        ReadoutError, match=r"average = 1: comes after LAST_IN_SLICE .*encodingLimits.average.maximum = 1"
+    ):
+        feed(assembler, readouts_of(KSPACE, average=1))
+
+
+@pytest.mark.parametrize("name", ["slice", "contrast", "phase", "repetition", "set", "average"])
+@pytest.mark.parametrize(("declared", "noted"), [(None, False), (Limit(0, 7, 0), False), (Limit(0, 0, 0), True)])
+def test_a_counter_beyond_its_limits_is_noted(name, declared, noted):
+    assembler = assembler_of(header_of(limits={name: declared} if declared else None))
+    feed(assembler, readouts_of(KSPACE, last=False, **{name: 7}))
+    said = f"the header declares {name} 0 to 0, readouts have others: taken as they came"
+    assert assembler.notes == ([said] if noted else [])
+
+
 def test_a_scan_without_end_is_remembered_as_far_as_a_late_readout_reaches(monkeypatch):
     monkeypatch.setattr(assemble, "MOST_ENDED", 4)
     assembler = assembler_of()

@@ -161,6 +161,12 @@ def test_a_centre_outside_its_range_is_refused():
         Layout.of(header_of(lines=32, steps=Limit(0, 31, 40)))
 
 
+@pytest.mark.parametrize(("steps", "most"), [(Limit(0, 60000, 16), 31), (Limit(4, 36, 16), 35)])
+def test_more_phase_encodes_than_the_matrix_are_refused(steps, most):
+    with pytest.raises(HeaderError, match=rf"step_1.maximum = {steps.maximum}: at most {most}: .*matrixSize.y = 32"):
+        Layout.of(header_of(lines=32, steps=steps))
+
+
 def test_a_slice_that_fits_the_budget_is_accepted_and_one_byte_less_is_not():
     layout = Layout.of(header_of())
     needed = layout.slice_bytes(4) * (1 + WORKING_COPIES)
