@@ -294,7 +294,7 @@ class Session:
             self._final(key, self._completeness(key))
             return
         self._calibrate_ahead(key, progress)
-        share = self._assembler.lines_measured(key) / self._assembler.layout.expected_lines
+        share = self._assembler.share(key)
         due = [at for at in progress.previews_due if share >= at]
         if not due or share >= 1:
             return

@@ -252,6 +252,11 @@ class Assembler:
         lines = calibration_lines(measured)
         return AcsState(lines.stop - lines.start, int(counts[lines].sum()))
 
+    def share(self, key: SliceKey) -> float:
+        """How much of a slice is measured, see `Layout.share`."""
+        buffer = self._open[key]
+        return self.layout.share(buffer.measured, separate_acs=buffer.calibration is not None)
+
     def geometry(self, key: SliceKey) -> Geometry:
         return self._open[key].geometry
 

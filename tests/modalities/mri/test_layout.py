@@ -124,6 +124,53 @@ def test_where_the_number_is_stated_the_ends_need_not_be_reached():
     assert layout.missing(np.isin(np.arange(32), range(12, 19))) == "7 of 8 expected phase encodes were measured"
 
 
+EMBEDDED = {"EmbeddedRefLinesE1": "24"}
+
+
+def linear(acs: int) -> np.ndarray:
+    """Every fourth of 128 lines and the ACS, in their order."""
+    lines = np.arange(128)
+    return np.flatnonzero((lines % 4 == 0) | (np.abs(lines - 63.5) < acs / 2))
+
+
+def shares(parameters, order, *, separate_acs=False):
+    """After every line."""
+    layout = Layout.of(header_of(lines=128, acceleration=4, parameters=parameters))
+    masks = [np.isin(np.arange(128), order[: count + 1]) for count in range(len(order))]
+    return np.array([layout.share(measured, separate_acs=separate_acs) for measured in masks])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "separate_acs", "acs"),
+    [
+        (EMBEDDED, False, 24),
+        ({"edge_expected_lines": "50"}, False, 24),
+        ({}, False, 0),
+        (EMBEDDED, True, 0),
+        ({"EmbeddedRefLinesE1": "many"}, False, 0),
+    ],
+    ids=["embedded", "stated", "no ACS", "separate", "senseless"],
+)
+def test_the_share_of_an_accelerated_slice_counts_its_acs(parameters, separate_acs, acs):
+    order = linear(acs)
+    expected = np.arange(1, len(order) + 1) / len(order)
+    np.testing.assert_allclose(shares(parameters, order, separate_acs=separate_acs), expected)
+
+
+def test_an_acs_that_nobody_tells_of_counts_when_it_has_come():
+    order = linear(24)
+    expected = np.arange(1, len(order) + 1) / len(order)
+    come = np.flatnonzero(order == 75)[0]
+    estimated = shares({}, order)
+    np.testing.assert_allclose(estimated[come:], expected[come:])
+    assert (estimated[:come] > expected[:come]).all()
+
+
+def test_the_share_of_a_full_scan_is_that_of_its_lines():
+    layout = Layout.of(header_of(lines=128, parameters=EMBEDDED))
+    assert layout.share(np.arange(128) < 32, separate_acs=False) == 0.25
+
+
 def test_counters_that_begin_elsewhere_are_named_as_the_scanner_counts():
     layout = Layout.of(header_of(lines=32, steps=Limit(0, 23, 8), acceleration=2))
     measured = np.zeros(32, bool)
