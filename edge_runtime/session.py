@@ -32,7 +32,7 @@ import numpy as np
 
 from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
 from edge_runtime.memory import Reservation
-from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler, CalibrationSamples
+from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, AcsState, Assembler, CalibrationSamples
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, RESAMPLING_COPIES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.reconstruct import (
     FEW_ACS_LINES,
@@ -104,14 +104,27 @@ class _SliceProgress:
 
     previews_due: list[float]
     waiting_said: bool = False
-    acs_lines: int = 0
-    calibration: Calibration | None = None
-    calibration_identity: bytes = b""
+    acs: AcsState | None = None
+    calibrated_from: AcsState | None = None
     calibrating: Future[None] | None = None
+    calibrated: _Calibrated | None = None
     preview: Future[None] | None = None
     final_queued: bool = False
     ingest_s: float = 0.0
-    calibrated_ahead_s: float = 0.0
+
+
+@dataclass
+class _Calibrated:
+    """A calibration that later images of the slice may use.
+
+    Attributes:
+        identity: of the samples that it was made of.
+        ahead_s: what it took while readouts still arrived, until a record has it.
+    """
+
+    calibration: Calibration
+    identity: bytes
+    ahead_s: float
 
 
 class _Stages:
@@ -314,20 +327,15 @@ class Session:
         assert self._assembler is not None
         progress = self._slice(key)
         if complete:
-            self._final(key, Completeness.FINAL)
+            self._final(key, self._completeness(key))
             return
-        if progress.calibrating is not None and not progress.previews_due:
-            return
-        acs = calibration_lines(self._assembler.measured(key))
-        lines = acs.stop - acs.start
-        grown, progress.acs_lines = lines != progress.acs_lines, lines
-        if progress.calibrating is None and (lines == MOST_ACS_LINES or (lines >= FEW_ACS_LINES and not grown)):
-            self._calibrate_ahead(key, progress)
-        share = self._assembler.lines_measured(key) / self._assembler.layout.expected_lines
+        self._calibrate_ahead(key, progress)
+        share = self._assembler.share(key)
         due = [at for at in progress.previews_due if share >= at]
         if not due or share >= 1:
             return
-        if lines == 0:
+        centre = calibration_lines(self._assembler.measured(key))
+        if centre.stop <= centre.start:
             if not progress.waiting_said:
                 progress.waiting_said = True
                 layout = self._assembler.layout
@@ -340,19 +348,28 @@ class Session:
             del progress.previews_due[: len(due)]  # else the slice tries again when it has grown
 
     def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
-        """Sensitivities while readouts still arrive, so that the last one leaves less to do."""
+        """Sensitivities while readouts still arrive, so that the last one leaves less to do: when the ACS is as large as it can
+        be, or when readouts came that did not add to it. Where it grows later on, as in interleaved orders, once more."""
         assert self._assembler is not None
-        if not self._runtime.pool.has_room():
+        acs = self._assembler.acs(key)
+        settled, progress.acs = acs == progress.acs, acs
+        busy = progress.calibrating is not None and not progress.calibrating.done()
+        if busy or acs == progress.calibrated_from or not self._runtime.pool.has_room():
+            return
+        if not (acs.lines >= FEW_ACS_LINES if settled else acs.lines == acs.readouts == MOST_ACS_LINES):
             return
         ahead = self._assembler.calibration_snapshot(key)
 
         def job() -> None:
-            began = time.monotonic()
-            progress.calibration = calibrate(ahead.hybrid(), ahead.measured, self._runtime.plans)
-            progress.calibration_identity = ahead.identity()
-            progress.calibrated_ahead_s = time.monotonic() - began
+            began, identity = time.monotonic(), ahead.identity()
+            if progress.final_queued or (progress.calibrated and progress.calibrated.identity == identity):
+                return
+            calibration = calibrate(ahead.hybrid(), ahead.measured, self._runtime.plans)
+            progress.calibrated = _Calibrated(calibration, identity, time.monotonic() - began)
 
         progress.calibrating = self._runtime.pool.offer(Priority.CALIBRATION, job)
+        if progress.calibrating is not None:
+            progress.calibrated_from = acs
 
     def _preview(self, key: SliceKey, progress: _SliceProgress) -> bool:
         """Queues a preview; false where there is no room for one."""
@@ -360,7 +377,7 @@ class Session:
         if not self._runtime.pool.has_room() or not self._room_for_one_more(self._waiting()):
             return False
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
-        geometry, notes = self._assembler.geometry(key), self._notes()
+        geometry, notes = self._assembler.geometry(key), (*self._notes(), *to_calibrate.notes)
         share = float(samples.measured.sum()) / self._assembler.layout.lines
         arrived, stages = time.time(), _Stages()
 
@@ -393,6 +410,7 @@ class Session:
         if missing := assembler.layout.missing(assembler.measured(key)):
             notes = (*notes, missing)
         samples, to_calibrate = assembler.take(key)
+        notes = (*notes, *to_calibrate.notes)
         share = float(samples.measured.sum()) / assembler.layout.lines
         arrived, stages = time.time(), _Stages()
         stages.add("ingest", progress.ingest_s)
@@ -440,13 +458,14 @@ class Session:
     def _end_open_slices(self, *, aborted: bool = False) -> None:
         assert self._assembler is not None
         for key in self._assembler.open_slices():
-            measured = self._assembler.measured(key)
-            if not measured.any():
+            if not self._assembler.lines_measured(key):
                 self._assembler.drop(key)
-            elif aborted or self._assembler.layout.missing(measured):
-                self._final(key, Completeness.INCOMPLETE)
             else:
-                self._final(key, Completeness.FINAL)
+                self._final(key, Completeness.INCOMPLETE if aborted else self._completeness(key))
+
+    def _completeness(self, key: SliceKey) -> Completeness:
+        assert self._assembler is not None
+        return Completeness.FINAL if self._assembler.is_whole(key) else Completeness.INCOMPLETE
 
     def _explain_nothing(self) -> None:
         """Says why, where a scan held nothing of which an image could even be tried."""
@@ -464,16 +483,17 @@ class Session:
     # Reconstruction, in the pool's threads
 
     def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples, stages: _Stages) -> Calibration:
-        """The calibration made ahead, if it was made of the very same samples; else a new one."""
+        """One that was made of the very same samples, ahead or for a preview; else a new one."""
         stages.ended("queued")
-        ahead = progress.calibration
-        if ahead is not None and ahead.acs == samples.lines and progress.calibration_identity == samples.identity():
-            stages.add("calibration_ahead", progress.calibrated_ahead_s)
-            progress.calibrated_ahead_s = 0.0  # a preview's record has it, the final image's must not
+        identity, known = samples.identity(), progress.calibrated
+        if known is not None and known.identity == identity:
+            stages.add("calibration_ahead", known.ahead_s)
+            known.ahead_s = 0.0  # a preview's record has it, the final image's must not
         else:
-            ahead = calibrate(samples.hybrid(), samples.measured, self._runtime.plans)
+            known = _Calibrated(calibrate(samples.hybrid(), samples.measured, self._runtime.plans), identity, 0.0)
+            progress.calibrated = known
         stages.ended("calibration")
-        return ahead
+        return known.calibration
 
     def _reconstruct(
         self,

@@ -16,9 +16,10 @@ from simulated import COLUMNS, LINES, centre_out, header_of, readouts_of, scan_b
 
 from edge_runtime.errors import ScanRefused
 from edge_runtime.modalities.mri.assemble import Assembler
+from edge_runtime.modalities.mri.reconstruct import calibrate
 from edge_runtime.pool import Priority
 from edge_runtime.runtime import Runtime, open_runtime
-from edge_runtime.scan import Image, Limit, Method, ReadoutBatch
+from edge_runtime.scan import Image, Limit, Method, ReadoutBatch, ReadoutFlag
 from edge_runtime.session import Session
 
 KSPACE = usual_kspace()
@@ -192,6 +193,96 @@ def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):
     for first in np.arange(0, 0.9, 0.1):
         session.readouts(part(first, first + 0.1))
     monkeypatch.undo()
+
+
+# ---------------------------------------------------------------------------------------------------- the end of slices
+
+
+def test_repetitions_without_flags_become_images_when_the_next_begins(session, scanner):
+    for repetition in range(4):
+        session.readouts(readouts_of(KSPACE, last=False, repetition=repetition))
+    assert scanner.kinds() == 3 * FINALS
+    assert [image.key.repetition for image in scanner.images] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_repetition_that_the_next_one_cut_short_is_incomplete(session, scanner):
+    session.readouts(part(0, 0.5))
+    session.readouts(readouts_of(KSPACE, repetition=1))
+    assert scanner.kinds() == [*((method, "incomplete") for method in BOTH), *FINALS]
+    assert f"{LINES // 2} of {LINES} expected phase encodes were measured" in scanner.images[0].notes
+
+
+# --------------------------------------------------------------------------------------------------------- calibration
+
+OUTER = np.arange(0, LINES, 4)
+SEPARATE_ACS = readouts_of(KSPACE, np.arange(12, 20), flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False)
+
+
+def test_repetitions_without_an_acs_of_their_own_use_the_latest_and_say_so(session, scanner):
+    session.readouts(SEPARATE_ACS)
+    for repetition in range(3):
+        session.readouts(readouts_of(KSPACE, OUTER, repetition=repetition))
+    first, *later = [image for image in scanner.images if image.method is Method.CLASSICAL]
+    for image in later:
+        np.testing.assert_allclose(image.pixels, first.pixels, rtol=1e-3, atol=1e-3 * first.pixels.max())
+    said = "calibrated with the separate ACS of repetition 0"
+    assert [said in image.notes for image in (first, *later)] == [False, True, True]
+    assert not any("no ACS" in note for image in scanner.images for note in image.notes)
+
+
+@pytest.fixture
+def calibrations(monkeypatch) -> list[int]:
+    """The numbers of lines that calibrations are made from."""
+    sizes: list[int] = []
+
+    def counted(hybrid, measured, plans):
+        made = calibrate(hybrid, measured, plans)
+        sizes.append(made.acs.stop - made.acs.start)
+        return made
+
+    monkeypatch.setattr("edge_runtime.session.calibrate", counted)
+    return sizes
+
+
+def take_in(session: Session, pool: Pool, lines: object, *, last: bool = False) -> None:
+    """A line at a time, with all the time in the world between them."""
+    batch = readouts_of(KSPACE, lines, last=last)
+    for number in range(len(batch)):
+        session.readouts(batch[number : number + 1])
+        pool.work()
+
+
+def test_a_separate_acs_is_calibrated_while_image_lines_still_arrive(session, pool, calibrations):
+    session.readouts(SEPARATE_ACS)
+    take_in(session, pool, OUTER[:3])
+    assert calibrations == [8]
+
+
+def test_an_acs_is_calibrated_once_for_previews_and_the_final_image(session, scanner, pool, calibrations):
+    session.readouts(SEPARATE_ACS)
+    take_in(session, pool, [12, 16, 0, 4, 8, 1, 2, 3, 5, 20, 24, 28, 22, 26, 30, 31, 29, 27], last=True)
+    assert scanner.kinds() == [*PREVIEWS, *PREVIEWS, *FINALS]
+    assert calibrations[-1] == 9
+    assert calibrations.count(9) == 1
+
+
+def test_what_a_preview_was_calibrated_with_serves_the_final_image(session, scanner, pool, calibrations):
+    session.readouts(readouts_of(KSPACE, [*range(12, 20)], last=False))  # grows, so that nothing is made ahead
+    pool.work()
+    session.readouts(readouts_of(KSPACE, [0, 2, 4]))
+    assert scanner.kinds() == [*PREVIEWS, *FINALS]
+    assert calibrations == [8]
+    assert "calibration_ahead" in session.report.images[2]["stages_s"]
+
+
+def test_an_acs_that_grows_after_it_was_calibrated_is_calibrated_again(session, pool, calibrations):
+    """An interleaved order brings the centre in pieces: the last piece counts."""
+    take_in(session, pool, [*range(14, 18), 0, 1, *range(10, 14), *range(18, 22), 2, 3])
+    assert calibrations[0] == 4
+    made_ahead = len(calibrations)
+    assert calibrations[-1] == 12
+    take_in(session, pool, [4], last=True)
+    assert len(calibrations) == made_ahead
 
 
 # ------------------------------------------------------------------------------------------------- what nobody foresaw

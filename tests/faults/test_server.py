@@ -149,6 +149,16 @@ def test_the_log_says_what_became_of_a_scan(serve, whole_scan, caplog):
     assert f"{LINES} readouts, {len(FINAL)} images" in said[0]
 
 
+def test_missing_directions_are_noted_on_the_wire_and_in_the_report(serve):
+    batch = readouts_of(KSPACE)
+    batch.header["read_direction"] = batch.header["phase_direction"] = 0
+    server = serve()
+    replies = server.exchange(scan_bytes(batch))
+    said = "Geometry unknown because the scanner sent no directions"
+    assert all(said in parse_meta_attributes(image.attributes)["EdgeNotes"] for image in replies.images)
+    assert said in report_of(server)["notes"]
+
+
 def test_the_report_names_every_image(serve, whole_scan):
     server = serve()
     server.exchange(whole_scan)
@@ -562,6 +572,7 @@ FAULTS = {
     "phase encode outside the matrix": (scan_bytes(changed(20, phase_encode=5000)), "kspace_encode_step_1 = 5000"),
     "partition outside the matrix": (scan_bytes(changed(20, partition=3)), "kspace_encode_step_2 = 3"),
     "duplicated readout": (scan_bytes(changed(20, phase_encode=19)), "kspace_encode_step_1 = 19"),
+    "reversed image lines": (scan_bytes(changed(20, flags=ReadoutFlag.IS_REVERSE)), "echo-planar"),
     "compressed samples": (scan_bytes(changed(20, flags=ReadoutFlag.COMPRESSION2)), "COMPRESSION"),
     "more samples than the header says": (opening() + pack_readouts(readouts_of(WIDER)), f"number_of_samples = {SAMPLES + 16}"),
     "other number of coils": (

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +20,30 @@ import numpy.typing as npt
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
 from edge_runtime.kernels import IngestPlan, Lines, Workers
 from edge_runtime.modalities.mri.fourier import Complex
-from edge_runtime.modalities.mri.layout import WORKING_COPIES, Layout
+from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
-from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibration_lines
+from edge_runtime.modalities.mri.reconstruct import MOST_ACS_LINES, SliceSamples, calibration_lines
 from edge_runtime.scan import BESIDE_THE_IMAGE, COUNTERS, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
 
-NOT_IMAGE_LINES = (*BESIDE_THE_IMAGE, ReadoutFlag.IS_REVERSE)  # lines of EPI, which is not reconstructed yet
-"""Recognised, counted and left out of the image; the image says how many of which."""
-
 COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
-ENDS_A_SLICE = ReadoutFlag.LAST_IN_SLICE
-ENDS_THE_SCAN = ReadoutFlag.LAST_IN_MEASUREMENT
+ENDS = (ReadoutFlag.LAST_IN_MEASUREMENT, ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_SLICE)
+"""What ends slices: all, those of the repetition, and the readout's own. The first that is set counts."""
+
+END_OF_SLICES = functools.reduce(ReadoutFlag.__or__, ENDS)
 UNUSUAL = functools.reduce(
     ReadoutFlag.__or__,
-    (*NOT_IMAGE_LINES, COMPRESSED, ReadoutFlag.IS_NOISE_MEASUREMENT, ReadoutFlag.IS_PARALLEL_CALIBRATION),
+    (
+        *BESIDE_THE_IMAGE,
+        COMPRESSED,
+        ReadoutFlag.IS_REVERSE,
+        ReadoutFlag.IS_NOISE_MEASUREMENT,
+        ReadoutFlag.IS_PARALLEL_CALIBRATION,
+    ),
 )
 """A readout without any of these is an image line."""
+
+PLACEMENT = {"position": 1e-2, "read_direction": 1e-3, "phase_direction": 1e-3, "slice_direction": 1e-3}
+"""Where a readout's image lies, and the differences (millimetres; of unit vectors) from which on readouts disagree."""
 
 MOST_NOTES = 32
 
@@ -44,6 +54,22 @@ COPIES_OF_A_WAITING_SLICE = 2
 """Its samples and, at most as many, those to calibrate from."""
 
 
+@dataclass(frozen=True)
+class SeparateAcs:
+    """Lines that are measured for calibration only; they serve their slice until a later repetition or phase brings others.
+
+    Attributes:
+        repetition, phase: of which they are.
+        samples: sums over averages of the central lines, all that calibration looks at, ``(acs_lines, coils, columns)``.
+        counts: averages summed, ``(acs_lines,)``.
+    """
+
+    repetition: int
+    phase: int
+    samples: Complex
+    counts: npt.NDArray[np.int32]
+
+
 @dataclass
 class SliceBuffer:
     """One slice being filled.
@@ -52,17 +78,22 @@ class SliceBuffer:
         samples: sums over averages, ``(phase_encodes, coils, columns)``: a readout is contiguous. Lines that are not measured
             hold anything: clearing all, most of which are overwritten, would take time.
         counts: averages summed, ``(phase_encodes,)``.
+        geometry: of the first image line.
+        placed: the fields of that line from which it was made.
         seen: which lines each average has brought.
-        ended_by: the flag that ended the slice.
+        ended_by: what ended the slice.
+        ended_by_flag: whether that was the scanner's word, not a conclusion.
+        calibration: the separate ACS that serves the slice.
     """
 
     samples: Complex
     counts: npt.NDArray[np.int32]
     geometry: Geometry
-    calibration_samples: Complex | None = None
-    calibration_counts: npt.NDArray[np.int32] | None = None
+    placed: np.void
+    calibration: SeparateAcs | None
     seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
     ended_by: str = ""
+    ended_by_flag: bool = False
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
@@ -73,6 +104,13 @@ class SliceBuffer:
         return int(np.count_nonzero(self.counts))
 
 
+class AcsState(NamedTuple):
+    """How many lines a slice can be calibrated from, and how many readouts brought them; grows with every one that does."""
+
+    lines: int
+    readouts: int
+
+
 @dataclass(frozen=True)
 class CalibrationSamples:
     """What `calibrate` needs of a slice.
@@ -81,11 +119,13 @@ class CalibrationSamples:
         acs: averaged samples of the calibration lines, ``(acs_lines, coils, columns)``.
         lines: which lines those are.
         measured: ``(phase_encodes,)``; image and calibration lines count.
+        notes: where the lines come from, if not from the slice's own repetition.
     """
 
     acs: Complex
     lines: slice
     measured: npt.NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
 
     def hybrid(self) -> Complex:
         """``(coils, phase_encodes, columns)``, zero outside the ACS."""
@@ -116,6 +156,9 @@ class Assembler:
         self._budget_bytes = budget_bytes
         self._open: dict[SliceKey, SliceBuffer] = {}
         self._ended: dict[SliceKey, str] = {}
+        self._separate: dict[tuple[int, int, int], SeparateAcs] = {}
+        centre = layout.lines // 2
+        self._central = slice(max(0, centre - MOST_ACS_LINES // 2), min(layout.lines, centre + MOST_ACS_LINES // 2))
         self._noise_samples: list[Complex] = []
         self._noise_readouts = 0
         self._noise_time_us = 0.0
@@ -135,17 +178,23 @@ class Assembler:
         if not _has(batch.header["flags"], UNUSUAL).any() and not batch.header["encoding_space"].any():
             yield from self._add_image_lines(batch)
             return
-        compressed = _has(batch.header["flags"], COMPRESSED)
-        if compressed.any():
-            first = int(np.argmax(compressed))
+        unsupported, name, mend = self._unsupported(batch.header)
+        if unsupported.any():
+            first = int(np.argmax(unsupported))
             if first:
                 yield from self._sort(batch[:first])
-            raise UnsupportedScan(
-                "flags",
-                f"COMPRESSION (scan_counter {int(batch.header['scan_counter'][first])})",
-                "send uncompressed complex samples",
-            )
+            raise UnsupportedScan("flags", f"{name} (scan_counter {int(batch.header['scan_counter'][first])})", mend)
         yield from self._sort(batch)
+
+    def _unsupported(self, header: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.bool_], str, str]:
+        """Marks readouts of a kind that is not reconstructed, up to which a batch may be taken in; its name, and the mend."""
+        flags = header["flags"]
+        compressed = _has(flags, COMPRESSED)
+        beside = _has(flags, functools.reduce(ReadoutFlag.__or__, BESIDE_THE_IMAGE, ReadoutFlag.IS_NOISE_MEASUREMENT))
+        reversed_ = _has(flags, ReadoutFlag.IS_REVERSE) & ~beside & (header["encoding_space"] == 0)
+        if reversed_.any() and not compressed[: int(np.argmax(reversed_)) + 1].any():
+            return reversed_, "IS_REVERSE", "reversed image lines are echo-planar imaging, which is not supported"
+        return compressed, "COMPRESSION", "send uncompressed complex samples"
 
     def _sort(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
         """Tells noise, calibration and image readouts apart; takes them in the order in which they came."""
@@ -154,18 +203,17 @@ class Assembler:
         calibration_only = _has(flags, ReadoutFlag.IS_PARALLEL_CALIBRATION) & ~_has(
             flags, ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING
         )
-        kinds = np.stack([noise, calibration_only], axis=1)
-        left_out = self._leave_out(batch.header, ~noise)
-        if left_out.any():
-            batch, kinds = batch[~left_out], kinds[~left_out]
+        kinds = np.stack([noise, calibration_only, self._leave_out(batch.header, ~noise)], axis=1)
         for run in _runs(kinds):
-            is_noise, is_calibration = kinds[run.start]
-            if is_noise:
+            is_noise, is_calibration, is_left_out = kinds[run.start]
+            if is_left_out:
+                yield from self._end_beside_the_image(batch.header[run])
+            elif is_noise:
                 self._add_noise(batch[run])
             elif is_calibration:
                 self._settle_noise()
                 for key, part in _alike(batch[run]):
-                    self._place(key, part, calibration=True)
+                    self._add_calibration(key, part)
             else:
                 yield from self._add_image_lines(batch[run])
 
@@ -193,6 +241,22 @@ class Assembler:
         """Measured phase encodes ``(phase_encodes,)``, calibration lines not counted."""
         return self._open[key].measured
 
+    def is_whole(self, key: SliceKey) -> bool:
+        """Whether a slice has ended by the scanner's word, or lacks nothing."""
+        buffer = self._open[key]
+        return buffer.ended_by_flag or not self.layout.missing(buffer.measured)
+
+    def acs(self, key: SliceKey) -> AcsState:
+        """What a slice could be calibrated from now."""
+        counts, measured, _ = self._calibration_counts(self._open[key])
+        lines = calibration_lines(measured)
+        return AcsState(lines.stop - lines.start, int(counts[lines].sum()))
+
+    def share(self, key: SliceKey) -> float:
+        """How much of a slice is measured, see `Layout.share`."""
+        buffer = self._open[key]
+        return self.layout.share(buffer.measured, separate_acs=buffer.calibration is not None)
+
     def geometry(self, key: SliceKey) -> Geometry:
         return self._open[key].geometry
 
@@ -203,14 +267,14 @@ class Assembler:
 
     def calibration_snapshot(self, key: SliceKey) -> CalibrationSamples:
         """A copy of what `calibrate` needs."""
-        calibration = self._calibration_samples(self._open[key])
+        calibration = self._calibration_samples(key, self._open[key])
         return replace(calibration, acs=calibration.acs.copy())
 
     def take(self, key: SliceKey) -> tuple[SliceSamples, CalibrationSamples]:
         """Both of a slice whose image is on its way, without a copy where there need not be one. The slice is forgotten; later
         readouts for it are refused. `reuse` gives the memory back when the image is made."""
         buffer = self._close(key)
-        calibration = self._calibration_samples(buffer)  # first: the sums are about to become averages
+        calibration = self._calibration_samples(key, buffer)  # first: the sums are about to become averages
         return self._averaged(key, buffer, buffer.samples), calibration
 
     def reuse(self, samples: SliceSamples) -> None:
@@ -243,25 +307,39 @@ class Assembler:
         seed = (key.slice, key.contrast, key.phase, key.repetition, key.set)
         return SliceSamples(samples.transpose(1, 0, 2), measured, noise, seed)
 
-    def _calibration_samples(self, buffer: SliceBuffer) -> CalibrationSamples:
+    def _calibration_samples(self, key: SliceKey, buffer: SliceBuffer) -> CalibrationSamples:
         """The image's own lines where there are any; may share the buffer's memory."""
-        counts, only = buffer.counts, np.zeros(self.layout.lines, np.bool_)
-        if buffer.calibration_counts is not None:
-            only = (counts == 0) & (buffer.calibration_counts > 0)
-            counts = np.where(only, buffer.calibration_counts, counts)
-        measured = counts > 0
+        counts, measured, separate = self._calibration_counts(buffer)
         acs = calibration_lines(measured)
         lines = buffer.samples[acs]
-        if buffer.calibration_samples is not None:
-            lines = np.where(only[acs, None, None], buffer.calibration_samples[acs], lines)
+        notes: tuple[str, ...] = ()
+        if separate[acs].any():
+            assert buffer.calibration is not None
+            start = self._central.start
+            other = buffer.calibration.samples[acs.start - start : acs.stop - start]
+            lines = np.where(separate[acs, None, None], other, lines)
+            if buffer.calibration.repetition != key.repetition:
+                notes = (f"calibrated with the separate ACS of repetition {buffer.calibration.repetition}",)
         if (counts[acs] > 1).any():
             lines = lines / counts[acs].astype(np.float32)[:, None, None]
-        return CalibrationSamples(lines, acs, measured)
+        return CalibrationSamples(lines, acs, measured, notes)
+
+    def _calibration_counts(
+        self, buffer: SliceBuffer
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Of all lines: averages summed, which are measured, and which of those only for calibration."""
+        separate = np.zeros(self.layout.lines, np.bool_)
+        if buffer.calibration is None:
+            return buffer.counts, buffer.measured, separate
+        counts = buffer.counts.copy()
+        separate[self._central] = (counts[self._central] == 0) & (buffer.calibration.counts > 0)
+        counts[separate] = buffer.calibration.counts[separate[self._central]]
+        return counts, counts > 0, separate
 
     def slices_that_may_wait(self) -> int:
         """How many slices may wait for reconstruction, as copies, beside those in progress and the one that is reconstructed; at
         least one."""
-        fitting = self._budget_bytes // self.layout.slice_bytes(self._coils or 1)
+        fitting = (self._budget_bytes - self._separate_bytes()) // self.layout.slice_bytes(self._coils or 1)
         return max(1, (fitting - WORKING_COPIES - len(self._open)) // COPIES_OF_A_WAITING_SLICE)
 
     def _check_coils(self, batch: ReadoutBatch) -> None:
@@ -283,7 +361,7 @@ class Assembler:
         out: npt.NDArray[np.bool_] = candidates & (header["encoding_space"] != 0)
         if out.any():
             self.left_out["encoding_space_ref other than 0"] += int(out.sum())
-        for flag in NOT_IMAGE_LINES:
+        for flag in BESIDE_THE_IMAGE:
             found = candidates & _has(flags, flag) & ~out
             if found.any():
                 self.left_out[str(flag.name)] += int(found.sum())
@@ -291,7 +369,7 @@ class Assembler:
         return out
 
     def _add_noise(self, batch: ReadoutBatch) -> None:
-        if self._open or self._ended or self._counters.undecided:
+        if self._open or self._ended or self._separate or self._counters.undecided:
             raise ReadoutError(
                 "flags",
                 f"IS_NOISE_MEASUREMENT (scan_counter {int(batch.header['scan_counter'][0])})",
@@ -318,38 +396,91 @@ class Assembler:
     def _add_image(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
         self._settle_noise()
         for key, part in _alike(batch):
-            ends = _has(part.header["flags"], ENDS_A_SLICE | ENDS_THE_SCAN)
-            ends &= part.header["average"] + np.uint32(1) >= self.layout.averages
-            complete = bool(ends.any())
-            last = int(np.argmax(ends)) + 1 if complete else len(part)
-            self._place(key, part[:last], calibration=False)
-            if complete:
-                of_slice = int(part.header["flags"][last - 1]) & ENDS_A_SLICE
-                self._open[key].ended_by = str((ENDS_A_SLICE if of_slice else ENDS_THE_SCAN).name)
-            yield key, complete
+            if key not in self._open:
+                earlier = [
+                    k
+                    for k in self._open
+                    if k.repetition < key.repetition and replace(k, repetition=key.repetition) == key
+                ]
+                yield from self._end(earlier, f"the beginning of repetition {key.repetition}")
+            ends = self._ends(part.header)
+            last = int(np.argmax(ends)) + 1 if ends.any() else len(part)
+            self._place(key, part[:last])
+            if ends.any():
+                yield from self._end_by_flag(key, part.header[last - 1])
+            else:
+                yield key, False
             if last < len(part):
-                self._place(key, part[last:], calibration=False)  # refused: the slice has been taken
+                self._place(key, part[last:])  # refused: the slice has been taken
 
-    def _place(self, key: SliceKey, batch: ReadoutBatch, *, calibration: bool) -> None:
-        """Transforms readouts and adds them to their slice."""
+    def _ends(self, header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Which readouts end slices; in a scan with averages, those of the last average."""
+        of_last_average = header["average"] + np.uint32(1) >= self.layout.averages
+        return np.asarray(_has(header["flags"], END_OF_SLICES) & of_last_average)
+
+    def _end_beside_the_image(self, header: npt.NDArray[np.void]) -> Iterator[tuple[SliceKey, bool]]:
+        """Ends slices whose last readout is no line of theirs. Slices of another encoding space are not this one's."""
+        for readout in header[self._ends(header) & (header["encoding_space"] == 0)]:
+            yield from self._end_by_flag(SliceKey(*(int(readout[name]) for name in KEY_COUNTERS)), readout)
+
+    def _end_by_flag(self, key: SliceKey, header: np.void) -> Iterator[tuple[SliceKey, bool]]:
+        """Ends every slice that a readout's flag says to be over."""
+        flag = next(flag for flag in ENDS if int(header["flags"]) & flag)
+        over = {
+            ReadoutFlag.LAST_IN_MEASUREMENT: list(self._open),
+            ReadoutFlag.LAST_IN_REPETITION: [other for other in self._open if other.repetition == key.repetition],
+            ReadoutFlag.LAST_IN_SLICE: [other for other in self._open if other == key],
+        }
+        yield from self._end(over[flag], str(flag.name), by_flag=True)
+
+    def _end(self, keys: list[SliceKey], by: str, *, by_flag: bool = False) -> Iterator[tuple[SliceKey, bool]]:
+        for key in keys:
+            buffer = self._open[key]
+            if not buffer.ended_by:
+                buffer.ended_by, buffer.ended_by_flag = by, by_flag
+                yield key, True
+
+    def _place(self, key: SliceKey, batch: ReadoutBatch) -> None:
+        """Transforms image lines and adds them to their slice."""
         buffer = self._buffer(key, batch)
+        for name, tolerance in PLACEMENT.items():
+            if (np.abs(batch.header[name] - buffer.placed[name]) > tolerance).any():
+                self._note(f"{name} changes within slice {key.slice}: its images are placed by the first line of each")
         lines, fault = self._lines(batch)
-        if not calibration:
-            lines, fault = self._unseen(buffer, batch[: len(lines)], lines, fault)
+        lines, fault = self._unseen(buffer, batch[: len(lines)], lines, fault)
         if len(lines):
-            self._add_lines(buffer, batch[: len(lines)], lines, calibration=calibration)
+            self._add_lines(buffer, batch[: len(lines)], lines)
         if fault is not None:
             raise fault
 
-    def _add_lines(self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines, *, calibration: bool) -> None:
-        if calibration:
-            if buffer.calibration_samples is None or buffer.calibration_counts is None:
-                self._check_room(1)
-                buffer.calibration_samples = np.zeros_like(buffer.samples)
-                buffer.calibration_counts = np.zeros_like(buffer.counts)
-            self._transform(part, lines, buffer.calibration_samples, add=True)
-            np.add.at(buffer.calibration_counts, lines, 1)
-            return
+    def _add_calibration(self, key: SliceKey, batch: ReadoutBatch) -> None:
+        """Transforms calibration lines and keeps the central ones."""
+        self._check_not_ended(key, batch)
+        lines, fault = self._lines(batch)
+        central = (lines >= self._central.start) & (lines < self._central.stop)
+        if central.any():
+            acs = self._separate_acs(key)
+            lines = lines[central] - self._central.start
+            self._transform(batch[: len(central)][central], lines, acs.samples, add=True)
+            np.add.at(acs.counts, lines, 1)
+        if fault is not None:
+            raise fault
+
+    def _separate_acs(self, key: SliceKey) -> SeparateAcs:
+        """Where the calibration lines of a slice are summed."""
+        place = (key.slice, key.contrast, key.set)
+        acs = self._separate.get(place)
+        if acs is None or (acs.repetition, acs.phase) != (key.repetition, key.phase):
+            size = self._central.stop - self._central.start
+            shape = (size, self._coils or 1, self.layout.columns)
+            self._check_room("separate calibrations", len(self._separate) + 1, math.prod(shape) * COMPLEX_BYTES)
+            acs = SeparateAcs(key.repetition, key.phase, np.zeros(shape, np.complex64), np.zeros(size, np.int32))
+            self._separate[place] = acs
+            if key in self._open:
+                self._open[key].calibration = acs
+        return acs
+
+    def _add_lines(self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines) -> None:
         first = (buffer.counts[lines] == 0) & ~_repeated(lines)
         if first.all():
             self._transform(part, lines, buffer.samples, add=False)
@@ -364,32 +495,64 @@ class Assembler:
         buffer = self._open.get(key)
         if buffer is not None:
             return buffer
-        if key in self._ended:
-            raise ReadoutError(
-                "idx",
-                key,
-                f"readout {int(part.header['scan_counter'][0])} belongs to a slice that {self._ended[key]} had ended",
-            )
-        self._check_room(1)
+        self._check_not_ended(key, part)
         layout = self.layout
+        self._check_room("slices in progress", len(self._open) + 1, layout.slice_bytes(part.coils))
         if self._spare is None:
             samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
         else:  # memory that is new to the process costs as much as the transform
             samples, self._spare = self._spare, None
-        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), _geometry(part.header[0], layout))
+        self._check_declared({name: getattr(key, name) for name in KEY_COUNTERS})
+        geometry = _geometry(part.header[0], layout)
+        if geometry.read_direction is None or geometry.phase_direction is None:
+            self._note("Geometry unknown because the scanner sent no directions")
+        calibration = self._separate.get((key.slice, key.contrast, key.set))
+        placed = part.header[[*PLACEMENT]][0].copy()
+        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), geometry, placed, calibration)
         self._open[key] = buffer
         return buffer
 
-    def _check_room(self, more: int) -> None:
-        slice_bytes = self.layout.slice_bytes(self._coils or 1)
-        with_calibration = sum(buffer.calibration_samples is not None for buffer in self._open.values())
-        needed = slice_bytes * (len(self._open) + with_calibration + more + WORKING_COPIES)
+    def _check_declared(self, counters: Mapping[str, int]) -> None:
+        """Notes counters beyond the header's limits, which many consoles do not fill in; what they do not limit may be anything."""
+        for name, value in counters.items():
+            limit = self._header.encoding.limits.get(name)
+            if limit is not None and not limit.minimum <= value <= limit.maximum:
+                self._note(
+                    f"the header declares {name} {limit.minimum} to {limit.maximum}, readouts have others: taken as they came"
+                )
+
+    def _check_not_ended(self, key: SliceKey, part: ReadoutBatch) -> None:
+        if key not in self._ended:
+            return
+        average = int(part.header["average"].max())
+        if average >= self.layout.averages:
+            raise ReadoutError(
+                "average",
+                average,
+                f"comes after {self._ended[key]} had ended its slice, whose image was made without it; let the header declare "
+                f"{average + 1} averages (encodingLimits.average.maximum = {average}), or set the flag in the last average only",
+            )
+        raise ReadoutError(
+            "idx",
+            key,
+            f"readout {int(part.header['scan_counter'][0])} belongs to a slice that {self._ended[key]} had ended",
+        )
+
+    def _check_room(self, what: str, count: int, more_bytes: int) -> None:
+        """Refuses what would not leave enough memory to reconstruct a slice."""
+        held = self.layout.slice_bytes(self._coils or 1) * (len(self._open) + WORKING_COPIES) + self._separate_bytes()
+        needed = held + more_bytes
         if needed > self._budget_bytes:
             raise BudgetExceeded(
-                "slices in progress", len(self._open) + more,
+                what, count,
                 f"needs {needed >> 20} MB with reconstruction, the profile grants {self._budget_bytes >> 20} MB for samples; "
                 "end slices with LAST_IN_SLICE, or raise memory.session_mb",
             )  # fmt: skip
+
+    def _separate_bytes(self) -> int:
+        """Of the separate ACS that are kept; an open slice may hold one that a later has replaced."""
+        kept = [*self._separate.values(), *(buffer.calibration for buffer in self._open.values() if buffer.calibration)]
+        return sum({id(acs): acs.samples.nbytes for acs in kept}.values())
 
     def _lines(self, part: ReadoutBatch) -> tuple[Lines, ReadoutError | None]:
         """Array indices of the leading readouts that lie in the matrix, and what is wrong with the next one."""
@@ -417,6 +580,7 @@ class Assembler:
         numbers = sorted(set(averages.tolist()))
         again = np.zeros(len(lines), np.bool_)
         for average in numbers:
+            self._check_declared({"average": average})
             seen = buffer.seen.setdefault(average, np.zeros(self.layout.lines, np.bool_))
             here = np.flatnonzero(averages == average)
             again[here] = seen[lines[here]] | _repeated(lines[here])
@@ -546,7 +710,7 @@ class _Counters:
         header["slice"] = rest % layout.slices
         header["average"] = rest // layout.slices % layout.averages
         header["repetition"] = rest // (layout.slices * layout.averages)
-        header["flags"][line == layout.steps - 1] |= np.uint64(ENDS_A_SLICE)
+        header["flags"][line == layout.steps - 1] |= np.uint64(ReadoutFlag.LAST_IN_SLICE)
         return ReadoutBatch(header, batch.samples)
 
 
@@ -570,14 +734,18 @@ def _repeated(lines: Lines) -> npt.NDArray[np.bool_]:
     return repeated
 
 
+KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+"""In the order of `SliceKey`."""
+
+
 def _alike(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
     """Parts of a batch that belong to one image and are transformed alike, in their order; mostly the whole batch."""
-    fields = ("slice", "contrast", "phase", "repetition", "set", "centre_sample", "discard_pre", "discard_post")
+    fields = (*KEY_COUNTERS, "centre_sample", "discard_pre", "discard_post")
     rows = np.empty((len(batch), len(fields)), np.uint16)
     for column, name in enumerate(fields):
         rows[:, column] = batch.header[name]
     for run in _runs(rows):
-        yield SliceKey(*rows[run.start, :5].tolist()), batch[run]
+        yield SliceKey(*rows[run.start, : len(KEY_COUNTERS)].tolist()), batch[run]
 
 
 def _runs(rows: npt.NDArray[np.generic]) -> Iterator[slice]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, HeaderError, UnsupportedScan
 from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image, to_kspace
+from edge_runtime.modalities.mri.sampling import contiguous_centre
 from edge_runtime.scan import Limit, ScanHeader
 
 Steps = npt.NDArray[np.int64]
@@ -38,6 +39,8 @@ class Layout:
         slices: slices declared.
         averages: averages declared.
         expected_lines: phase encodes that a complete slice has measured at least.
+        acceleration: of the lines outside the ACS; 1 where the scan states how many lines a slice has.
+        embedded_lines: of the ACS among the image lines, as Siemens' converted headers tell; 0 where unknown.
         margin: phase encodes that a complete slice may leave out at either end of those declared.
         notes: what had to be assumed.
     """
@@ -54,6 +57,8 @@ class Layout:
     slices: int
     averages: int
     expected_lines: int
+    acceleration: int
+    embedded_lines: int
     margin: int
     notes: tuple[str, ...]
 
@@ -78,9 +83,21 @@ class Layout:
             )
         notes: list[str] = []
         samples, lines = encoded.matrix[0], encoded.matrix[1]
-        columns = _kept(samples, encoded.field_of_view_mm[0], recon.field_of_view_mm[0], recon.matrix[0], "x", notes)
-        rows = _kept(lines, encoded.field_of_view_mm[1], recon.field_of_view_mm[1], recon.matrix[1], "y", notes)
+        columns = _kept(samples, encoded.field_of_view_mm[0], recon.field_of_view_mm[0])
+        rows = _kept(lines, encoded.field_of_view_mm[1], recon.field_of_view_mm[1])
+        if columns == samples == 2 * recon.matrix[0] and 4 * recon.matrix[1] > 3 * rows:
+            # A matrix that is about halved along both axes is an image of lower resolution, and nothing is cropped.
+            columns = recon.matrix[0]
+            notes.append(
+                "the readout is twice the image's matrix at the same field of view; taken for oversampling and cropped"
+            )
         steps = limits.get("kspace_encoding_step_1", Limit(0, lines - 1, lines // 2))
+        if steps.maximum - steps.minimum >= lines:
+            raise HeaderError(
+                "kspace_encoding_step_1.maximum",
+                steps.maximum,
+                f"at most {steps.minimum + lines - 1}: encodedSpace.matrixSize.y = {lines} phase encodes from {steps.minimum} on",
+            )
         if not 0 <= steps.minimum <= steps.centre <= steps.maximum and steps.centre != 0:
             raise HeaderError(
                 "kspace_encoding_step_1.center", steps.centre, f"must lie within {steps.minimum} to {steps.maximum}"
@@ -90,8 +107,8 @@ class Layout:
             centre = (steps.maximum + 1) // 2 if steps.maximum + 1 == lines else lines // 2
             notes.append(f"the header names phase encode 0 as the centre of k-space; {centre} is assumed")
         full = max(1, steps.maximum - steps.minimum + 1)
-        acceleration = max(1, encoding.acceleration[0])
         stated = _stated_lines(header, lines)
+        acceleration = 1 if stated else max(1, encoding.acceleration[0])
         return cls(
             samples=samples,
             columns=columns,
@@ -106,6 +123,8 @@ class Layout:
             averages=limits.get("average", Limit()).maximum + 1,
             # The acceleration alone does not tell how many lines the ACS adds, only how far apart the others are.
             expected_lines=stated or max(1, full // acceleration),
+            acceleration=acceleration,
+            embedded_lines=_embedded_lines(header, full),
             margin=full if stated else acceleration - 1,
             notes=tuple(notes),
         )
@@ -127,6 +146,19 @@ class Layout:
         if steps[0] > first + self.margin or steps[-1] < last - self.margin:
             return f"phase encodes {steps[0]} to {steps[-1]} of {first} to {last} were reached"
         return ""
+
+    def share(self, measured: npt.NDArray[np.bool_], *, separate_acs: bool) -> float:
+        """How much of a slice is measured. Of accelerated scans an estimate: the ACS counts with the lines that the header tells of
+        it, or with those that have come, so that the share may go back.
+
+        Args:
+            measured: ``(lines,)``.
+            separate_acs: the ACS is not among the image lines.
+        """
+        centre = contiguous_centre(measured)
+        acs = max(0 if separate_acs else self.embedded_lines, centre.stop - centre.start)
+        between = acs - -(-acs // self.acceleration)  # those that acceleration alone would leave out
+        return float(np.count_nonzero(measured) / min(self.steps, self.expected_lines + between))
 
     def slice_bytes(self, coils: int) -> int:
         """Memory of one slice's samples."""
@@ -173,15 +205,16 @@ def _stated_lines(header: ScanHeader, lines: int) -> int | None:
     return int(text)
 
 
-def _kept(size: int, encoded_mm: float, recon_mm: float, recon_size: int, axis: str, notes: list[str]) -> int:
+def _embedded_lines(header: ScanHeader, steps: int) -> int:
+    """The size of an ACS among the image lines; only for an estimate, so that what makes no sense is not looked at."""
+    text = header.parameters.get("EmbeddedRefLinesE1", "")
+    return min(steps, int(text)) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+
+
+def _kept(size: int, encoded_mm: float, recon_mm: float) -> int:
     """Image points kept of ``size`` transformed ones: the share of the field of view that the image shows."""
     if encoded_mm > 0 and recon_mm > 0 and recon_mm < encoded_mm * (1 - 1e-3):
         return min(size, max(1, round(size * recon_mm / encoded_mm)))
-    if axis == "x" and recon_size * 2 == size:
-        notes.append(
-            "the readout is twice the image's matrix at the same field of view; taken for oversampling and cropped"
-        )
-        return recon_size
     return size
 
 

@@ -308,7 +308,6 @@ NOT_IMAGES = [
     ReadoutFlag.IS_SURFACECOILCORRECTIONSCAN_DATA,
     ReadoutFlag.IS_PHASE_STABILIZATION_REFERENCE,
     ReadoutFlag.IS_PHASE_STABILIZATION,
-    ReadoutFlag.IS_REVERSE,
 ]
 
 
@@ -319,6 +318,26 @@ def test_readouts_that_are_not_image_lines_are_counted_and_left_out(flag):
     feed(assembler, joined(readouts_of(KSPACE, last=False), odd_one))
     assert assembler.left_out == {flag.name: 1}
     np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", NOT_IMAGES, ids=lambda flag: flag.name)
+def test_reversed_readouts_beside_the_image_are_left_out_too(flag):
+    assembler = assembler_of()
+    odd_one = readouts_of(1e6 * KSPACE, [7], flags=flag | ReadoutFlag.IS_REVERSE, last=False)
+    feed(assembler, joined(readouts_of(KSPACE, last=False), odd_one))
+    assert assembler.left_out == {flag.name: 1}
+
+
+def test_a_slice_ends_with_a_readout_that_is_left_out():
+    """A navigator comes after the last line."""
+    navigator = readouts_of(KSPACE, [7], flags=ReadoutFlag.IS_NAVIGATION_DATA)
+    assert feed(assembler_of(), joined(readouts_of(KSPACE, last=False), navigator))[-1] == (KEY, True)
+
+
+@pytest.mark.parametrize("field", ["slice", "encoding_space"])
+def test_a_readout_that_is_left_out_does_not_end_the_slice_of_another(field):
+    other = readouts_of(KSPACE, [7], flags=ReadoutFlag.IS_NAVIGATION_DATA, **{field: 1})
+    assert not any(complete for _, complete in feed(assembler_of(), readouts_of(KSPACE, last=False), other))
 
 
 def test_readouts_of_another_encoding_space_are_counted_and_left_out():
@@ -339,11 +358,93 @@ def test_separate_calibration_lines_serve_calibration_only():
     np.testing.assert_array_equal(np.flatnonzero(assembler.measured(KEY)), np.arange(0, LINES, 2))
 
 
+def calibration_of(kspace, **counters):
+    return readouts_of(kspace, np.arange(12, 20), flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False, **counters)
+
+
+def test_separate_calibration_lines_serve_later_repetitions_of_their_slice():
+    assembler = assembler_of()
+    feed(assembler, calibration_of(2 * KSPACE), calibration_of(5 * KSPACE, slice=1))
+    outer = np.arange(0, LINES, 4)
+    for repetition in range(3):
+        feed(assembler, readouts_of(KSPACE, outer, repetition=repetition))
+        _, samples = assembler.take(SliceKey(repetition=repetition))
+        assert samples.lines == slice(12, 21)
+        np.testing.assert_allclose(samples.hybrid()[:, 13], 2 * direct(KSPACE)[:, 13], atol=1e-5)
+        assert samples.notes == (("calibrated with the separate ACS of repetition 0",) if repetition else ())
+    assert list(assembler.finish()) == []
+
+
+def test_calibration_lines_too_far_out_to_calibrate_from_are_not_kept():
+    """Of 64 lines, the 32 in the centre are all that calibration looks at."""
+    kspace = kspace_of(object_image(64), coil_maps(lines=64), SAMPLES)
+    assembler = assembler_of(header_of(lines=64))
+    feed(assembler, readouts_of(2 * kspace, flags=ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False))
+    feed(assembler, readouts_of(kspace, np.arange(0, 64, 4)))
+    samples = assembler.calibration_snapshot(KEY)
+    factors = np.where(np.arange(16, 48) % 4 == 0, 1, 2)[None, :, None]
+    assert samples.lines == slice(16, 48)
+    np.testing.assert_allclose(samples.hybrid()[:, 16:48], factors * direct(kspace)[:, 16:48], atol=1e-5)
+
+
+def test_a_later_calibration_replaces_the_one_before_but_not_for_a_slice_in_progress():
+    assembler = assembler_of()
+    outer = np.arange(0, LINES, 4)
+    feed(assembler, calibration_of(2 * KSPACE), readouts_of(KSPACE, outer, last=False))
+    feed(assembler, calibration_of(3 * KSPACE, repetition=1), readouts_of(KSPACE, outer, repetition=1, last=False))
+    for repetition, factor in enumerate((2, 3)):
+        _, samples = assembler.take(SliceKey(repetition=repetition))
+        np.testing.assert_allclose(samples.hybrid()[:, 13], factor * direct(KSPACE)[:, 13], atol=1e-5)
+        assert samples.notes == ()
+
+
+def test_calibration_lines_of_many_slices_are_refused_before_memory_is_exceeded():
+    header = header_of()
+    assembler = assembler_of(header, Layout.of(header).slice_bytes(COILS) * (WORKING_COPIES + 3))
+    feed(assembler, *(calibration_of(KSPACE, slice=s) for s in range(3)))
+    with pytest.raises(BudgetExceeded, match="separate calibrations = 4"):
+        feed(assembler, calibration_of(KSPACE, slice=3))
+
+
 def test_lines_for_calibration_and_image_are_image_lines():
     flags = ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING | ReadoutFlag.IS_PARALLEL_CALIBRATION
     assembler = assembler_of()
     feed(assembler, readouts_of(KSPACE, np.arange(12, 20), flags=flags, last=False))
     assert assembler.lines_measured(KEY) == 8
+
+
+# ----------------------------------------------------------------------------------------------------------- geometry
+
+
+def test_an_image_lies_where_its_first_image_line_does():
+    """Calibration may have been measured elsewhere."""
+    calibration = calibration_of(KSPACE)
+    calibration.header["position"], calibration.header["read_direction"] = 99, 0
+    assembler = assembler_of()
+    feed(assembler, calibration, readouts_of(KSPACE, last=False))
+    geometry = assembler.geometry(KEY)
+    assert geometry.centre_mm == (0, 0, 0)
+    assert geometry.read_direction == (1, 0, 0)
+    assert assembler.notes == []
+
+
+@pytest.mark.parametrize("field", ["position", "read_direction", "phase_direction", "slice_direction"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_geometry_that_changes_within_a_slice_is_noted(field, together):
+    batches = [readouts_of(KSPACE, range(first, first + 10), last=False) for first in (0, 10)]
+    batches[1].header[field] += np.float32(0.5)
+    assembler = assembler_of()
+    feed(assembler, *([joined(*batches)] if together else batches))
+    assert assembler.notes == [f"{field} changes within slice 0: its images are placed by the first line of each"]
+
+
+@pytest.mark.parametrize("field", ["read_direction", "phase_direction"])
+def test_directions_that_the_scanner_does_not_send_are_noted(field):
+    batch = readouts_of(KSPACE, last=False)
+    batch.header[field] = 0
+    assembler = assembler_of()
+    feed(assembler, batch)
+    assert assembler.notes == ["Geometry unknown because the scanner sent no directions"]
 
 
 # --------------------------------------------------------------------------------------------------- missing counters
@@ -428,6 +529,11 @@ def changed(index, **fields):
         (changed(9, partition=1), ReadoutError, "kspace_encode_step_2 = 1: .*scan_counter 9"),
         (changed(9, phase_encode=4), ReadoutError, "kspace_encode_step_1 = 4: was measured before .*scan_counter 9"),
         (changed(9, flags=ReadoutFlag.COMPRESSION1), UnsupportedScan, "COMPRESSION .scan_counter 9"),
+        (
+            changed(slice(9, None, 2), flags=ReadoutFlag.IS_REVERSE),
+            UnsupportedScan,
+            "IS_REVERSE .scan_counter 9.*echo-planar",
+        ),
     ],
 )
 def test_a_bad_readout_is_named_and_those_before_it_are_kept(batch, error, words):
@@ -454,6 +560,69 @@ def test_readouts_after_the_end_of_their_slice_are_refused(together, flag):
     batches[0].header["flags"][-1] = flag
     with pytest.raises(ReadoutError, match=f"belongs to a slice that {flag.name} had ended"):
         take_in(assembler, *([joined(*batches)] if together else batches))
+
+
+def interleaved(lines=LINES, slices=2, **counters):
+    """Line after line of all slices."""
+    parts = [readouts_of(KSPACE, range(lines), last=False, slice=s, **counters) for s in range(slices)]
+    return joined(*(part[n : n + 1] for n in range(lines) for part in parts))
+
+
+def with_flag(batch, flag):
+    batch.header["flags"][-1] |= np.uint64(flag)
+    return batch
+
+
+@pytest.mark.parametrize(
+    "flag", [ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_MEASUREMENT], ids=lambda f: f.name
+)
+def test_the_end_of_a_repetition_or_of_the_scan_is_the_end_of_all_its_slices(flag):
+    grown = feed(assembler_of(), with_flag(interleaved(), flag))
+    assert [key.slice for key, complete in grown if complete] == [0, 1]
+
+
+def test_the_end_of_a_repetition_leaves_others_open_and_the_end_of_the_scan_does_not():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, [1], last=False, slice=3, repetition=2))
+    ended = feed(assembler, with_flag(interleaved(repetition=0), ReadoutFlag.LAST_IN_REPETITION))[-2:]
+    assert ended == [(SliceKey(slice=s), True) for s in (0, 1)]
+    last = with_flag(readouts_of(KSPACE, [1], last=False, slice=4, repetition=1), ReadoutFlag.LAST_IN_MEASUREMENT)
+    assert (SliceKey(slice=3, repetition=2), True) in feed(assembler, last)
+
+
+@pytest.mark.parametrize(("lines", "whole"), [(LINES, True), (LINES - 1, False)])
+def test_a_slice_ends_when_a_later_repetition_of_it_begins(lines, whole):
+    assembler = assembler_of()
+    feed(assembler, interleaved(lines))
+    assert feed(assembler, readouts_of(KSPACE, [0], last=False, repetition=1))[0] == (KEY, True)
+    assert assembler.is_whole(KEY) is whole
+    assembler.take(KEY)
+    with pytest.raises(ReadoutError, match="belongs to a slice that the beginning of repetition 1 had ended"):
+        feed(assembler, readouts_of(KSPACE, [LINES - 1], last=False))
+
+
+def test_a_slice_that_a_flag_ended_is_whole_by_the_scanners_word():
+    assembler = assembler_of()
+    feed(assembler, with_flag(interleaved(LINES // 2), ReadoutFlag.LAST_IN_REPETITION))
+    assert assembler.is_whole(KEY)
+
+
+def test_an_average_that_was_not_declared_is_refused_with_the_mend():
+    assembler = assembler_of()
+    take_in(assembler, readouts_of(KSPACE))
+    with pytest.raises(
+        ReadoutError, match=r"average = 1: comes after LAST_IN_SLICE .*encodingLimits.average.maximum = 1"
+    ):
+        feed(assembler, readouts_of(KSPACE, average=1))
+
+
+@pytest.mark.parametrize("name", ["slice", "contrast", "phase", "repetition", "set", "average"])
+@pytest.mark.parametrize(("declared", "noted"), [(None, False), (Limit(0, 7, 0), False), (Limit(0, 0, 0), True)])
+def test_a_counter_beyond_its_limits_is_noted(name, declared, noted):
+    assembler = assembler_of(header_of(limits={name: declared} if declared else None))
+    feed(assembler, readouts_of(KSPACE, last=False, **{name: 7}))
+    said = f"the header declares {name} 0 to 0, readouts have others: taken as they came"
+    assert assembler.notes == ([said] if noted else [])
 
 
 def test_a_scan_without_end_is_remembered_as_far_as_a_late_readout_reaches(monkeypatch):

@@ -38,6 +38,24 @@ def test_twice_the_samples_at_one_field_of_view_are_taken_for_oversampling():
     assert "oversampling" in layout.notes[0]
 
 
+@pytest.mark.parametrize("recon", [(32, 32), (32, 33), (64, 64)])
+def test_an_image_of_lower_resolution_shows_the_whole_field_of_view(recon):
+    """Half the matrix along both axes at one field of view: coarser pixels, no oversampling."""
+    layout = layout_of(spaces((64, 64), (256, 256), recon, (256, 256)))
+    assert (layout.columns, layout.rows, layout.notes) == (64, 64, ())
+    np.testing.assert_allclose(layout.to_recon_matrix(np.ones((64, 64), np.complex64)), 1, atol=1e-5)
+    wide = object_image(64, 64)
+    wide[:, [0, -1]] = 2  # the rim is still there
+    assert np.abs(layout.to_recon_matrix(wide)[:, 0]).min() > 0.5
+
+
+@pytest.mark.parametrize(("lines", "phase_mm", "recon_lines"), [(96, 360, 64), (64, 240, 60)])
+def test_oversampling_without_a_field_of_view_is_cropped_where_the_phase_encodes_are_not_halved(
+    lines, phase_mm, recon_lines
+):
+    assert layout_of(spaces((128, lines), (240, phase_mm), (64, recon_lines), (240, 240))).columns == 64
+
+
 def test_phase_oversampling_is_cropped_by_the_field_of_view():
     layout = layout_of(spaces((64, 96), (240, 360), (64, 64), (240, 240)))
     assert (layout.lines, layout.rows) == (96, 64)
@@ -106,6 +124,53 @@ def test_where_the_number_is_stated_the_ends_need_not_be_reached():
     assert layout.missing(np.isin(np.arange(32), range(12, 19))) == "7 of 8 expected phase encodes were measured"
 
 
+EMBEDDED = {"EmbeddedRefLinesE1": "24"}
+
+
+def linear(acs: int) -> np.ndarray:
+    """Every fourth of 128 lines and the ACS, in their order."""
+    lines = np.arange(128)
+    return np.flatnonzero((lines % 4 == 0) | (np.abs(lines - 63.5) < acs / 2))
+
+
+def shares(parameters, order, *, separate_acs=False):
+    """After every line."""
+    layout = Layout.of(header_of(lines=128, acceleration=4, parameters=parameters))
+    masks = [np.isin(np.arange(128), order[: count + 1]) for count in range(len(order))]
+    return np.array([layout.share(measured, separate_acs=separate_acs) for measured in masks])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "separate_acs", "acs"),
+    [
+        (EMBEDDED, False, 24),
+        ({"edge_expected_lines": "50"}, False, 24),
+        ({}, False, 0),
+        (EMBEDDED, True, 0),
+        ({"EmbeddedRefLinesE1": "many"}, False, 0),
+    ],
+    ids=["embedded", "stated", "no ACS", "separate", "senseless"],
+)
+def test_the_share_of_an_accelerated_slice_counts_its_acs(parameters, separate_acs, acs):
+    order = linear(acs)
+    expected = np.arange(1, len(order) + 1) / len(order)
+    np.testing.assert_allclose(shares(parameters, order, separate_acs=separate_acs), expected)
+
+
+def test_an_acs_that_nobody_tells_of_counts_when_it_has_come():
+    order = linear(24)
+    expected = np.arange(1, len(order) + 1) / len(order)
+    come = np.flatnonzero(order == 75)[0]
+    estimated = shares({}, order)
+    np.testing.assert_allclose(estimated[come:], expected[come:])
+    assert (estimated[:come] > expected[:come]).all()
+
+
+def test_the_share_of_a_full_scan_is_that_of_its_lines():
+    layout = Layout.of(header_of(lines=128, parameters=EMBEDDED))
+    assert layout.share(np.arange(128) < 32, separate_acs=False) == 0.25
+
+
 def test_counters_that_begin_elsewhere_are_named_as_the_scanner_counts():
     layout = Layout.of(header_of(lines=32, steps=Limit(0, 23, 8), acceleration=2))
     measured = np.zeros(32, bool)
@@ -141,6 +206,12 @@ def test_partition_counters_are_refused():
 def test_a_centre_outside_its_range_is_refused():
     with pytest.raises(HeaderError, match=r"center = 40: must lie within 0 to 31"):
         Layout.of(header_of(lines=32, steps=Limit(0, 31, 40)))
+
+
+@pytest.mark.parametrize(("steps", "most"), [(Limit(0, 60000, 16), 31), (Limit(4, 36, 16), 35)])
+def test_more_phase_encodes_than_the_matrix_are_refused(steps, most):
+    with pytest.raises(HeaderError, match=rf"step_1.maximum = {steps.maximum}: at most {most}: .*matrixSize.y = 32"):
+        Layout.of(header_of(lines=32, steps=steps))
 
 
 def test_a_slice_that_fits_the_budget_is_accepted_and_one_byte_less_is_not():
