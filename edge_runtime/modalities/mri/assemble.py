@@ -193,7 +193,8 @@ class Assembler:
         beside = _has(flags, functools.reduce(ReadoutFlag.__or__, BESIDE_THE_IMAGE, ReadoutFlag.IS_NOISE_MEASUREMENT))
         reversed_ = _has(flags, ReadoutFlag.IS_REVERSE) & ~beside & (header["encoding_space"] == 0)
         if reversed_.any() and not compressed[: int(np.argmax(reversed_)) + 1].any():
-            return reversed_, "IS_REVERSE", "reversed image lines are echo-planar imaging, which is not supported"
+            mend = "reversed image lines are echo-planar imaging, which is not supported yet; send a scan without them"
+            return reversed_, "IS_REVERSE", mend
         return compressed, "COMPRESSION", "send uncompressed complex samples"
 
     def _sort(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
