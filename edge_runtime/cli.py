@@ -33,11 +33,21 @@ RECORDED = "recorded"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code; the caller's signal handlers are put back."""
+    if threading.current_thread() is not threading.main_thread():
+        return _run(arguments)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        return _run(arguments)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     as_json = False
     try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _terminate)
         options = _parser().parse_args(arguments)
         as_json = options.json
         if complaint := _contradiction(options):
