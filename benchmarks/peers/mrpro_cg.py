@@ -17,7 +17,7 @@ import torch
 from benchmarks.sense_cg import Problem
 from edge_runtime.modalities.mri.fourier import Complex
 
-if importlib.util.find_spec("torchvision") is None:
+if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
     for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
         sys.modules.setdefault(name, ModuleType(name))
 
