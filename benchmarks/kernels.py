@@ -31,6 +31,9 @@ READOUTS, SAMPLES = 128, 512
 THREADS = (1, 2)
 RUNS = 40
 
+REST_S = 0.02
+"""OpenMP's threads go on spinning after their work and keep a core from whoever comes next."""
+
 SPEEDUP_WANTED = 3.0
 MOST_OF_ROOFLINE = 2.0
 
@@ -229,11 +232,14 @@ def _sensitivities(threads: int, runs: int) -> Record:
 
 
 def in_turns(contestants: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
-    """Milliseconds of every run; each contestant first runs twice unmeasured."""
+    """Milliseconds of every run; each contestant first runs twice unmeasured, and begins when the threads of the one
+    before have come to rest."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(runs + 2):
         for name, run in contestants.items():
-            begun = time.perf_counter()
+            rested = time.perf_counter() + REST_S
+            while (begun := time.perf_counter()) < rested:
+                pass  # asleep, this core would slow down
             run()
             if turn >= 2:
                 times[name].append(1e3 * (time.perf_counter() - begun))
