@@ -66,7 +66,7 @@ compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/qual
 	$(BIN)/python -m benchmarks.quality --data $(DATA) --out build/quality.json --pictures build/pictures
 
 train: $(VENV)/.export  ## the shipped bundle from its committed configuration (about two hours on one core)
-	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d
+	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d --threads 1  # sums depend on them
 	$(BIN)/edge-export bundle export/configs/brain2d.toml --work build/brain2d --out edge_runtime/bundles/brain2d.edgebundle
 
 clean:  ## forget environments and results
