@@ -65,7 +65,7 @@ bench: $(VENV)/.peers  ## every benchmark beside its peer: build/bench.json
 compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/quality.json and pictures
 	$(BIN)/python -m benchmarks.quality --data $(DATA) --out build/quality.json --pictures build/pictures
 
-train: $(VENV)/.export  ## the shipped bundle from its committed configuration (about two hours on one core)
+train: $(VENV)/.export  ## the shipped bundle from its committed configuration (two hours on two cores)
 	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d --threads 1  # sums depend on them
 	$(BIN)/edge-export bundle export/configs/brain2d.toml --work build/brain2d --out edge_runtime/bundles/brain2d.edgebundle
 

@@ -22,7 +22,8 @@ GOLDEN_COLUMNS = 64
 def make_bundle(config: ModelConfig, config_path: Path, work: Path, out: Path) -> str:
     """Writes ``out`` from ``work/model.pt`` and the pool in ``work``; returns the bundle's SHA-256."""
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
-    network, code = load_model(work / "model.pt")
+    trained = load_model(work / "model.pt")
+    network = trained.network
     log_weights = tuple((float(a), float(b)) for a, b in network.log_weights.tolist())
     settings = UnrolledSettings(
         network.config.iterations, network.config.cg_steps, log_weights, network.regulariser.multiple
@@ -45,7 +46,8 @@ def make_bundle(config: ModelConfig, config_path: Path, work: Path, out: Path) -
             "configuration": config_path.read_text(encoding="utf-8"),
             "configuration_sha256": hashlib.sha256(config_path.read_bytes()).hexdigest(),
             "training_data": data,
-            "code_sha256": ", ".join(code),
+            "code_sha256": ", ".join(trained.code),
+            "first_losses": trained.first_losses,
             "data_kind": "simulated acquisitions of magnitude volumes",
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,12 +19,39 @@ def files_digest(paths: Iterable[Path], root: Path) -> str:
     return digest.hexdigest()
 
 
+ROOT = Path(__file__).parent.parent
+
+BEGIN = ("export.train", "export.simulate.pool")
+"""Modules from which a training run's code is reached."""
+
+
 def code_digest() -> str:
-    """Of the Python sources of `export` and of the reconstruction it imitates."""
-    root = Path(__file__).parent.parent
-    sources = [
-        *root.glob("export/**/*.py"),
-        *root.glob("edge_runtime/modalities/**/*.py"),
-        *root.glob("edge_runtime/trust/**/*.py"),
-    ]
-    return files_digest(sources, root)
+    """Of everything that decides a trained model's weights: the modules that training imports, and the kernels they call."""
+    kernels = [path for folder in ("cpu", "include") for path in ROOT.glob(f"kernels/{folder}/*")]
+    return files_digest([*imported_sources(*BEGIN), *kernels], ROOT)
+
+
+def imported_sources(*modules: str) -> set[Path]:
+    """The source files of modules of this project and of all those of it that they import, however deep."""
+    found: dict[str, Path] = {}
+    left = list(modules)
+    while left:
+        name = left.pop()
+        path = _source(name)
+        if name in found or path is None:
+            continue
+        found[name] = path
+        left.append(name.rpartition(".")[0])  # a package's own code runs too
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                left += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+            elif isinstance(node, ast.Import):
+                left += [one.name for one in node.names]
+    return set(found.values())
+
+
+def _source(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    if module.split(".")[0] not in ("export", "edge_runtime"):
+        return None
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

@@ -20,7 +20,7 @@ from export.simulate.receive import KSpace, complex_noise
 
 Complex = npt.NDArray[np.complex64]
 
-LEAST_NOISE, MOST_NOISE = 0.004, 0.13
+LEAST_NOISE, MOST_NOISE = 0.002, 0.13
 """Standard deviation of a complex sample, as a share of the object's brightness; scanners of 0.05 T are near the upper end."""
 
 

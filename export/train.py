@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_runtime.errors import NoImage
-from export.config import NetworkConfig, TrainingConfig
+from export.config import ConfigError, NetworkConfig, TrainingConfig
 from export.digest import code_digest
 from export.draws import Draw, draw_problem
 from export.families.unrolled import SenseProblem, UnrolledNetwork
@@ -28,6 +28,9 @@ EMA_DECAY = 0.998
 LARGEST_GRADIENT = 2.0
 WEIGHT_LR_FACTOR = 5.0
 """The few data-consistency weights move on a logarithmic scale and need longer steps."""
+
+TRACED_STEPS = 20
+"""The losses of so many first steps go into the bundle: a later version of the code that gives others trains another model."""
 
 
 class PoolDataset(torch.utils.data.Dataset[Draw]):
@@ -67,8 +70,10 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     network = UnrolledNetwork(network_config)
-    network.low_precision = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    network.regulariser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+    if config.bfloat16_steps and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise ConfigError(
+            f"[train] bfloat16_steps = {config.bfloat16_steps}: this processor has no bfloat16; with 0 it trains in float32"
+        )
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
     )
@@ -83,6 +88,7 @@ def train(
     checkpoint = out / "checkpoint.pt"
     first_step = 0
     code = {code_digest()}
+    first_losses: list[float] = []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
@@ -90,13 +96,13 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         first_step = int(state["step"])
         code |= set(state["code"])
+        first_losses += state["first_losses"]
     network.train()
     started, running = time.monotonic(), 0.0
     for step, draws in _batches(PoolDataset(pool, config), config, first_step):
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * _learning_rate(step, config)
-        if step >= config.steps - config.full_precision_steps:
-            network.low_precision = False
+        network.low_precision = step < config.bfloat16_steps
         optimiser.zero_grad(set_to_none=True)
         problems = [problem_of(draw) for draw in draws]
         firsts = [torch.from_numpy(draw.first) for draw in draws]
@@ -108,6 +114,8 @@ def train(
         if torch.isfinite(norm):
             optimiser.step()
             averaged.update_parameters(network)
+        if step < TRACED_STEPS:
+            first_losses.append(loss.item())
         running = 0.98 * running + 0.02 * loss.item() if step > first_step else loss.item()
         if (step + 1) % 50 == 0:
             elapsed = time.monotonic() - started
@@ -123,6 +131,7 @@ def train(
                     "optimiser": optimiser.state_dict(),
                     "step": step + 1,
                     "code": sorted(code),
+                    "first_losses": first_losses,
                 },
             )
             _save(
@@ -131,14 +140,30 @@ def train(
                     "config": json.dumps(asdict(network_config)),
                     "step": step + 1,
                     "code": sorted(code),
+                    "first_losses": first_losses,
                     "weights": averaged.module.state_dict(),
                 },
             )
     return out / "model.pt"
 
 
-def load_model(path: Path) -> tuple[UnrolledNetwork, list[str]]:
-    """The network that `train` wrote, and the digests of the code it was trained with.
+@dataclass(frozen=True)
+class TrainedModel:
+    """What `train` wrote.
+
+    Attributes:
+        network: with averaged weights.
+        code: digests of the code it was trained with; several where a run was resumed with other code.
+        first_losses: of the first `TRACED_STEPS` steps.
+    """
+
+    network: UnrolledNetwork
+    code: tuple[str, ...]
+    first_losses: tuple[float, ...]
+
+
+def load_model(path: Path) -> TrainedModel:
+    """Reads ``model.pt``.
 
     Pickles that hold more than tensors and plain values are refused by torch.
     """
@@ -146,7 +171,7 @@ def load_model(path: Path) -> tuple[UnrolledNetwork, list[str]]:
     values = json.loads(state["config"])
     network = UnrolledNetwork(NetworkConfig(**{**values, "widths": tuple(values["widths"])}))
     network.load_state_dict(state["weights"])
-    return network.eval(), list(state["code"])
+    return TrainedModel(network.eval(), tuple(state["code"]), tuple(state["first_losses"]))
 
 
 def problem_of(draw: Draw) -> SenseProblem:

@@ -158,7 +158,7 @@ class UnrolledNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.regulariser = Regulariser(config.widths)
-        self.low_precision = False  # bfloat16 convolutions while training, where the processor has them
+        self.low_precision = False  # bfloat16 convolutions while training
         # λ starts proportional to the noise level, 0.4 at a noise of 0.05
         start = torch.tensor([math.log(0.4), 4 * math.log(10.0)])
         self.log_weights = nn.Parameter(start.repeat(config.iterations, 1))
@@ -202,7 +202,7 @@ class UnrolledNetwork(nn.Module):
         multiple = self.regulariser.multiple
         rows, columns = (-(-max(c.shape[axis] for c in channels) // multiple) * multiple for axis in (1, 2))
         padded = [nn.functional.pad(c, (0, columns - c.shape[2], 0, rows - c.shape[1])) for c in channels]
-        batch = torch.stack(padded).contiguous(memory_format=torch.channels_last)
+        batch = torch.stack(padded)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training and self.low_precision):
             corrections = self.regulariser(batch)
         corrections = corrections.float().permute(0, 2, 3, 1)

@@ -33,7 +33,7 @@ batch = 2
 columns = 24
 learning_rate = 1e-3
 warmup_steps = 1
-full_precision_steps = 1
+bfloat16_steps = 0
 [quantize]
 calibration_scans = 1
 float_levels = 1
@@ -65,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights_of(work: Path) -> dict[str, np.ndarray]:
     from export.train import load_model
 
-    network, _ = load_model(work / "model.pt")
+    network = load_model(work / "model.pt").network
     return {name: value.detach().numpy() for name, value in network.state_dict().items()}
 
 
