@@ -405,14 +405,31 @@ class Assembler:
                 ]
                 yield from self._end(earlier, f"the beginning of repetition {key.repetition}")
             ends = self._ends(part.header)
-            last = int(np.argmax(ends)) + 1 if ends.any() else len(part)
+            flagged = int(np.argmax(ends)) + 1 if ends.any() else 0
+            completing = self._completing(key, part)
+            last = min((count for count in (flagged, completing) if count), default=len(part))
             self._place(key, part[:last])
-            if ends.any():
+            if last == flagged:
                 yield from self._end_by_flag(key, part.header[last - 1])
+            elif last == completing and not self.layout.missing(self.measured(key)):
+                yield from self._end([key], "the last of its phase encodes")
             else:
                 yield key, False
             if last < len(part):
-                self._place(key, part[last:])  # refused: the slice has been taken
+                yield from self._add_image(part[last:])  # refused where the slice has been taken
+
+    def _completing(self, key: SliceKey, part: ReadoutBatch) -> int:
+        """How many of the readouts bring the last line of the last average of their slice, which then ends without a flag; 0 where
+        they do not, or where the header does not tell how many lines and averages there are."""
+        layout = self.layout
+        if not layout.lines_are_known or "average" not in self._header.encoding.limits:
+            return 0
+        buffer = self._open.get(key)
+        left = layout.expected_lines * layout.averages - (int(buffer.counts.sum()) if buffer else 0)
+        if not 0 < left <= len(part):
+            return 0
+        averages = [int(part.header["average"][:left].max()), *(buffer.seen if buffer else ())]
+        return left if max(averages) < layout.averages else 0  # more averages than declared: nobody knows how many
 
     def _ends(self, header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
         """Which readouts end slices; in a scan with averages, those of the last average."""

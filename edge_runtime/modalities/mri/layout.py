@@ -133,6 +133,11 @@ class Layout:
         """The array indices of phase-encode counters; the centre of k-space comes to ``lines // 2``."""
         return steps - self.centre_step + self.lines // 2
 
+    @property
+    def lines_are_known(self) -> bool:
+        """Whether the header tells how many lines a slice has: those of an accelerated scan only where it states them."""
+        return self.acceleration == 1
+
     def missing(self, measured: npt.NDArray[np.bool_]) -> str:
         """What a slice lacks, in words; empty where it holds all that was to be measured, as far as the header tells.
 

@@ -607,6 +607,53 @@ def test_a_slice_that_a_flag_ended_is_whole_by_the_scanners_word():
     assert assembler.is_whole(KEY)
 
 
+@pytest.mark.parametrize("size", [1, 7, 2 * LINES])
+@pytest.mark.parametrize("averages", [1, 2])
+def test_a_slice_that_has_all_its_lines_ends_without_a_flag(size, averages):
+    whole = joined(*(readouts_of(KSPACE, last=False, average=average) for average in range(averages)))
+    assembler = assembler_of(header_of(limits={"average": Limit(0, averages - 1)}))
+    grown = feed(assembler, *(whole[first : first + size] for first in range(0, len(whole), size)))
+    assert grown[-1] == (KEY, True) and not any(complete for _, complete in grown[:-1])
+    assert assembler.is_whole(KEY)
+
+
+@pytest.mark.parametrize(
+    ("header", "steps"),
+    [
+        (header_of(), range(LINES)),  # how many averages there are is not said
+        (header_of(limits={"average": Limit(0, 1)}), range(LINES)),
+        (header_of(limits={"average": Limit(0, 0)}, acceleration=2), range(0, LINES, 2)),
+        (header_of(limits={"average": Limit(0, 0)}), range(LINES - 1)),
+    ],
+)
+def test_a_slice_that_may_lack_lines_stays_open(header, steps):
+    assert feed(assembler_of(header), readouts_of(KSPACE, steps, last=False)) == [(KEY, False)]
+
+
+def test_an_accelerated_slice_ends_with_the_last_of_the_lines_that_are_stated():
+    header = header_of(limits={"average": Limit(0, 0)}, acceleration=2, parameters={"edge_expected_lines": "16"})
+    assembler = assembler_of(header)
+    assert feed(assembler, readouts_of(KSPACE, range(0, LINES, 2), last=False)) == [(KEY, True)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_averages_beyond_those_declared_that_come_line_by_line_are_all_taken_in(together):
+    """Nobody knows how many there are, so that the slice waits for the end."""
+    lines = np.repeat(np.arange(LINES), 2)
+    batch = readouts_of(KSPACE, lines, last=False, average=np.arange(2 * LINES) % 2)
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 0)}))
+    feed(assembler, *([batch] if together else [batch[at : at + 1] for at in range(2 * LINES)]))
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_another_average_after_all_that_were_declared_is_refused_with_the_mend(together):
+    first, more = (readouts_of(KSPACE, last=False, average=average) for average in (0, 1))
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 0)}))
+    with pytest.raises(ReadoutError, match=r"encodingLimits\.average\.maximum = 1"):
+        take_in(assembler, *([joined(first, more)] if together else [first, more]))
+
+
 def test_an_average_that_was_not_declared_is_refused_with_the_mend():
     assembler = assembler_of()
     take_in(assembler, readouts_of(KSPACE))
