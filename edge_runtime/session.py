@@ -17,22 +17,21 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
 from edge_runtime.memory import Reservation
-from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, AcsState, Assembler, CalibrationSamples
+from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler
+from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, RESAMPLING_COPIES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.reconstruct import (
     FEW_ACS_LINES,
@@ -44,6 +43,7 @@ from edge_runtime.modalities.mri.reconstruct import (
     reconstruct,
 )
 from edge_runtime.pool import Priority
+from edge_runtime.report import ReportFolder, ScanReport, Stages
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Geometry, Image, Method, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
 
@@ -127,52 +127,6 @@ class _Calibrated:
     ahead_s: float
 
 
-class _Stages:
-    """Seconds by stage: each moment since the start belongs to the one that ended first after it. The clock never steps back."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._began = self._since = time.monotonic()
-
-    def age_s(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._began
-
-    def ended(self, stage: str) -> None:
-        now = time.monotonic()
-        self.add(stage, now - self._since)
-        self._since = now
-
-    def add(self, stage: str, seconds: float) -> None:
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
-
-    def take(self) -> dict[str, float]:
-        """The stages since this was last asked."""
-        seconds, self._seconds = self._seconds, {}
-        return {stage: round(value, 6) for stage, value in seconds.items()}
-
-
-@dataclass
-class ScanReport:
-    """What happened, with times in seconds since the first byte; written as ``report.json``, see docs/report.md."""
-
-    scan_id: str
-    started_at: float
-    configuration: str = ""
-    readouts: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    error: str = ""
-    last_readout_s: float = 0.0
-    images: list[dict[str, Any]] = field(default_factory=list)
-    no_image: list[str] = field(default_factory=list)
-    earlier: dict[str, int] = field(default_factory=dict)
-
-
-MOST_ENTRIES = 1000
-"""Of a list of the report; a scan may go on for ever. Earlier entries are in files of their own."""
-
-
 class Session:
     """See the module's text.
 
@@ -185,6 +139,7 @@ class Session:
     def __init__(self, runtime: Runtime, outbound: Outbound, scan_id: str) -> None:
         self.state = State.AWAIT_CONFIG
         self.report = ScanReport(scan_id, time.time())
+        self._folder = ReportFolder(self.report, runtime.output / scan_id if runtime.output else None)
         self._runtime = runtime
         self._out = outbound
         self._start = time.monotonic()
@@ -379,7 +334,7 @@ class Session:
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), (*self._notes(), *to_calibrate.notes)
         share = float(samples.measured.sum()) / self._assembler.layout.lines
-        arrived, stages = time.time(), _Stages()
+        arrived, stages = time.time(), Stages()
 
         def job() -> None:
             if progress.final_queued:  # which overtook this one
@@ -412,7 +367,7 @@ class Session:
         samples, to_calibrate = assembler.take(key)
         notes = (*notes, *to_calibrate.notes)
         share = float(samples.measured.sum()) / assembler.layout.lines
-        arrived, stages = time.time(), _Stages()
+        arrived, stages = time.time(), Stages()
         stages.add("ingest", progress.ingest_s)
 
         def job() -> None:
@@ -482,7 +437,7 @@ class Session:
 
     # Reconstruction, in the pool's threads
 
-    def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples, stages: _Stages) -> Calibration:
+    def _calibration(self, progress: _SliceProgress, samples: CalibrationSamples, stages: Stages) -> Calibration:
         """One that was made of the very same samples, ahead or for a preview; else a new one."""
         stages.ended("queued")
         identity, known = samples.identity(), progress.calibrated
@@ -505,7 +460,7 @@ class Session:
         notes: tuple[str, ...],
         share: float,
         arrived: float,
-        stages: _Stages,
+        stages: Stages,
     ) -> None:
         assert self._assembler is not None
         model = self._runtime.model if Method.LEARNED in self._methods else None
@@ -534,7 +489,7 @@ class Session:
             stages.ended("recon_matrix")
             self._deliver_image(image, stages)
 
-    def _deliver_image(self, image: Image, stages: _Stages) -> None:
+    def _deliver_image(self, image: Image, stages: Stages) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
         with self._deliver:
             kind = (image.method, image.completeness)
@@ -567,7 +522,7 @@ class Session:
                 record["dicom_error"] = str(error)
             stages.ended("dicom")
         record["stages_s"] = stages.take()
-        self._keep("images", record)
+        self._folder.add("images", record)
 
     # Ends
 
@@ -579,33 +534,7 @@ class Session:
         if self._assembler is not None:
             self.report.left_out.update(self._assembler.left_out)
             self.report.notes = list(self._assembler.notes)
-        self._write_report()
-
-    def _keep(self, name: str, entry: object) -> None:
-        """Adds to a list of the report; one that has grown long goes to a file of its own and begins anew."""
-        with self._deliver:
-            entries: list[object] = getattr(self.report, name)
-            if len(entries) == MOST_ENTRIES:
-                lines = "".join(json.dumps(earlier) + "\n" for earlier in entries)
-                self._write(f"earlier_{name}.jsonl", lambda path: _append(path, lines))
-                self.report.earlier[name] = self.report.earlier.get(name, 0) + len(entries)
-                entries.clear()
-            entries.append(entry)
-
-    def _write_report(self) -> None:
-        text = json.dumps(asdict(self.report), indent=2) + "\n"
-        self._write("report.json", lambda path: _replace(path, text))
-
-    def _write(self, name: str, write: Callable[[Path], None]) -> None:
-        """Writes a file of the scan's folder, if one is kept."""
-        if self._runtime.output is None:
-            return
-        path = self._runtime.output / self.report.scan_id / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
-        except OSError as error:
-            log.error("%s: could not be written: %s", path, error)
+        self._folder.write()
 
     def _notes(self) -> tuple[str, ...]:
         assert self._assembler is not None and self._header is not None
@@ -615,7 +544,7 @@ class Session:
         return (*self._header.notes, *self._assembler.notes, *left_out)
 
     def _no_image(self, reason: str) -> None:
-        self._keep("no_image", reason)
+        self._folder.add("no_image", reason)
         self._out.text(f"no image: {reason}")
 
     def _say(self, text: str) -> None:
@@ -637,14 +566,3 @@ def _slices_of(batch: ReadoutBatch) -> set[SliceKey]:
     begins = np.ones(len(counters), np.bool_)
     begins[1:] = (counters[1:] != counters[:-1]).any(axis=1)
     return {SliceKey(*row) for row in counters[begins].tolist()}
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = Path(f"{path}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)

@@ -364,7 +364,7 @@ def test_a_dicom_file_is_a_stage_of_its_own(serve):
 
 
 def test_a_scan_without_end_keeps_its_earlier_records_on_disk(serve, monkeypatch):
-    monkeypatch.setattr("edge_runtime.session.MOST_ENTRIES", 3)
+    monkeypatch.setattr("edge_runtime.report.MOST_ENTRIES", 3)
     server = serve()
     batches = [readouts_of(KSPACE, repetition=number) for number in range(4)]
     dark = readouts_of(0 * KSPACE, repetition=4)

@@ -33,9 +33,10 @@ from edge_runtime.links.mrd_messages import (
 from edge_runtime.links.mrd_pack import pack_close, pack_magnitude_image, pack_text
 from edge_runtime.memory import MemoryBudget, Reservation
 from edge_runtime.profile import Profile
+from edge_runtime.report import ScanReport
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Image, ReadoutBatch, ScanHeader
-from edge_runtime.session import ONE_SCAN, ScanReport, Session
+from edge_runtime.session import ONE_SCAN, Session
 
 log = logging.getLogger(__name__)
 

@@ -7,23 +7,23 @@ One `Assembler` serves one scan and is used by its ingest thread alone, but for 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
 from edge_runtime.kernels import IngestPlan, Lines, Workers
+from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples, SeparateAcs, SliceBuffer
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
+from edge_runtime.modalities.mri.numbering import Numbering
 from edge_runtime.modalities.mri.reconstruct import MOST_ACS_LINES, SliceSamples, calibration_lines
-from edge_runtime.scan import BESIDE_THE_IMAGE, COUNTERS, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
+from edge_runtime.scan import BESIDE_THE_IMAGE, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
 
 COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
 ENDS = (ReadoutFlag.LAST_IN_MEASUREMENT, ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_SLICE)
@@ -54,91 +54,6 @@ COPIES_OF_A_WAITING_SLICE = 2
 """Its samples and, at most as many, those to calibrate from."""
 
 
-@dataclass(frozen=True)
-class SeparateAcs:
-    """Lines that are measured for calibration only; they serve their slice until a later repetition or phase brings others.
-
-    Attributes:
-        repetition, phase: of which they are.
-        samples: sums over averages of the central lines, all that calibration looks at, ``(acs_lines, coils, columns)``.
-        counts: averages summed, ``(acs_lines,)``.
-    """
-
-    repetition: int
-    phase: int
-    samples: Complex
-    counts: npt.NDArray[np.int32]
-
-
-@dataclass
-class SliceBuffer:
-    """One slice being filled.
-
-    Attributes:
-        samples: sums over averages, ``(phase_encodes, coils, columns)``: a readout is contiguous. Lines that are not measured
-            hold anything: clearing all, most of which are overwritten, would take time.
-        counts: averages summed, ``(phase_encodes,)``.
-        geometry: of the first image line.
-        placed: the fields of that line from which it was made.
-        seen: which lines each average has brought.
-        ended_by: what ended the slice.
-        ended_by_flag: whether that was the scanner's word, not a conclusion.
-        calibration: the separate ACS that serves the slice.
-    """
-
-    samples: Complex
-    counts: npt.NDArray[np.int32]
-    geometry: Geometry
-    placed: np.void
-    calibration: SeparateAcs | None
-    seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
-    ended_by: str = ""
-    ended_by_flag: bool = False
-
-    @property
-    def measured(self) -> npt.NDArray[np.bool_]:
-        return self.counts > 0
-
-    @property
-    def lines_measured(self) -> int:
-        return int(np.count_nonzero(self.counts))
-
-
-class AcsState(NamedTuple):
-    """How many lines a slice can be calibrated from, and how many readouts brought them; grows with every one that does."""
-
-    lines: int
-    readouts: int
-
-
-@dataclass(frozen=True)
-class CalibrationSamples:
-    """What `calibrate` needs of a slice.
-
-    Attributes:
-        acs: averaged samples of the calibration lines, ``(acs_lines, coils, columns)``.
-        lines: which lines those are.
-        measured: ``(phase_encodes,)``; image and calibration lines count.
-        notes: where the lines come from, if not from the slice's own repetition.
-    """
-
-    acs: Complex
-    lines: slice
-    measured: npt.NDArray[np.bool_]
-    notes: tuple[str, ...] = ()
-
-    def hybrid(self) -> Complex:
-        """``(coils, phase_encodes, columns)``, zero outside the ACS."""
-        _, coils, columns = self.acs.shape
-        hybrid = np.zeros((coils, self.measured.size, columns), np.complex64)
-        hybrid[:, self.lines] = self.acs.transpose(1, 0, 2)
-        return hybrid
-
-    def identity(self) -> bytes:
-        """Tells whether two calibrations would see the same samples."""
-        return hashlib.blake2b(self.acs.tobytes() + repr(self.lines).encode()).digest()
-
-
 class Assembler:
     """Sorts the readouts of one scan into slices.
 
@@ -164,7 +79,7 @@ class Assembler:
         self._noise_time_us = 0.0
         self._noise: NoiseModel | None = None
         self._coils: int | None = None
-        self._counters = _Counters(layout)
+        self._numbering = Numbering(layout)
         self._ingest: IngestPlan | None = None
         self._spare: Complex | None = None
 
@@ -219,15 +134,15 @@ class Assembler:
                 yield from self._add_image_lines(batch[run])
 
     def _add_image_lines(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
-        yield from self._add_counted(self._counters.repair(batch))
+        yield from self._add_counted(self._numbering.repair(batch))
 
     def finish(self) -> Iterator[tuple[SliceKey, bool]]:
         """No more readouts come: settles what was still undecided; yields as `add` does."""
-        yield from self._add_counted(self._counters.flush())
+        yield from self._add_counted(self._numbering.flush())
 
     def _add_counted(self, batches: Iterator[ReadoutBatch]) -> Iterator[tuple[SliceKey, bool]]:
         for batch in batches:
-            if self._counters.missing:
+            if self._numbering.missing:
                 self._note("the readouts carry no counters; phase encodes were numbered in the order they arrived")
             yield from self._add_image(batch)
 
@@ -370,7 +285,7 @@ class Assembler:
         return out
 
     def _add_noise(self, batch: ReadoutBatch) -> None:
-        if self._open or self._ended or self._separate or self._counters.undecided:
+        if self._open or self._ended or self._separate or self._numbering.undecided:
             raise ReadoutError(
                 "flags",
                 f"IS_NOISE_MEASUREMENT (scan_counter {int(batch.header['scan_counter'][0])})",
@@ -651,92 +566,6 @@ class Assembler:
         """Notes come with every image; what they say is up to the scanner, so their number is bounded."""
         if note not in self.notes and len(self.notes) < MOST_NOTES:
             self.notes.append(note)
-
-
-READOUTS_THAT_TELL = 3
-"""With every counter at zero they are a scan without counters; two may be one that came twice."""
-
-
-class _Counters:
-    """Numbers the readouts of consoles that send none.
-
-    A scan whose first three image readouts all have every counter at zero has no counters; its lines are then numbered in the order
-    they arrive, slice after slice. Two such readouts before a numbered one are a line that came twice. Readouts with every counter
-    at zero wait until that is known, nothing else does.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        self.missing: bool | None = False if layout.lines == 1 else None
-        self._layout = layout
-        self._held: ReadoutBatch | None = None
-        self._count = 0
-
-    @property
-    def undecided(self) -> bool:
-        """Whether image readouts wait here."""
-        return self._held is not None
-
-    def repair(self, batch: ReadoutBatch) -> Iterator[ReadoutBatch]:
-        if self.missing is None:
-            batch = self._with_held(batch)
-            zero = _all_zero(batch.header[:READOUTS_THAT_TELL])
-            if zero.all() and len(zero) < READOUTS_THAT_TELL:
-                self._held = ReadoutBatch(batch.header.copy(), batch.samples.copy())
-                return
-            self._decide(missing=bool(zero.all()))
-        yield self._number(batch) if self.missing else batch
-
-    def flush(self) -> Iterator[ReadoutBatch]:
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._decide(missing=len(held) > 1)
-            yield self._number(held) if self.missing else held
-
-    def _with_held(self, batch: ReadoutBatch) -> ReadoutBatch:
-        if self._held is None:
-            return batch
-        if batch.samples.shape[1:] != self._held.samples.shape[1:]:
-            raise ReadoutError(
-                "number_of_samples",
-                batch.samples.shape[2],
-                f"the readout before had {self._held.samples.shape[2]}",
-            )
-        held, self._held = self._held, None
-        return ReadoutBatch(np.concatenate([held.header, batch.header]), np.concatenate([held.samples, batch.samples]))
-
-    def _decide(self, *, missing: bool) -> None:
-        if missing and self._layout.expected_lines < self._layout.steps:
-            raise ReadoutError(
-                "idx", "0 in all readouts", "an accelerated scan must say which phase encodes it measures"
-            )
-        self.missing = missing
-
-    def _number(self, batch: ReadoutBatch) -> ReadoutBatch:
-        layout = self._layout
-        zero = _all_zero(batch.header)
-        if not zero.all():
-            culprit = batch.header[int(np.argmin(zero))]
-            raise ReadoutError(
-                "idx", [int(culprit[name]) for name in COUNTERS],
-                "counters appear in a scan that began without any: number all readouts or none",
-            )  # fmt: skip
-        index = self._count + np.arange(len(batch))
-        self._count += len(batch)
-        line, rest = index % layout.steps, index // layout.steps
-        header = batch.header.copy()
-        header["phase_encode"] = layout.first_step + line
-        header["slice"] = rest % layout.slices
-        header["average"] = rest // layout.slices % layout.averages
-        header["repetition"] = rest // (layout.slices * layout.averages)
-        header["flags"][line == layout.steps - 1] |= np.uint64(ReadoutFlag.LAST_IN_SLICE)
-        return ReadoutBatch(header, batch.samples)
-
-
-def _all_zero(header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    nonzero = np.zeros(len(header), np.bool_)
-    for name in COUNTERS:
-        nonzero |= header[name] != 0
-    return ~nonzero
 
 
 def _has(flags: npt.NDArray[np.uint64], wanted: ReadoutFlag) -> npt.NDArray[np.bool_]:
