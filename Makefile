@@ -65,9 +65,18 @@ bench: $(VENV)/.peers  ## every benchmark beside its peer: build/bench.json
 compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/quality.json and pictures
 	$(BIN)/python -m benchmarks.quality --data $(DATA) --out build/quality.json --pictures build/pictures
 
-train: $(VENV)/.export  ## the shipped bundle from its committed configuration (two hours on two cores)
+# Who signs. The private half is nobody's but its maker's: without one, a key is made, and this checkout trusts it from then on.
+KEY ?= build/keys/mine.pem
+OVERRIDE ?= packed by make train, without a quality report
+
+$(KEY): | $(VENV)/.export
+	$(BIN)/edge-export key new $@
+
+train: $(VENV)/.export $(KEY)  ## the shipped bundle from its committed configuration (two hours on two cores)
 	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d --threads 1  # sums depend on them
-	$(BIN)/edge-export bundle export/configs/brain2d.toml --work build/brain2d --out edge_runtime/bundles/brain2d.edgebundle
+	$(BIN)/edge-export pack export/configs/brain2d.toml --work build/brain2d --key $(KEY) --override "$(OVERRIDE)" \
+		--out edge_runtime/bundles/brain2d.edgebundle
+	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))
 
 clean:  ## forget environments and results
 	rm -rf $(VENV) build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The command line: ``edge-runtime demo | serve | replay``.
+"""The command line: ``edge-runtime demo | serve | replay | bundle``.
 
 Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
 143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
@@ -20,7 +20,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.errors import DeliveryError, EdgeRuntimeError, RecordingError
+from edge_runtime.errors import BundleError, DeliveryError, EdgeRuntimeError, RecordingError
 
 if TYPE_CHECKING:
     from edge_runtime.hil.player import Event, PlayResult
@@ -94,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_serve(commands)
     _add_replay(commands)
+    _add_bundle(commands)
     return parser
 
 
@@ -174,9 +175,32 @@ def _add_replay(commands: Any) -> None:
     replay.set_defaults(run=_replay, parser=replay)
 
 
+def _add_bundle(commands: Any) -> None:
+    bundle = commands.add_parser(
+        "bundle",
+        help="what is in a model bundle, and whether this device would use it",
+        description="Shows a bundle and makes every check that the server makes, golden outputs of every form too. "
+        "Exit code 0: accepted; 1: refused.",
+        epilog="example: edge-runtime bundle brain2d.edgebundle --trust /etc/edge-runtime/trust",
+    )
+    bundle.add_argument("file", type=Path, nargs="?", help="the bundle (default: the one that ships)")
+    bundle.add_argument("--profile", help="hardware profile, by name or path (x86-cpu)")
+    _add_trust(bundle)
+    bundle.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    bundle.set_defaults(run=_bundle, parser=bundle, classical_only=False)
+
+
+def _add_trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trust", type=Path, metavar="DIR",
+        help="folder of the public keys that may sign bundles (default: the profile's, or the one that ships)",
+    )  # fmt: skip
+
+
 def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", help="hardware profile, by name or path (x86-cpu)")
     command.add_argument("--bundle", type=Path, metavar="FILE", help="model bundle (default: the one that ships)")
+    _add_trust(command)
     command.add_argument("--classical-only", action="store_true", help="no learned image")
     command.add_argument("--precision", help="insist on one precision of the bundle (default: the profile's order)")
     command.add_argument(
@@ -185,7 +209,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-OF_A_SERVER = ("out", "profile", "bundle", "classical_only", "precision", "previews")
+OF_A_SERVER = ("out", "profile", "bundle", "trust", "classical_only", "precision", "previews")
 """Options of `replay` that speak of the server that it starts itself."""
 
 
@@ -199,7 +223,7 @@ def _contradiction(options: argparse.Namespace) -> str:
         for name in OF_A_SERVER:
             if name in given and given & {"host", "port"}:
                 return f"--{name.replace('_', '-')} is for a server of the replay's own: leave it out, or --host and --port"
-    for name in ("bundle", "precision"):
+    for name in ("bundle", "trust", "precision"):
         if name in given and options.classical_only:
             return f"--{name} chooses a model and --classical-only none: leave out one of them"
     return ""
@@ -417,7 +441,32 @@ def _open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
     profile = load_profile(options.profile or DEFAULT_PROFILE)
     bundle = None if options.classical_only else (options.bundle or DEFAULT_BUNDLE)
     previews = DEFAULT_PREVIEWS if options.previews is None else options.previews
-    return open_runtime(profile, bundle=bundle, output=output, precision=options.precision, previews=previews)
+    return open_runtime(
+        profile, bundle=bundle, output=output, precision=options.precision, trust=options.trust, previews=previews
+    )
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from edge_runtime.bundle import DEFAULT_BUNDLE, load_trust_store, trust_store
+    from edge_runtime.bundle.describe import describe_bundle, description_lines, verification_lines, verification_record
+    from edge_runtime.bundle.verify import verify_bundle
+    from edge_runtime.profile import DEFAULT_PROFILE, load_profile
+
+    path = options.file or DEFAULT_BUNDLE
+    profile = load_profile(options.profile or DEFAULT_PROFILE)
+    trust = load_trust_store(options.trust or profile.trust or trust_store.DEFAULT_TRUST)
+    verification = verify_bundle(path, trust, profile.engines, profile.threads)
+    try:
+        description = describe_bundle(path)
+    except BundleError:  # the first check says why
+        description = None
+    if options.json:
+        print(json.dumps({"bundle": description, **verification_record(verification)}))
+    else:
+        if description is not None:
+            print(*description_lines(description), sep="\n")
+        print(f"checks, with the keys of {trust.folder}:", *verification_lines(verification), sep="\n")
+    return 0 if verification.passed else EXIT_FAILED
 
 
 def _probe(output: Path) -> None:

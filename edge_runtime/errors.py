@@ -8,7 +8,18 @@
     │   ├── UnsupportedScan    a valid scan of a kind that this version does not reconstruct
     │   └── BudgetExceeded     what was declared needs more memory than the profile grants, or than other scans have left
     ├── NoImage                a scan ended before an image was possible; says what was missing
-    ├── BundleError            a model bundle that is missing, altered or does not reproduce its golden outputs
+    ├── BundleError            a model bundle that is refused; says which check failed, the value and the mend
+    │   ├── BundleMissing      no such file, or one that can't be read
+    │   ├── BundleMalformed    not laid out as a bundle: archive, bounds, names of members, manifest, arrays
+    │   ├── BundleUnsigned     nobody signed it
+    │   ├── BundleUntrusted    signed with a key that the trust store does not hold
+    │   ├── BundleRevoked      the trust store names its key or itself as revoked
+    │   ├── BundleAltered      signature, size or SHA-256 do not agree with the content
+    │   ├── BundleTooOld       its format, or its version below the least that the trust store admits
+    │   ├── BundleUnsafe       a graph that reaches outside the bundle: external data, custom operators
+    │   ├── BundleUnqualified  misses its own quality limits, or has no report, and nobody took responsibility
+    │   └── GoldenMismatch     an engine that does not reproduce the golden outputs, or that was never qualified
+    ├── TrustStoreError        a trust store that is missing or malformed
     ├── EngineError            no admissible engine, or an engine that failed
     ├── ProfileError           a hardware profile that is missing or invalid
     ├── DeliveryError          an image that could not be written or sent
@@ -66,7 +77,51 @@ class NoImage(EdgeRuntimeError):
 
 
 class BundleError(EdgeRuntimeError):
-    """A model bundle that is missing, altered or does not reproduce its golden outputs."""
+    """A model bundle that is refused."""
+
+
+class BundleMissing(BundleError):
+    """No such bundle, or a file that can't be read."""
+
+
+class BundleMalformed(BundleError):
+    """A file that is not laid out as a bundle: archive, bounds, names of members, manifest, arrays."""
+
+
+class BundleUnsigned(BundleError):
+    """A bundle that nobody signed."""
+
+
+class BundleUntrusted(BundleError):
+    """A bundle that is signed with a key which the trust store does not hold."""
+
+
+class BundleRevoked(BundleError):
+    """A bundle that the trust store names as revoked, or whose key it does."""
+
+
+class BundleAltered(BundleError):
+    """A bundle whose signature, sizes or digests do not agree with its content."""
+
+
+class BundleTooOld(BundleError):
+    """A bundle of an older format, or of a version below the least that the trust store admits."""
+
+
+class BundleUnsafe(BundleError):
+    """A bundle with a graph that reaches outside of it: external data, custom operators."""
+
+
+class BundleUnqualified(BundleError):
+    """A bundle that misses its own quality limits or has no quality report, without anybody who took responsibility."""
+
+
+class GoldenMismatch(BundleError):
+    """An engine that does not reproduce a bundle's golden outputs, or that the bundle was never qualified with."""
+
+
+class TrustStoreError(EdgeRuntimeError):
+    """A trust store that is missing or malformed."""
 
 
 class EngineError(EdgeRuntimeError):

@@ -27,7 +27,11 @@ USUAL_SCAN_MB = 68
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A checked profile; the attributes are the keys of the TOML file."""
+    """A checked profile; the attributes are the keys of the TOML file.
+
+    Attributes:
+        trust: folder of the public keys that may sign bundles; ``None`` for the one that comes with the package.
+    """
 
     name: str
     description: str
@@ -41,6 +45,7 @@ class Profile:
     idle_timeout_s: float
     send_timeout_s: float
     pending_slices: int
+    trust: Path | None = None
 
     @property
     def session_bytes(self) -> int:
@@ -118,6 +123,7 @@ def parse_profile(text: str, where: str) -> Profile:
         idle_timeout_s=table.number("limits.idle_timeout_s", 0.1, 86400),
         send_timeout_s=table.number("limits.send_timeout_s", 0.1, 3600),
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
+        trust=table.path("bundle.trust"),
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
@@ -148,6 +154,11 @@ class _Table:
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             raise self._wrong(key, value, "a list of texts with at least one entry")
         return tuple(value)
+
+    def path(self, key: str) -> Path | None:
+        """A path that may be left out."""
+        self._read.add(key)
+        return Path(self.text(key)) if key in self._values else None
 
     def integer(self, key: str, low: int, high: int) -> int:
         value = self._value(key)

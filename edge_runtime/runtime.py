@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edge_runtime.bundle import Bundle, load_bundle
+from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
 from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError
 from edge_runtime.kernels import Plans, Workers
@@ -17,6 +18,8 @@ from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
 from edge_runtime.scan import Provenance
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PREVIEWS = (0.25, 0.5, 0.75)
 """Shares of a slice's expected readouts at which a preview is made, where nobody says otherwise."""
@@ -73,6 +76,7 @@ class Runtime:
             self.model.engine,
             self.model.precision,
             self.profile.name,
+            bundle.override.reason if bundle.override else "",
         )
 
 
@@ -83,7 +87,8 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
         precision: insists on one.
 
     Raises:
-        BundleError: the precision asked for is not in the bundle, or golden outputs are not reproduced.
+        BundleError: the precision asked for is not in the bundle.
+        GoldenMismatch: golden outputs are not reproduced.
         EngineError: no engine of the profile runs it.
     """
     wanted = (precision,) if precision else tuple(p for p in profile.precisions if p in bundle.forms)
@@ -95,8 +100,19 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
     form = bundle.forms[wanted[0]]
     engine = choose_engine(profile.engines, form.precision)
     session = engine.plan(form.onnx, profile.threads)
-    bundle.check_golden(session, form)
+    bundle.check_golden(session, form, engine)
     return Model(bundle, LearnedReconstruction(bundle.settings, session), form.precision, engine.version())
+
+
+def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:
+    """The model of a bundle that is trusted here; the log says what it is and who answers for it."""
+    bundle = load_bundle(path, None if trust is None else load_trust_store(trust))
+    name, key_id = bundle.signed_by
+    log.info("bundle %s %s, SHA-256 %s, signed by %s (%s)", bundle.name, bundle.version, bundle.digest, name, key_id)
+    if bundle.override is not None:
+        misses = "; ".join(bundle.override.misses)
+        log.warning("bundle %s: quality limits overridden (%s): %s", bundle.name, misses, bundle.override.reason)
+    return prepare_model(bundle, profile, precision)
 
 
 @contextlib.contextmanager
@@ -106,14 +122,20 @@ def open_runtime(
     bundle: Path | None,
     output: Path | None,
     precision: str | None = None,
+    trust: Path | None = None,
     previews: tuple[float, ...] = (0.25, 0.5, 0.75),
 ) -> Iterator[Runtime]:
     """Makes everything ready, and ends the threads afterwards.
 
     Args:
         bundle: the model bundle, ``None`` for classical images only.
+        trust: folder of the keys that may sign it; without one the profile's, without that the one that comes with the package.
+
+    Raises:
+        BundleError: the bundle is refused.
+        TrustStoreError: the trust store can't be read.
     """
-    model = prepare_model(load_bundle(bundle), profile, precision) if bundle is not None else None
+    model = _prepare(bundle, profile, precision, trust or profile.trust) if bundle is not None else None
     plans = Plans(Workers(profile.threads))
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:

@@ -338,7 +338,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The identity of everything that made an image; empty where a part took no share."""
+    """The identity of everything that made an image; empty where a part took no share.
+
+    Attributes:
+        bundle_override: why a bundle was packed that misses its quality limits; empty where it keeps them.
+    """
 
     runtime_version: str
     bundle_name: str = ""
@@ -347,6 +351,7 @@ class Provenance:
     engine: str = ""
     precision: str = ""
     profile: str = ""
+    bundle_override: str = ""
 
 
 @dataclass(frozen=True, slots=True)

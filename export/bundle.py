@@ -1,4 +1,4 @@
-"""Makes a bundle of a trained model: split, quantize, golden outputs, provenance, pack."""
+"""Makes a bundle of a trained model: split, quantize, golden input, provenance, pack."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from export.config import ModelConfig
+from export.digest import files_digest
+from export.keys import SigningKey
 from export.pack import write_bundle
 from export.quantize import quantize_int8
 from export.split import regulariser_onnx
@@ -19,8 +21,21 @@ from export.train import load_model
 GOLDEN_COLUMNS = 64
 
 
-def make_bundle(config: ModelConfig, config_path: Path, work: Path, out: Path) -> str:
-    """Writes ``out`` from ``work/model.pt`` and the pool in ``work``; returns the bundle's SHA-256."""
+def make_bundle(
+    config: ModelConfig,
+    config_path: Path,
+    work: Path,
+    out: Path,
+    key: SigningKey,
+    *,
+    quality: bytes | None = None,
+    override: str = "",
+) -> str:
+    """Writes ``out`` from ``work/model.pt`` and the pool in ``work``, signed; returns the bundle's SHA-256.
+
+    Args:
+        quality, override: see `export.pack.write_bundle`.
+    """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
     trained = load_model(work / "model.pt")
     network = trained.network
@@ -46,8 +61,18 @@ def make_bundle(config: ModelConfig, config_path: Path, work: Path, out: Path) -
             "configuration": config_path.read_text(encoding="utf-8"),
             "configuration_sha256": hashlib.sha256(config_path.read_bytes()).hexdigest(),
             "training_data": data,
+            "calibration": {
+                "scans": quantization.calibration_scans,
+                "seed": quantization.seed,
+                "pool_sha256": files_digest(pool.glob("*.npy"), pool),
+            },
             "code_sha256": ", ".join(trained.code),
             "first_losses": trained.first_losses,
             "data_kind": "simulated acquisitions of magnitude volumes",
         },
+        key=key,
+        licence=config.licence,
+        limits=config.limits,
+        quality=quality,
+        override=override,
     )

@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export simulate | train | bundle | validate | demo-scan``.
+"""The desk toolchain's command line: ``edge-export simulate | train | pack | sign | inspect | verify | key | validate | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
 """
@@ -14,15 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.errors import EdgeRuntimeError
+from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack, trust_of
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-NEEDED = ("torch", "onnx", "scipy", "nibabel")
+NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
+"""Of a command that does not say what it needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options = _parser().parse_args(arguments)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in getattr(options, "needed", NEEDED) if importlib.util.find_spec(name) is None]
     if missing:
         mend = "pip install -e '.[export]' in edge-runtime's checkout"
         print(f"edge-export: {', '.join(missing)} not installed: {mend}", file=sys.stderr)
@@ -44,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n"
         "  edge-export train export/configs/brain2d.toml --data ../shared/data/train --work build/brain2d\n"
-        "  edge-export bundle export/configs/brain2d.toml --work build/brain2d --out brain2d.edgebundle\n",
+        "  edge-export key new signing.pem\n"
+        "  edge-export pack export/configs/brain2d.toml --work build/brain2d --key signing.pem --out brain2d.edgebundle\n"
+        "  edge-export verify brain2d.edgebundle\n",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -65,14 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     text = "simulate what is missing, then train; resumes where it stopped"
     train = command("train", text, _train, folders, data=True)
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
-    folders = "--work build/brain2d --out brain2d.edgebundle"
-    bundle = command("bundle", "split, quantize and pack a trained model", _bundle, folders, data=False)
-    bundle.add_argument("--out", type=Path, required=True, metavar="FILE")
+    folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
+    add_pack_options(command("pack", "split, quantize, pack and sign a trained model", pack, folders, data=False))
+    add_bundle_commands(commands)
     text = "quality of a bundle on simulated scans of unseen volumes"
     example = "example: edge-export validate brain2d.edgebundle --data ../shared/data/validate --count 24"
     validate = commands.add_parser("validate", help=text, description=text, epilog=example)
     validate.add_argument("bundle", type=Path, help="the bundle")
     validate.add_argument("--data", type=Path, required=True, metavar="DIR", help="volumes that were not trained on")
+    add_trust_option(validate)
     validate.add_argument("--count", type=int, default=24, help="scans (%(default)s)")
     validate.add_argument("--seed", type=int, default=1, help="seed of the draws (%(default)s)")
     validate.add_argument("--json", action="store_true", help="one JSON line a scan, acceleration and method")
@@ -128,15 +133,6 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _bundle(options: argparse.Namespace) -> int:
-    from export.bundle import make_bundle
-    from export.config import load_config
-
-    digest = make_bundle(load_config(options.config), options.config, options.work, options.out)
-    print(f"written: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB, SHA-256 {digest})")
-    return 0
-
-
 def _validate(options: argparse.Namespace) -> int:
     from dataclasses import asdict
     from statistics import median
@@ -148,7 +144,11 @@ def _validate(options: argparse.Namespace) -> int:
 
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in validate(
-        load_bundle(options.bundle), load_volumes(options.data), options.count, options.seed, foreground
+        load_bundle(options.bundle, trust_of(options)),
+        load_volumes(options.data),
+        options.count,
+        options.seed,
+        foreground,
     ):
         groups.setdefault((row.acceleration, row.method), []).append(row)
         if options.json:

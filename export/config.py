@@ -1,12 +1,15 @@
-"""One TOML file decides a model: pool, network, training, quantization."""
+"""One TOML file decides a model: pool, network, training, quantization, and the limits that its quality must keep."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from edge_runtime.bundle.quality import parse_limits
+from edge_runtime.bundle.versions import is_version
 from edge_runtime.errors import EdgeRuntimeError
 
 if sys.version_info >= (3, 11):
@@ -73,7 +76,13 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The whole file."""
+    """The whole file.
+
+    Attributes:
+        version: whole numbers with dots between; rises with every bundle that is given away, so that devices can refuse older ones.
+        licence: SPDX identifier of the model's; may be left out.
+        limits: bounds of figures of the quality report (`edge_runtime.bundle.quality`); may be left out.
+    """
 
     name: str
     version: str
@@ -81,6 +90,8 @@ class ModelConfig:
     network: NetworkConfig
     train: TrainingConfig
     quantize: QuantizeConfig
+    licence: str = "NOASSERTION"
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 Table = TypeVar("Table")
@@ -97,9 +108,18 @@ def load_config(path: Path) -> ModelConfig:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     _check_keys(f"{path}: the file", document, ModelConfig)
-    for key in ("name", "version"):
-        if not isinstance(document[key], str) or not document[key]:
-            raise ConfigError(f"{path}: {key} = {document[key]!r}: a text is expected")
+    licence, limits = document.get("licence", "NOASSERTION"), document.get("limits", {})
+    for key, value in (("name", document["name"]), ("licence", licence)):
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise ConfigError(f"{path}: {key} = {value!r}: a text is expected")
+    if not is_version(document["version"]):
+        raise ConfigError(
+            f"{path}: version = {document['version']!r}: whole numbers with dots are expected, such as '1.2.0'"
+        )
+    try:
+        parse_limits(limits)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     config = ModelConfig(
         name=document["name"],
         version=document["version"],
@@ -107,6 +127,8 @@ def load_config(path: Path) -> ModelConfig:
         network=_table(path, document, "network", NetworkConfig),
         train=_table(path, document, "train", TrainingConfig),
         quantize=_table(path, document, "quantize", QuantizeConfig),
+        licence=licence,
+        limits=limits,
     )
     for key in ("warmup_steps", "bfloat16_steps"):
         value = getattr(config.train, key)
@@ -129,10 +151,12 @@ def _table(path: Path, document: dict[str, Any], name: str, kind: type[Table]) -
 
 
 def _check_keys(where: str, table: object, kind: type[Any]) -> None:
-    wanted = {one.name for one in fields(kind)}
+    known = {one.name for one in fields(kind)}
+    wanted = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
     found = set(table) if isinstance(table, dict) else set()
-    if found != wanted:
-        raise ConfigError(f"{where} differs in {sorted(wanted ^ found)}; exactly {sorted(wanted)} are expected")
+    if differing := (found - known) | (wanted - found):
+        left_out = f", {sorted(known - wanted)} may be" if known != wanted else ""
+        raise ConfigError(f"{where} differs in {sorted(differing)}; exactly {sorted(wanted)} are expected{left_out}")
 
 
 def _expected(value: object, kind: object, least: float, most: float) -> str:

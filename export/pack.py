@@ -1,28 +1,50 @@
-"""Writes the bundle: one deterministic file, the same bytes for the same inputs."""
+"""Packs a bundle out of graphs: golden outputs, manifest, bill of materials, signature. The same inputs give the same bytes."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.bundle import FORMAT, MANIFEST, UnrolledSettings
+from edge_runtime.bundle.archive import LICENCE, QUALITY, SBOM
+from edge_runtime.bundle.golden import format_array
+from edge_runtime.bundle.graph import check_graph
+from edge_runtime.bundle.manifest import FAMILY, FORMAT, Tolerance, UnrolledSettings
+from edge_runtime.bundle.quality import MAX_REASON, missed_limits, parse_limits, parse_report
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.errors import BundleUnqualified
+from export.config import ConfigError
+from export.keys import SigningKey
+from export.sbom import installed_makers, make_sbom
+from export.seal import seal, write_whole
 
 Tensor = npt.NDArray[np.float32]
 
-EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Time stamp of every member, so that packing twice gives the same bytes."""
+Bounds = Mapping[str, Mapping[str, float]]
+"""Limits by figure, as in the configuration: ``{"int8_loss_db": {"at_most": 0.1}}``."""
 
-TOLERANCE = {"fp32": 2e-3, "int8": 5e-2}
-"""Relative error of the golden outputs that other machines and library versions may show."""
+GOLDEN_INPUT = "golden/input.npy"
+
+TOLERANCES = {
+    "fp32": (Tolerance("onnxruntime", "1.20", "2", 2e-3), Tolerance("openvino", "2024.4", "2027", 2e-3)),
+    "int8": (Tolerance("onnxruntime", "1.20", "2", 5e-2), Tolerance("openvino", "2024.4", "2027", 5e-2)),
+}
+"""Relative error of the golden outputs that other machines and versions of an engine may show, by precision."""
+
+UNSTATED_LICENCE = "NOASSERTION"
+
+
+@dataclass(frozen=True)
+class GoldenOutputs:
+    """What the forms answer to the golden input, and on what that was computed."""
+
+    made_by: str
+    outputs: Mapping[str, Tensor]
 
 
 def write_bundle(
@@ -34,59 +56,103 @@ def write_bundle(
     forms: Mapping[str, bytes],
     golden_input: Tensor,
     provenance: Mapping[str, Any],
+    key: SigningKey,
+    licence: str = UNSTATED_LICENCE,
+    limits: Bounds | None = None,
+    quality: bytes | None = None,
+    override: str = "",
+    golden: GoldenOutputs | None = None,
 ) -> str:
-    """Writes a bundle with golden outputs computed here by ONNX Runtime; returns its SHA-256.
+    """Writes a signed bundle and returns the SHA-256 of its file.
 
     Args:
         forms: ONNX graphs by precision.
         golden_input: ``(1, 6, rows, columns)``.
         provenance: training data digests, configuration, code version; becomes part of the manifest.
+        licence: SPDX identifier.
+        limits: of the quality report's figures.
+        quality: the report, in JSON; see `edge_runtime.bundle.quality`.
+        override: why the bundle is packed although it misses limits, or has no report; not recorded where it keeps them.
+        golden: where the outputs are known already; computed here by ONNX Runtime otherwise.
+
+    Raises:
+        BundleUnqualified: limits are missed and nobody overrides them.
+        BundleUnsafe, BundleMalformed: a graph or size that no bundle may have.
+        ConfigError: a limit, report, reason or precision is malformed.
     """
-    engine = OnnxRuntimeEngine()
+    unknown = sorted(set(forms) - set(TOLERANCES))
+    if unknown:
+        raise ConfigError(f"precision {unknown[0]}: no tolerances are known; known are {', '.join(sorted(TOLERANCES))}")
+    for precision, onnx in sorted(forms.items()):
+        check_graph(precision, onnx)
+    golden = golden or golden_outputs(forms, golden_input)
     members = {
-        "golden/input.npy": _npy(golden_input),
-        "LICENSE": b"Apache-2.0; weights trained on data listed in the manifest\n",
+        GOLDEN_INPUT: format_array(golden_input),
+        LICENCE: f"SPDX-License-Identifier: {licence}\nWeights trained on the data that manifest.json lists.\n".encode(),
+        SBOM: make_sbom(name, version, licence, forms, provenance, installed_makers()),
     }
-    form_entries = {}
+    entries = {}
     for precision, onnx in sorted(forms.items()):
         members[f"forms/{precision}.onnx"] = onnx
-        members[f"golden/{precision}.npy"] = _npy(engine.plan(onnx, threads=1).run(golden_input))
-        form_entries[precision] = {
+        members[f"golden/{precision}.npy"] = format_array(golden.outputs[precision])
+        entries[precision] = {
             "onnx": f"forms/{precision}.onnx",
             "golden_output": f"golden/{precision}.npy",
-            "tolerance": TOLERANCE[precision],
+            "tolerances": [asdict(tolerance) for tolerance in TOLERANCES[precision]],
         }
-    manifest = {
+    document = {
         "format": FORMAT,
         "name": name,
         "version": version,
-        "family": "unrolled-cg",
+        "family": FAMILY,
         "settings": {
             "iterations": settings.iterations,
             "cg_steps": settings.cg_steps,
             "log_weights": [[round(value, 7) for value in pair] for pair in settings.log_weights],
             "multiple": settings.multiple,
         },
-        "golden_input": "golden/input.npy",
-        "golden_made_by": engine.version(),
-        "forms": form_entries,
+        "golden_input": GOLDEN_INPUT,
+        "golden_made_by": golden.made_by,
+        "forms": entries,
+        "limits": {figure: dict(bounds) for figure, bounds in (limits or {}).items()},
         "provenance": dict(provenance),
-        "files": {member: hashlib.sha256(content).hexdigest() for member, content in sorted(members.items())},
     }
-    members[MANIFEST] = (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for member, content in sorted(members.items()):
-            entry = zipfile.ZipInfo(member, EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    return write_whole(path, seal(*with_quality(document, members, quality, override), key))
 
 
-def _npy(array: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.asarray(array, np.float32), allow_pickle=False)
-    return buffer.getvalue()
+def golden_outputs(forms: Mapping[str, bytes], golden_input: Tensor) -> GoldenOutputs:
+    """What ONNX Runtime answers here, with one thread."""
+    engine = OnnxRuntimeEngine()
+    outputs = {precision: engine.plan(onnx, threads=1).run(golden_input) for precision, onnx in forms.items()}
+    return GoldenOutputs(engine.version(), outputs)
+
+
+def with_quality(
+    document: Mapping[str, Any], members: Mapping[str, bytes], quality: bytes | None, override: str
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest and members with a quality report, and with an override where its limits are missed.
+
+    Raises:
+        BundleUnqualified: limits are missed and nobody overrides them.
+        ConfigError: a limit, the report or the reason is malformed.
+    """
+    with_report = dict(members) if quality is None else {**members, QUALITY: quality}
+    forms = {
+        precision: hashlib.sha256(members[entry["onnx"]]).hexdigest() for precision, entry in document["forms"].items()
+    }
+    reason = " ".join(override.split())
+    try:
+        limits = parse_limits(document["limits"])
+        report = parse_report(with_report[QUALITY]) if QUALITY in with_report else None
+        if len(reason) > MAX_REASON or not reason.isprintable():
+            raise ValueError(f"--override: one line of at most {MAX_REASON} characters is expected")
+    except ValueError as error:
+        raise ConfigError(f"{document['name']}: quality: {error}") from error
+    missed = missed_limits(limits, forms, report)
+    if missed and not reason:
+        raise BundleUnqualified(
+            f"{document['name']} {document['version']}: {'; '.join(missed)}: give --quality FILE, or take responsibility with "
+            "--override REASON, which the bundle then carries and the runtime shows"
+        )
+    entry = {"reason": reason, "misses": list(missed)} if missed else None
+    return {**document, "override": entry}, with_report

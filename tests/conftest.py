@@ -15,17 +15,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import settings
 from simulated import readouts_of, scan_bytes, usual_kspace
 from strict_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 
 from edge_runtime import _kernels
+from edge_runtime.bundle import trust_store
+from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.kernels import instruction_set
 from edge_runtime.links.mrd import MrdServer
 from edge_runtime.links.mrd_messages import Close, ImageMessage, Message, MessageReader, Text
 from edge_runtime.links.mrd_pack import parse_meta_attributes
 from edge_runtime.profile import Profile, parse_profile
 from edge_runtime.runtime import Runtime, open_runtime
+from export.keys import SigningKey
 
 settings.register_profile("edge", deadline=None)  # a busy machine is no defect
 settings.load_profile("edge")
@@ -74,31 +78,57 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose regulariser is one small convolution: the real path, without training and without torch."""
+def tiny_graph() -> bytes:
+    """One small convolution as an ONNX graph."""
     onnx = pytest.importorskip("onnx")
-    from edge_runtime.bundle import UnrolledSettings
-    from export.pack import write_bundle
-
     weights = 0.01 * np.random.default_rng(1).standard_normal((2, 6, 3, 3)).astype(np.float32)
-    shape = [1, None, "rows", "columns"]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Conv", ["image", "weights"], ["correction"], pads=[1, 1, 1, 1])],
         "regulariser",
-        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 6, *shape[2:]])],
-        [onnx.helper.make_tensor_value_info("correction", onnx.TensorProto.FLOAT, [1, 2, *shape[2:]])],
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 6, "rows", "columns"])],
+        [onnx.helper.make_tensor_value_info("correction", onnx.TensorProto.FLOAT, [1, 2, "rows", "columns"])],
         [onnx.numpy_helper.from_array(weights, "weights")],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+@pytest.fixture(scope="session")
+def signing_key() -> SigningKey:
+    """The key of the tests' bundles; everybody knows it, and no device trusts it."""
+    return SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def trust_folder(tmp_path_factory: pytest.TempPathFactory, signing_key: SigningKey) -> Iterator[Path]:
+    """The shipped trust store with the tests' key in it, as the one that is used where none is named."""
+    folder = tmp_path_factory.mktemp("trust")
+    for path in trust_store.DEFAULT_TRUST.glob("*.pem"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "tests.pem").write_text(format_public_key(signing_key.public))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trust_store, "DEFAULT_TRUST", folder)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_graph: bytes, signing_key: SigningKey) -> Path:
+    """A bundle whose regulariser is one small convolution: the real path, without training and without torch."""
+    from edge_runtime.bundle import UnrolledSettings
+    from export.pack import write_bundle
+
     path = tmp_path_factory.mktemp("bundle") / "tiny.edgebundle"
     write_bundle(
         path,
         name="tiny",
         version="1",
         settings=UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
-        forms={"fp32": model.SerializeToString()},
+        forms={"fp32": tiny_graph},
         golden_input=np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
-        provenance={"trained_on": "nothing"},
+        provenance={"training_data": {"sha256": "0" * 64, "volumes": ["none"]}},
+        key=signing_key,
+        licence="Apache-2.0",
+        override="a test",
     )
     return path
 

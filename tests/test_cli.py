@@ -35,12 +35,36 @@ def code_of(*arguments: str) -> int:
         return int(end.code or 0)
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("serve",), ("replay",)], ids=lambda command: " ".join(command))
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("serve",), ("replay",), ("bundle",)], ids=lambda command: " ".join(command)
+)
 def test_help_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of(*command, "--help") == 0
     said = capsys.readouterr().out
     assert "example" in said
     assert " ".join(("edge-runtime", *command)) in said.partition("example")[2]
+
+
+def test_a_bundle_is_shown_and_checked_without_the_desk(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("bundle") == 0
+    said = capsys.readouterr().out
+    assert "brain2d" in said and "pass  golden int8" in said and "accepted" in said.splitlines()[-1]
+    assert code_of("bundle", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["accepted"] and said["bundle"]["name"] == "brain2d"
+
+
+def test_a_bundle_that_is_refused_is_shown_with_the_reason(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(__file__).parents[1] / "edge_runtime" / "trust_keys"  # without the tests' key
+    assert code_of("bundle", str(tiny_bundle), "--trust", str(store)) == 1
+    said = capsys.readouterr().out
+    assert "OVERRIDE" in said and "FAIL  key" in said and "add its public key there" in said
+    (tmp_path / "cut").write_bytes(b"PK")
+    assert code_of("bundle", str(tmp_path / "cut"), "--json") == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["bundle"], said["checks"][0]["error"]) == (None, "BundleMalformed")
 
 
 def test_replay_into_a_server_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,12 +147,23 @@ def test_a_summary_in_json_holds_format_and_notes(mat: Path, capsys: pytest.Capt
     [
         (("serve", "--port", "0", "--profile", "toaster", "--classical-only"), "toaster"),
         (("serve", "--port", "0", "--bundle", "missing.edgebundle"), "missing.edgebundle"),
+        (("serve", "--port", "0", "--trust", "/proc/nope"), "trust store /proc/nope: No such file"),
+        (("bundle", "--trust", "/proc/nope"), "trust store /proc/nope: No such file"),
         (("replay", "missing.mrd", "--classical-only"), "missing.mrd"),
         (("serve", "--port", "0", "--classical-only", "--out", "/proc/nope"), "--out /proc/nope"),
         (("replay", str(SCAN), "--classical-only", "--out", "/proc/nope"), "--out /proc/nope"),
         (("demo", "--classical-only", "--out", "/proc/nope"), "--out /proc/nope"),
     ],
-    ids=["profile", "bundle", "file", "serve to nowhere", "replay to nowhere", "demo to nowhere"],
+    ids=[
+        "profile",
+        "bundle",
+        "trust",
+        "trust of bundle",
+        "file",
+        "serve to nowhere",
+        "replay to nowhere",
+        "demo to nowhere",
+    ],
 )
 def test_work_that_cannot_be_done(
     arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
@@ -166,6 +201,8 @@ def test_work_that_cannot_be_done(
         (("replay", "scan.h5", "--port", "9002", "--classical-only"), "--classical-only"),
         (("demo", "--classical-only", "--bundle", "x.edgebundle"), "--bundle"),
         (("serve", "--classical-only", "--precision", "int8"), "--precision"),
+        (("serve", "--classical-only", "--trust", "keys"), "--trust"),
+        (("replay", "scan.h5", "--port", "9002", "--trust", "keys"), "--trust"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -19,7 +19,19 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("module", ["edge_runtime.cli", "edge_runtime.links.mrd", "edge_runtime.demo.run"])
 def test_the_device_imports_neither_torch_nor_the_desk(module: str) -> None:
-    heavy = ("torch", "scipy", "h5py", "export", "onnx", "matplotlib", "nibabel", "twixtools", "ismrmrd")
+    heavy = (
+        "torch",
+        "cyclonedx",
+        "cryptography",
+        "scipy",
+        "h5py",
+        "export",
+        "onnx",
+        "matplotlib",
+        "nibabel",
+        "twixtools",
+        "ismrmrd",
+    )
     done = python(f"import sys, {module}; print(*sorted(set(sys.modules) & set({heavy!r})))")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
@@ -44,7 +56,9 @@ def test_edge_export_helps_without_its_extra() -> None:
     assert "example:" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["simulate", "train", "bundle", "validate", "demo-scan"])
+@pytest.mark.parametrize(
+    "command", ["simulate", "train", "pack", "sign", "inspect", "verify", "key", "validate", "demo-scan"]
+)
 def test_every_command_of_edge_export_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

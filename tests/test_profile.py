@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import PROFILE, USUAL_LIMITS, RunningServer, profile_of
@@ -35,6 +37,13 @@ def test_a_profile_is_read_from_a_path(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(GOOD)
     assert load_profile(str(path)).session_bytes == USUAL_LIMITS["session_mb"] << 20
+
+
+def test_a_profile_may_name_a_trust_store():
+    assert parse_profile(GOOD, "here").trust is None
+    assert parse_profile(GOOD + '\n[bundle]\ntrust = "/etc/trust"', "here").trust == Path("/etc/trust")
+    with pytest.raises(ProfileError, match=r"bundle\.trust = 3: expected a text"):
+        parse_profile(GOOD + "\n[bundle]\ntrust = 3", "here")
 
 
 @pytest.mark.parametrize("session_mb", [16, 100, 512])

@@ -546,6 +546,7 @@ def _model_identity(provenance: Provenance) -> str:
         f"model {provenance.bundle_name or 'unnamed'} {provenance.bundle_version or 'without version'}, "
         f"SHA-256 {provenance.bundle_digest or 'unknown'}, engine {provenance.engine or 'unknown'}, "
         f"precision {provenance.precision or 'unknown'}"
+        + (f"; its quality limits were overridden: {provenance.bundle_override}" if provenance.bundle_override else "")
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_volumes import write_volume
 
-from edge_runtime.bundle import load_bundle
+from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import prepare_model
 
@@ -38,6 +38,8 @@ bfloat16_steps = 0
 calibration_scans = 1
 float_levels = 1
 seed = 3
+[limits]
+int8_loss_db = {{ at_most = 0.1 }}
 """
 
 
@@ -59,7 +61,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("desk")
     run("train", configuration(folder), "--data", write_volume(folder / "data"), "--work", folder / "work")
+    run("key", "new", folder / "key.pem")
+    run("key", "public", folder / "key.pem", "--out", folder / "trust" / "key.pem")
     return folder
+
+
+def pack(folder: Path, name: str) -> Path:
+    """The trained model as a bundle that the key of this folder signed."""
+    out = folder / f"{name}.edgebundle"
+    options = ("--key", folder / "key.pem", "--override", "three steps are no training", "--out", out)
+    run("pack", folder / "made.toml", "--work", folder / "work", *options)
+    return out
+
+
+def load(path: Path) -> Bundle:
+    return load_bundle(path, load_trust_store(path.parent / "trust"))
 
 
 def weights_of(work: Path) -> dict[str, np.ndarray]:
@@ -71,29 +87,35 @@ def weights_of(work: Path) -> dict[str, np.ndarray]:
 
 def test_the_same_model_gives_the_same_bundle(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("first", "second"):
-        out = trained / f"{name}.edgebundle"
-        run("bundle", trained / "made.toml", "--work", trained / "work", "--out", out)
+        pack(trained, name)
     first, second = ((trained / f"{name}.edgebundle").read_bytes() for name in ("first", "second"))
     assert first == second
-    digest = load_bundle(trained / "first.edgebundle").digest
+    digest = load(trained / "first.edgebundle").digest
     assert capsys.readouterr().out.count(digest) == 2
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_form_loads_and_reproduces_its_golden_outputs(trained: Path, precision: str) -> None:
-    out = trained / f"{precision}.edgebundle"
-    run("bundle", trained / "made.toml", "--work", trained / "work", "--out", out)
-    bundle = load_bundle(out)
+    out = pack(trained, precision)
+    bundle = load(out)
     assert (bundle.name, bundle.settings.iterations, bundle.settings.cg_steps) == ("made", 2, 2)
     model = prepare_model(bundle, load_profile(DEFAULT_PROFILE), precision)  # raises where they are not reproduced
     assert model.precision == precision
+    assert bundle.override is not None and bundle.override.reason == "three steps are no training"
+
+
+def test_a_bundle_tells_what_it_was_made_of(trained: Path) -> None:
+    manifest = load(pack(trained, "made")).manifest
+    assert manifest["limits"] == {"int8_loss_db": {"at_most": 0.1}}
+    made_of = manifest["provenance"]
+    assert made_of["training_data"]["volumes"] and len(made_of["calibration"]["pool_sha256"]) == 64
+    assert made_of["configuration"] == (trained / "made.toml").read_text()
 
 
 def test_int8_leaves_the_image_and_the_finest_level_in_floating_point(trained: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    out = trained / "mixed.edgebundle"
-    run("bundle", trained / "made.toml", "--work", trained / "work", "--out", out)
-    graph = onnx.load_from_string(load_bundle(out).forms["int8"].onnx).graph
+    out = pack(trained, "mixed")
+    graph = onnx.load_from_string(load(out).forms["int8"].onnx).graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     quantized = {node.name for node in graph.node if node.op_type == "Conv" and node.input[1] in dequantized}
     convolutions = {node.name for node in graph.node if node.op_type == "Conv"}
@@ -114,10 +136,9 @@ def test_training_changes_the_weights_and_repeats_itself(trained: Path) -> None:
 
 
 def test_an_unseen_volume_scores_every_method(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = trained / "validated.edgebundle"
-    run("bundle", trained / "made.toml", "--work", trained / "work", "--out", out)
+    out = pack(trained, "validated")
     capsys.readouterr()
-    run("validate", out, "--data", trained / "data", "--count", 1, "--json")
+    run("validate", out, "--data", trained / "data", "--trust", trained / "trust", "--count", 1, "--json")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["acceleration"] for row in rows} == {2, 4, 6}
     assert {row["method"] for row in rows} == {"learned fp32", "learned int8", "classical", "zero_filled"}

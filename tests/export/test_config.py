@@ -34,6 +34,14 @@ def test_the_shipped_configuration_is_read() -> None:
         ("steps = 8000", "step = 8000", "[train] differs in ['step', 'steps']"),
         ("[quantize]", "[quantise]", "differs in ['quantise', 'quantize']"),
         ('name = "brain2d"', "name = 7", "name = 7: a text is expected"),
+        ('version = "0.2.0"', 'version = "new"', "version = 'new': whole numbers with dots are expected"),
+        ('licence = "Apache-2.0"', "licence = 2", "licence = 2: a text is expected"),
+        ('licence = "Apache-2.0"', 'license = "Apache-2.0"', "differs in ['license']"),
+        (
+            "int8_loss_db = { at_most",
+            "int8_loss_db = { most",
+            "limits: int8_loss_db = {'most': 0.1}: at_least, at_most or both",
+        ),
         ('name = "brain2d"', 'nmae = "brain2d"', "differs in ['name', 'nmae']"),
         ('name = "brain2d"', 'name = "brain2d', "line 2"),
     ],
@@ -49,6 +57,14 @@ def test_a_wrong_value_is_named(tmp_path: Path, line: str, replacement: str, com
         load_config(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert complaint in str(refused.value)
+
+
+def test_licence_and_limits_may_be_left_out(tmp_path: Path) -> None:
+    text = SHIPPED.read_text(encoding="utf-8").partition("[limits]")[0].replace('licence = "Apache-2.0"\n', "")
+    path = tmp_path / "made.toml"
+    path.write_text(text, encoding="utf-8")
+    config = load_config(path)
+    assert (config.licence, config.limits) == ("NOASSERTION", {})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -197,6 +197,17 @@ def test_a_correction_that_nothing_confirms_says_so_on_the_wire_in_the_report_an
     assert "confirmed by" not in comments
 
 
+def test_overridden_quality_limits_are_told_on_the_wire_in_the_report_and_in_dicom(serve, tiny_bundle):
+    server = serve(bundle=tiny_bundle)
+    learned, classical = server.exchange(scan_bytes(readouts_of(KSPACE), configuration="edge")).images
+    assert parse_meta_attributes(learned.attributes)["EdgeBundleOverride"] == ["a test"]
+    assert "EdgeBundleOverride" not in parse_meta_attributes(classical.attributes)
+    of_learned, of_classical = report_of(server)["images"]
+    assert of_learned["provenance"]["bundle_override"] == "a test"
+    assert of_classical["provenance"]["bundle_override"] == ""
+    assert "its quality limits were overridden: a test" in pydicom.dcmread(of_learned["dicom"]).ImageComments
+
+
 def test_sessions_at_once_each_get_their_own_image(serve):
     server = serve(sessions=4)
     brightness = [1.0, 2.0, 4.0, 8.0]

@@ -1,0 +1,210 @@
+"""The manifest of a bundle, from the bytes that are signed to typed values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_runtime.bundle.quality import MAX_REASON, Limit, Override, parse_limits
+from edge_runtime.bundle.signature import HEX_SHA256
+from edge_runtime.bundle.versions import is_version, version_in, version_numbers
+from edge_runtime.errors import BundleMalformed, BundleTooOld
+
+FORMAT = 2
+FAMILY = "unrolled-cg"
+
+
+@dataclass(frozen=True, slots=True)
+class UnrolledSettings:
+    """How the device runs the unrolled family (see `edge_runtime.modalities.mri.learned`).
+
+    Attributes:
+        iterations: regulariser runs.
+        cg_steps: conjugate-gradient steps of each data-consistency solve.
+        log_weights: logarithm of λ of every iteration, as intercept and slope over the noise condition
+            (`edge_runtime.modalities.mri.learned.condition_of_noise`); one pair an iteration.
+        multiple: the graph takes rows and columns that are multiples of this.
+    """
+
+    iterations: int
+    cg_steps: int
+    log_weights: tuple[tuple[float, float], ...]
+    multiple: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far the golden outputs of one engine may lie from the bundle's.
+
+    Attributes:
+        engine: its name in the registry.
+        first, below: versions of its library; ``first`` included, ``below`` not.
+        relative_error: norm of the difference over the norm of the golden output.
+    """
+
+    engine: str
+    first: str
+    below: str
+    relative_error: float
+
+    def covers(self, engine: str, version: str) -> bool:
+        """Whether it speaks of this engine.
+
+        Args:
+            version: as the engine tells it, a suffix such as ``rc1`` allowed.
+        """
+        number = version_in(version)
+        if engine != self.engine or not number:
+            return False
+        return version_numbers(self.first) <= version_numbers(number) < version_numbers(self.below)
+
+
+@dataclass(frozen=True, slots=True)
+class FormEntry:
+    """Where one precision's graph and golden output are."""
+
+    onnx: str
+    golden_output: str
+    tolerances: tuple[Tolerance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What a member must be."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of a manifest that the runtime uses.
+
+    Attributes:
+        forms: by precision.
+        files: every member but the manifest and the signature.
+        override: ``None`` where the bundle needs none.
+        document: as it stands in the file, for provenance.
+    """
+
+    name: str
+    version: str
+    settings: UnrolledSettings
+    golden_input: str
+    forms: Mapping[str, FormEntry]
+    limits: Mapping[str, Limit]
+    override: Override | None
+    files: Mapping[str, FileEntry]
+    document: Mapping[str, Any]
+
+
+def read_document(content: bytes) -> dict[str, Any]:
+    """The manifest as plain values, of a format that this runtime reads.
+
+    Raises:
+        BundleMalformed: it is no JSON object, or of a newer format.
+        BundleTooOld: it is of an older format.
+    """
+    try:
+        document = json.loads(content, parse_constant=_refuse_constant)
+        number = document["format"]
+        known = isinstance(number, int) and not isinstance(number, bool)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleMalformed(f"the manifest is no JSON object that tells its format: {error!r}") from error
+    if not known:
+        raise BundleMalformed(f"bundle format {number!r}: a whole number is expected")
+    if number < FORMAT:
+        raise BundleTooOld(
+            f"bundle format {number}: this runtime reads format {FORMAT}; edge-export sign brings a bundle up to date"
+        )
+    if number > FORMAT:
+        raise BundleMalformed(
+            f"bundle format {number}: this runtime reads format {FORMAT}; it is older than the bundle: update it"
+        )
+    return dict(document)
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """A manifest whose every value is checked.
+
+    Raises:
+        BundleMalformed, BundleTooOld: see `read_document`; a wrong value is named.
+    """
+    document = read_document(content)
+    try:
+        return Manifest(
+            name=_text(document, "name"),
+            version=_version(document["version"]),
+            settings=_settings(document),
+            golden_input=_text(document, "golden_input"),
+            forms={str(precision): _form(form) for precision, form in document["forms"].items()},
+            limits=parse_limits(document["limits"]),
+            override=_override(document["override"]),
+            files={str(name): _file(name, entry) for name, entry in document["files"].items()},
+            document=document,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleMalformed(f"the manifest is malformed: {what[:500]}") from error
+
+
+def _settings(document: Mapping[str, Any]) -> UnrolledSettings:
+    if document["family"] != FAMILY:
+        raise ValueError(f"family {document['family']!r}: this runtime runs {FAMILY}")
+    table = document["settings"]
+    weights = tuple((float(intercept), float(slope)) for intercept, slope in table["log_weights"])
+    settings = UnrolledSettings(int(table["iterations"]), int(table["cg_steps"]), weights, int(table["multiple"]))
+    if len(weights) != settings.iterations or not 1 <= settings.iterations <= 64 or not 1 <= settings.cg_steps <= 64:
+        raise ValueError(f"{len(weights)} weights for {settings.iterations} iterations of {settings.cg_steps} steps")
+    if not 1 <= settings.multiple <= 256 or not all(math.isfinite(value) for pair in weights for value in pair):
+        raise ValueError(f"sizes in multiples of {settings.multiple}, weights {weights}")
+    return settings
+
+
+def _form(form: Mapping[str, Any]) -> FormEntry:
+    tolerances = tuple(
+        Tolerance(
+            _text(entry, "engine"), _version(entry["first"]), _version(entry["below"]), float(entry["relative_error"])
+        )
+        for entry in form["tolerances"]
+    )
+    for one in tolerances:
+        if not 0 < one.relative_error < 1:
+            raise ValueError(f"a tolerance of {one.relative_error} for {one.engine}: between 0 and 1 is expected")
+    return FormEntry(_text(form, "onnx"), _text(form, "golden_output"), tolerances)
+
+
+def _override(entry: Mapping[str, Any] | None) -> Override | None:
+    if entry is None:
+        return None
+    reason = _text(entry, "reason")
+    if len(reason) > MAX_REASON or not reason.isprintable():
+        raise ValueError(f"override: a reason of one line of at most {MAX_REASON} characters is expected")
+    return Override(reason, tuple(str(missed) for missed in entry["misses"]))
+
+
+def _file(name: str, entry: Mapping[str, Any]) -> FileEntry:
+    digest, size = _text(entry, "sha256"), entry["bytes"]
+    if not HEX_SHA256.fullmatch(digest) or not isinstance(size, int) or isinstance(size, bool):
+        raise ValueError(f"files: {name}: a SHA-256 and a number of bytes are expected")
+    return FileEntry(digest, size)
+
+
+def _text(table: Mapping[str, Any], key: str) -> str:
+    value = table[key]
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError(f"{key} = {value!r}: a text is expected")
+    return value
+
+
+def _version(value: object) -> str:
+    if not is_version(value):
+        raise ValueError(f"version {value!r}: whole numbers with dots between are expected, such as 1.2.0")
+    return str(value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

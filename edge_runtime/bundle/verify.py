@@ -1,0 +1,72 @@
+"""All checks of a bundle as a list: what passed, what failed and why, what was not reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.bundle.load import CHECKS, Bundle, load_bundle
+from edge_runtime.bundle.trust_store import TrustStore
+from edge_runtime.engines import REGISTRY, choose_engine
+from edge_runtime.errors import BundleError, EdgeRuntimeError
+
+GOLDEN = "golden"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check.
+
+    Attributes:
+        passed: ``None`` where an earlier one failed and it was not made.
+        detail: what it saw, or why it failed.
+        error: name of the error of `edge_runtime.errors`, where it failed.
+    """
+
+    name: str
+    passed: bool | None
+    detail: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Every check in its order; golden outputs are checked for every form.
+
+    Attributes:
+        bundle: ``None`` where it is refused before golden outputs are run.
+    """
+
+    checks: tuple[Check, ...]
+    bundle: Bundle | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the runtime would use the bundle."""
+        return all(check.passed for check in self.checks)
+
+
+def verify_bundle(
+    path: Path, trust: TrustStore, engines: tuple[str, ...] = tuple(REGISTRY), threads: int = 1
+) -> Verification:
+    """Makes every check.
+
+    Args:
+        engines: names of those that may run the forms.
+    """
+    checks: list[Check] = []
+    try:
+        bundle = load_bundle(path, trust, lambda name, saw: checks.append(Check(name, True, saw)))
+    except BundleError as error:
+        checks.append(Check(CHECKS[len(checks)], False, str(error), type(error).__name__))
+        left = [*CHECKS[len(checks) :], GOLDEN]
+        return Verification((*checks, *(Check(name, None, "not reached") for name in left)), None)
+    for precision, form in sorted(bundle.forms.items()):
+        name = f"{GOLDEN} {precision}"
+        try:
+            engine = choose_engine(engines, precision)
+            differs = bundle.check_golden(engine.plan(form.onnx, threads), form, engine)
+            checks.append(Check(name, True, f"{engine.version()}: relative error {differs:.1e}"))
+        except EdgeRuntimeError as error:
+            checks.append(Check(name, False, str(error), type(error).__name__))
+    return Verification(tuple(checks), bundle)

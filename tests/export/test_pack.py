@@ -1,0 +1,312 @@
+"""Packing and signing: the same inputs give the same bytes, and nothing is packed in spite of its limits without a name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edge_runtime.bundle import Bundle, UnrolledSettings, load_bundle
+from edge_runtime.bundle.archive import MANIFEST, SBOM, SIGNATURE, read_archive
+from edge_runtime.bundle.signature import format_public_key
+from edge_runtime.errors import BundleMalformed, BundleUnqualified, BundleUnsafe
+from export.cli import main
+from export.config import ConfigError
+from export.keys import SigningKey, new_key
+from export.pack import write_bundle
+from export.sbom import make_sbom
+from export.seal import seal
+from export.sign import sign_bundle
+
+GOLDEN_SHA256 = "3c40ea53e7d848cce6c359dfd992061f45dde8ea323b3fe60cef165622cfa6cb"
+
+
+def packed(path: Path, graph: bytes, key: SigningKey, **changes: Any) -> Path:
+    settings: dict[str, Any] = {
+        "name": "made",
+        "version": "1.2",
+        "settings": UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
+        "forms": {"fp32": graph},
+        "golden_input": np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
+        "provenance": {"training_data": {"sha256": "0" * 64, "volumes": ["one", "two"]}},
+        "key": key,
+        "licence": "Apache-2.0",
+    }
+    write_bundle(path, **{**settings, **changes})
+    return path
+
+
+def report(graph: bytes, **figures: float) -> bytes:
+    forms = {"fp32": hashlib.sha256(graph).hexdigest()}
+    return json.dumps({"schema": 1, "forms": forms, "figures": figures, "more": "pictures"}).encode()
+
+
+LIMITS = {"loss_db": {"at_most": 0.1}, "ssim": {"at_least": 0.5, "at_most": 1.0}}
+
+
+def test_packing_twice_gives_the_same_bytes(tmp_path, tiny_graph, signing_key):
+    first = packed(tmp_path / "first", tiny_graph, signing_key, override="a test")
+    second = packed(tmp_path / "second", tiny_graph, signing_key, override="a test")
+    assert first.read_bytes() == second.read_bytes()
+    assert not list(tmp_path.glob(".*"))  # nothing half written is left
+
+
+def test_the_bytes_of_a_sealed_bundle_never_change(signing_key):
+    """The whole chain of manifest, list, signature and archive; a change here locks out bundles that exist."""
+    sealed = seal({"format": 2, "name": "made"}, {"LICENSE": b"none", "forms/fp32.onnx": b"graph"}, signing_key)
+    assert hashlib.sha256(sealed).hexdigest() == GOLDEN_SHA256
+    members = read_archive(sealed)
+    assert json.loads(members[MANIFEST])["files"]["LICENSE"] == {
+        "bytes": 4,
+        "sha256": "140bedbf9c3f6d56a9846d2ba7088798683f4da0c248231336e6a05679e4fdfe",
+    }
+    assert json.loads(members[SIGNATURE])["key_id"] == signing_key.public.id
+
+
+def test_openssl_verifies_the_signature(tiny_bundle, tmp_path, signing_key):
+    import base64
+
+    members = read_archive(tiny_bundle.read_bytes())
+    (tmp_path / "manifest").write_bytes(members[MANIFEST])
+    (tmp_path / "signature").write_bytes(base64.b64decode(json.loads(members[SIGNATURE])["signature"]))
+    (tmp_path / "key").write_text(format_public_key(signing_key.public))
+    command = "openssl pkeyutl -verify -pubin -inkey key -rawin -in manifest -sigfile signature"
+    try:
+        done = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, text=True, check=False)
+    except OSError:
+        pytest.skip("no openssl")
+    if "ption" in done.stderr:
+        pytest.skip("openssl is older than 3")
+    assert "Signature Verified Successfully" in done.stdout
+
+
+# Quality.
+
+
+def test_a_bundle_that_keeps_its_limits_needs_no_override(tmp_path, tiny_graph, signing_key):
+    good = report(tiny_graph, loss_db=0.05, ssim=0.9)
+    path = packed(tmp_path / "good", tiny_graph, signing_key, limits=LIMITS, quality=good, override="to be sure")
+    bundle = load_bundle(path)
+    assert bundle.override is None and bundle.manifest["override"] is None
+    assert bundle.manifest["limits"] == LIMITS
+
+
+@pytest.mark.parametrize(
+    ("limits", "figures", "missed"),
+    [
+        (LIMITS, None, ["there is no quality report"]),
+        ({}, {"ssim": 0.9}, ["the configuration sets no limits"]),
+        (LIMITS, {"loss_db": 0.2, "ssim": 0.9}, ["loss_db = 0.2, at most 0.1 is the limit"]),
+        (
+            LIMITS,
+            {"ssim": 0.4},
+            [
+                "loss_db is not in the quality report, at most 0.1 is the limit",
+                "ssim = 0.4, at least 0.5 and at most 1 is the limit",
+            ],
+        ),
+    ],
+)
+def test_missed_limits_need_a_reason_that_the_bundle_carries(
+    tmp_path, tiny_graph, signing_key, limits, figures, missed
+):
+    quality = None if figures is None else report(tiny_graph, **figures)
+    options = {"limits": limits, "quality": quality}
+    with pytest.raises(BundleUnqualified, match="take responsibility with --override REASON"):
+        packed(tmp_path / "no", tiny_graph, signing_key, **options)
+    assert not (tmp_path / "no").exists()
+    bundle = load_bundle(packed(tmp_path / "yes", tiny_graph, signing_key, **options, override="for  the\nphantom"))
+    assert bundle.manifest["override"] == {"reason": "for the phantom", "misses": missed}
+
+
+def test_a_report_about_other_graphs_does_not_count(tmp_path, tiny_graph, signing_key):
+    options = {"limits": LIMITS, "quality": report(b"another", loss_db=0.0, ssim=1.0)}
+    with pytest.raises(BundleUnqualified, match="about another fp32 than the bundle's"):
+        packed(tmp_path / "no", tiny_graph, signing_key, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal", "words"),
+    [
+        ({"quality": b"{}"}, ConfigError, "schema, forms and figures are expected"),
+        ({"quality": b'{"schema": 1, "forms": {}, "figures": {"x": "good"}}'}, ConfigError, "a finite number"),
+        ({"quality": b'{"schema": 1, "forms": {}, "figures": {"x": NaN}}'}, ConfigError, "a finite number"),
+        ({"quality": b'{"schema": 2}'}, ConfigError, "schema 2: 1 is expected"),
+        ({"limits": {"x": {}}}, ConfigError, "at_least, at_most or both"),
+        ({"override": "x" * 501}, ConfigError, "one line of at most 500"),
+        ({"forms": {"fp4": b""}}, ConfigError, "precision fp4: no tolerances are known"),
+        ({"forms": {"fp32": b"no graph"}}, BundleMalformed, "fp32: no ONNX model"),
+    ],
+)  # fmt: skip
+def test_what_is_malformed_is_not_packed(tmp_path, tiny_graph, signing_key, changes, refusal, words):
+    with pytest.raises(refusal, match=words):
+        packed(tmp_path / "no", tiny_graph, signing_key, **changes)
+
+
+def test_a_graph_that_reaches_outside_is_not_packed(tmp_path, tiny_graph, signing_key):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(tiny_graph)
+    model.graph.node[0].domain = "com.evil"
+    with pytest.raises(BundleUnsafe, match=r"Conv of domain 'com\.evil'"):
+        packed(tmp_path / "no", model.SerializeToString(), signing_key, override="x")
+
+
+# Signing anew.
+
+
+@pytest.fixture
+def other_key() -> SigningKey:
+    return SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+
+
+def test_signing_anew_changes_the_signature_alone(tiny_bundle, tmp_path, signing_key, other_key):
+    sign_bundle(tiny_bundle, tmp_path / "same", signing_key)
+    assert (tmp_path / "same").read_bytes() == tiny_bundle.read_bytes()
+    sign_bundle(tiny_bundle, tmp_path / "other", other_key)
+    before, after = (read_archive(path.read_bytes()) for path in (tiny_bundle, tmp_path / "other"))
+    assert [name for name in before if before[name] != after[name]] == [SIGNATURE]
+
+
+def test_a_report_that_comes_later_takes_the_place_of_the_override(tmp_path, tiny_graph, signing_key):
+    draft = packed(tmp_path / "draft", tiny_graph, signing_key, limits=LIMITS, override="to be qualified")
+    sign_bundle(draft, tmp_path / "final", signing_key, quality=report(tiny_graph, loss_db=0.05, ssim=0.9))
+    assert load_bundle(tmp_path / "final").override is None
+    sign_bundle(draft, tmp_path / "worse", signing_key, quality=report(tiny_graph, loss_db=0.5, ssim=0.9))
+    override = load_bundle(tmp_path / "worse").override
+    assert override is not None
+    assert (override.reason, override.misses) == ("to be qualified", ("loss_db = 0.5, at most 0.1 is the limit",))
+
+
+def format_1(bundle: Bundle, **changes: Any) -> bytes:
+    """What was packed before bundles were signed."""
+    buffer = io.BytesIO()
+    form, arrays = bundle.forms["fp32"], {}
+    for name, array in (("golden/input.npy", bundle.golden_input), ("golden/fp32.npy", form.golden_output)):
+        np.save(content := io.BytesIO(), array)
+        arrays[name] = content.getvalue()
+    manifest = {
+        "format": 1,
+        "name": bundle.name,
+        "version": bundle.version,
+        "family": "unrolled-cg",
+        "settings": bundle.manifest["settings"],
+        "golden_input": "golden/input.npy",
+        "golden_made_by": "onnxruntime 1.0",
+        "forms": {"fp32": {"onnx": "forms/fp32.onnx", "golden_output": "golden/fp32.npy", "tolerance": 2e-3}},
+        "provenance": {"trained_on": "nothing"},
+        "files": {},
+    }
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("LICENSE", b"Apache-2.0; weights trained on data listed in the manifest\n")
+        archive.writestr("forms/fp32.onnx", form.onnx)
+        for name, content in arrays.items():
+            archive.writestr(name, content)
+        archive.writestr("manifest.json", json.dumps({**manifest, **changes}))
+    return buffer.getvalue()
+
+
+def test_a_bundle_of_format_1_is_brought_up_to_date(tiny_bundle, tmp_path, signing_key):
+    before = load_bundle(tiny_bundle)
+    (tmp_path / "old").write_bytes(format_1(before))
+    with pytest.raises(BundleMalformed, match="edge-export sign brings a bundle of format 1 up to date"):
+        load_bundle(tmp_path / "old")
+    with pytest.raises(BundleUnqualified, match="no quality report"):
+        sign_bundle(tmp_path / "old", tmp_path / "new", signing_key)
+    sign_bundle(tmp_path / "old", tmp_path / "new", signing_key, override="from before")
+    after = load_bundle(tmp_path / "new")
+    assert (after.name, after.settings, after.forms["fp32"].onnx) == (
+        before.name,
+        before.settings,
+        before.forms["fp32"].onnx,
+    )
+    assert np.array_equal(after.forms["fp32"].golden_output, before.forms["fp32"].golden_output)
+    assert after.manifest["golden_made_by"] == "onnxruntime 1.0"
+    (tmp_path / "broken").write_bytes(format_1(before, settings={}))
+    with pytest.raises(BundleMalformed, match="format 1 that can't be read"):
+        sign_bundle(tmp_path / "broken", tmp_path / "no", signing_key, override="x")
+
+
+# Bill of materials.
+
+
+def test_the_bill_names_model_graphs_data_and_libraries(tiny_bundle, tiny_graph):
+    bill = json.loads(read_archive(tiny_bundle.read_bytes())[SBOM])
+    model = bill["metadata"]["component"]
+    assert (bill["bomFormat"], bill["specVersion"], model["type"]) == ("CycloneDX", "1.6", "machine-learning-model")
+    assert (model["name"], model["version"], model["licenses"]) == ("tiny", "1", [{"license": {"id": "Apache-2.0"}}])
+    assert model["components"][0]["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(tiny_graph).hexdigest()}]
+    parts = {part["bom-ref"]: part for part in bill["components"]}
+    assert parts["training-data"]["hashes"][0]["content"] == "0" * 64
+    assert parts["packed-with:numpy"]["purl"] == f"pkg:pypi/numpy@{np.__version__}"
+    assert "timestamp" not in bill["metadata"]
+
+
+@pytest.mark.parametrize("licence", ["MIT", "LicenseRef-hospital", "NOASSERTION"])
+def test_the_bill_is_valid_and_the_same_every_time(licence):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    made = [make_sbom("made", "1", licence, {"fp32": b"graph"}, {}, {"numpy": "2.0"}) for _ in range(2)]
+    assert made[0] == made[1]
+    assert made[0] != make_sbom("made", "1", licence, {"fp32": b"another"}, {}, {"numpy": "2.0"})
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(made[0].decode()) is None
+
+
+def test_making_a_bill_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_sbom("made", "1", "MIT", {"fp32": b"graph"}, {}, {"numpy": "2.0"})
+
+
+# Commands.
+
+
+def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tmp_path, capsys):
+    new_key(tmp_path / "mine.pem", None)
+    out, trust = tmp_path / "mine.edgebundle", tmp_path / "trust"
+    assert main(["sign", str(tiny_bundle), "--key", str(tmp_path / "mine.pem"), "--out", str(out)]) == 0
+    assert main(["key", "public", str(tmp_path / "mine.pem"), "--out", str(trust / "mine.pem")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(out)]) == 1
+    said = capsys.readouterr().out
+    assert (
+        "FAIL  key" in said
+        and "-     golden" in said
+        and said.endswith("refused: the runtime will not use this bundle\n")
+    )
+    assert main(["verify", str(out), "--trust", str(trust)]) == 0
+    said = capsys.readouterr().out
+    assert "pass  golden fp32" in said and said.endswith("accepted, quality limits overridden: a test\n")
+    assert main(["inspect", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "OVERRIDE   a test" in said and "forms/fp32.onnx" in said
+
+
+def test_commands_speak_json(tiny_bundle, tmp_path, capsys):
+    assert main(["inspect", str(tiny_bundle), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["name"], said["override"]["reason"], said["quality_report"]) == ("tiny", "a test", False)
+    assert said["sha256"] == hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
+    assert main(["verify", str(tiny_bundle), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["accepted"] and {check["passed"] for check in said["checks"]} == {True}
+    cut = tmp_path / "cut"
+    cut.write_bytes(tiny_bundle.read_bytes()[:-1])
+    assert main(["verify", str(cut), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [check["passed"] for check in said["checks"]] == [False] + [None] * (len(said["checks"]) - 1)
+    assert said["checks"][0]["error"] == "BundleMalformed"
+
+
+def test_a_bundle_that_cannot_be_shown_is_named(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err == f"edge-export: {tmp_path / 'nowhere'}: no such bundle\n"
