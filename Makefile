@@ -67,14 +67,14 @@ compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/qual
 
 # Who signs. The private half is nobody's but its maker's: without one, a key is made, and this checkout trusts it from then on.
 KEY ?= build/keys/mine.pem
-OVERRIDE ?= packed by make train, without a quality report
 
 $(KEY): | $(VENV)/.export
 	$(BIN)/edge-export key new $@
 
 train: $(VENV)/.export $(KEY)  ## the shipped bundle from its committed configuration (two hours on two cores)
 	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d --threads 1  # sums depend on them
-	$(BIN)/edge-export pack export/configs/brain2d.toml --work build/brain2d --key $(KEY) --override "$(OVERRIDE)" \
+	$(BIN)/edge-export quantize export/configs/brain2d.toml --data $(DATA)/validate --work build/brain2d
+	$(BIN)/edge-export pack export/configs/brain2d.toml --work build/brain2d --key $(KEY) \
 		--out edge_runtime/bundles/brain2d.edgebundle
 	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))
 

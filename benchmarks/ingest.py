@@ -29,7 +29,7 @@ from edge_runtime.links.mrd_messages import ACQUISITION_HEADER, MessageReader
 from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
 from edge_runtime.memory import MemoryBudget
 from edge_runtime.modalities.mri.fourier import Complex
-from edge_runtime.pool import Priority, ReconstructionPool
+from edge_runtime.pool import Lane, Priority, ReconstructionPool
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import (
@@ -170,6 +170,11 @@ class _Meter:
 class _NoReconstruction(ReconstructionPool):
     """Lets slices go as if they had been reconstructed."""
 
+    def lane(self) -> Lane:
+        return _NoLane(self)
+
+
+class _NoLane(Lane):
     def submit(self, priority: Priority, job: Callable[[], None]) -> Future[None]:
         done: Future[None] = Future()
         done.set_result(None)

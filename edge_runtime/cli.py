@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 130, 143  # argparse itself ends with 2
 
+DRAIN_S = 20.0
+"""How long a server that is told to stop goes on reconstructing what was measured; service managers wait longer."""
+
 RECORDED = "recorded"
 """Value of ``--tr``: as fast as the scan was measured."""
 
@@ -56,12 +59,13 @@ def _run(arguments: Sequence[str] | None) -> int:
             level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
         return int(options.run(options))
-    except _Terminated:
-        print("terminated", file=sys.stderr)
-        return EXIT_TERMINATED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        terminated = isinstance(interrupt, _Terminated)
+        word = "terminated" if terminated else "interrupted"
+        print(word, file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": word}))
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
     except (EdgeRuntimeError, OSError, ValueError) as error:
@@ -311,8 +315,19 @@ def _serve(options: argparse.Namespace) -> int:
     logging.getLogger("edge_runtime").setLevel(logging.INFO)
     with _open_runtime(options, options.out) as runtime:
         server = MrdServer(runtime, options.host, options.port)
+
+        def stop(*_: object) -> None:
+            """Ends the server; what waits is reconstructed for a while, and not any more when the signal comes again."""
+            if last_call.is_alive():
+                runtime.giving_up.set()
+            else:
+                server.stop()
+                last_call.start()
+
+        last_call = threading.Timer(DRAIN_S, runtime.giving_up.set)
+        last_call.daemon = True
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: server.stop())
+            signal.signal(number, stop)
         if options.json:
             print(json.dumps({"host": server.host, "port": server.port}), flush=True)
         else:
@@ -399,7 +414,7 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
     images: list[dict[str, Any]] = [
         {
             "slice": int(image.message.header["slice"]),
-            "repetition": int(image.message.header["repetition"]),
+            **{name: int(image.message.header[name]) for name in ("contrast", "phase", "repetition", "set")},
             "shape": list(image.message.pixels.shape),
             "since_last_readout_s": round(image.since_last_readout_s, 4),
             "attributes": {

@@ -1,10 +1,10 @@
-"""A bounded pool that reconstructs: finals before previews, and a full queue makes the submitter wait or go without."""
+"""A bounded pool that reconstructs: finals before previews, sessions in turn; whose lane is full waits or goes without."""
 
 from __future__ import annotations
 
 import enum
+import heapq
 import itertools
-import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,62 +16,100 @@ class Priority(enum.IntEnum):
     FINAL = 0
     CALIBRATION = 1
     PREVIEW = 2
-    STOP = 3
 
 
 class ReconstructionPool:
-    """Worker threads over a priority queue.
+    """Worker threads that serve lanes, one a session.
+
+    Of all lanes those with the most urgent job come first, and of those the one that was served longest ago: a session with a long
+    backlog holds up another by one job, not by its backlog.
 
     Args:
         workers: jobs that run at the same time.
-        depth: jobs that may wait.
+        depth: jobs of one lane that may wait.
     """
 
     def __init__(self, workers: int, depth: int) -> None:
-        self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = queue.PriorityQueue(depth)
-        self._order = itertools.count()
+        self.depth = depth
+        self._changed = threading.Condition()
+        self._lanes: set[Lane] = set()
+        self._turns = itertools.count()
+        self._closing = False
         self._threads = [
             threading.Thread(target=self._work, name=f"reconstruct-{i}", daemon=True) for i in range(workers)
         ]
         for thread in self._threads:
             thread.start()
 
-    def has_room(self) -> bool:
-        """Whether `offer` would take a job now; ask before anything is copied for one."""
-        return not self._queue.full()
-
-    def submit(self, priority: Priority, job: Callable[[], None]) -> Future[None]:
-        """Queues a job, waiting while the queue is full: the wait is the backpressure that reaches the scanner."""
-        future: Future[None] = Future()
-        self._queue.put((priority, next(self._order), lambda: _run(job, future)))
-        return future
-
-    def offer(self, priority: Priority, job: Callable[[], None]) -> Future[None] | None:
-        """Queues a job if there is room; ``None`` if there is not."""
-        future: Future[None] = Future()
-        try:
-            self._queue.put_nowait((priority, next(self._order), lambda: _run(job, future)))
-        except queue.Full:
-            return None
-        return future
+    def lane(self) -> Lane:
+        """A lane of its own for a session."""
+        return Lane(self)
 
     def close(self) -> None:
         """Finishes what is queued and ends the threads."""
-        for _ in self._threads:
-            self._queue.put((Priority.STOP, next(self._order), _stop))
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _work(self) -> None:
-        while True:
-            _, _, job = self._queue.get()
-            if job is _stop:
-                return
+        while (job := self._next()) is not None:
             job()
 
+    def _next(self) -> Callable[[], None] | None:
+        """The job whose turn it is; waits for one, and returns ``None`` when the pool has closed and none is left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lanes or self._closing)
+            if not self._lanes:
+                return None
+            lane = min(self._lanes, key=lambda lane: (lane.waiting[0][0], lane.turn))
+            job = heapq.heappop(lane.waiting)[2]
+            lane.turn = next(self._turns)
+            if not lane.waiting:
+                self._lanes.discard(lane)
+            self._changed.notify_all()
+            return job
 
-def _stop() -> None:
-    """Ends a worker; never called."""
+    def _put(self, lane: Lane, priority: Priority, job: Callable[[], None], *, wait: bool) -> Future[None] | None:
+        future: Future[None] = Future()
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: len(lane.waiting) < self.depth)
+            elif len(lane.waiting) >= self.depth:
+                return None
+            heapq.heappush(lane.waiting, (priority, next(self._turns), lambda: _run(job, future)))
+            self._lanes.add(lane)
+            self._changed.notify_all()
+        return future
+
+
+class Lane:
+    """The jobs of one session.
+
+    Attributes:
+        waiting: heap of priority, order and job; the pool's, under its lock.
+        turn: when the lane was last served.
+    """
+
+    def __init__(self, pool: ReconstructionPool) -> None:
+        self._pool = pool
+        self.waiting: list[tuple[int, int, Callable[[], None]]] = []
+        self.turn = -1
+
+    def has_room(self) -> bool:
+        """Whether `offer` would take a job now; ask before anything is copied for one."""
+        return len(self.waiting) < self._pool.depth
+
+    def submit(self, priority: Priority, job: Callable[[], None]) -> Future[None]:
+        """Queues a job, waiting while the lane is full: the wait is the backpressure that reaches the scanner."""
+        future = self._pool._put(self, priority, job, wait=True)
+        assert future is not None
+        return future
+
+    def offer(self, priority: Priority, job: Callable[[], None]) -> Future[None] | None:
+        """Queues a job if there is room; ``None`` if there is not."""
+        return self._pool._put(self, priority, job, wait=False)
 
 
 def _run(job: Callable[[], None], future: Future[None]) -> None:

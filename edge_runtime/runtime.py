@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Runtime:
         plans: kernels of the slices that are being reconstructed.
         output: folder for DICOM series and reports, ``None`` to keep nothing.
         memory: what scans reserve before they allocate.
+        giving_up: set when the server ends and what still waits shall not be reconstructed any more.
         previews: shares of a slice's expected readouts at which a preview is made.
     """
 
@@ -62,6 +64,7 @@ class Runtime:
     output: Path | None
     memory: MemoryBudget
     previews: tuple[float, ...] = DEFAULT_PREVIEWS
+    giving_up: threading.Event = field(default_factory=threading.Event)
 
     def provenance(self, *, learned: bool) -> Provenance:
         """What made an image, the model's part only for learned ones."""

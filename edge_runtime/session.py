@@ -154,6 +154,7 @@ class Session:
         self._noise_bytes = 0
         self._coils = self._open_slices = 1
         self._memory = Reservation(runtime.memory)
+        self._lane = runtime.pool.lane()
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -295,7 +296,7 @@ class Session:
                 progress.waiting_said = True
                 layout = self._assembler.layout
                 self._out.text(
-                    f"waiting: slice {key.slice}: {share:.0%} measured, no image yet; the centre of k-space "
+                    f"waiting: {key}: {share:.0%} measured, no image yet; the centre of k-space "
                     f"(phase encode {layout.centre_step}) is still to come"
                 )
             return
@@ -309,7 +310,7 @@ class Session:
         acs = self._assembler.acs(key)
         settled, progress.acs = acs == progress.acs, acs
         busy = progress.calibrating is not None and not progress.calibrating.done()
-        if busy or acs == progress.calibrated_from or not self._runtime.pool.has_room():
+        if busy or acs == progress.calibrated_from or not self._lane.has_room():
             return
         if not (acs.lines >= FEW_ACS_LINES if settled else acs.lines == acs.readouts == MOST_ACS_LINES):
             return
@@ -317,19 +318,23 @@ class Session:
 
         def job() -> None:
             began, identity = time.monotonic(), ahead.identity()
-            if progress.final_queued or (progress.calibrated and progress.calibrated.identity == identity):
+            if (
+                progress.final_queued
+                or self._giving_up()
+                or (progress.calibrated and progress.calibrated.identity == identity)
+            ):
                 return
             calibration = calibrate(ahead.hybrid(), ahead.measured, self._runtime.plans)
             progress.calibrated = _Calibrated(calibration, identity, time.monotonic() - began)
 
-        progress.calibrating = self._runtime.pool.offer(Priority.CALIBRATION, job)
+        progress.calibrating = self._lane.offer(Priority.CALIBRATION, job)
         if progress.calibrating is not None:
             progress.calibrated_from = acs
 
     def _preview(self, key: SliceKey, progress: _SliceProgress) -> bool:
         """Queues a preview; false where there is no room for one."""
         assert self._assembler is not None
-        if not self._runtime.pool.has_room() or not self._room_for_one_more(self._waiting()):
+        if not self._lane.has_room() or not self._room_for_one_more(self._waiting()):
             return False
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), (*self._notes(), *to_calibrate.notes)
@@ -337,7 +342,7 @@ class Session:
         arrived, stages = time.time(), Stages()
 
         def job() -> None:
-            if progress.final_queued:  # which overtook this one
+            if progress.final_queued or self._giving_up():  # the final image overtook this one, or nobody wants it
                 return
             with contextlib.suppress(NoImage):  # not yet
                 calibration = self._calibration(progress, to_calibrate, stages)
@@ -345,7 +350,7 @@ class Session:
                     key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages
                 )
 
-        future = self._runtime.pool.offer(Priority.PREVIEW, self._guarded(job))
+        future = self._lane.offer(Priority.PREVIEW, self._guarded(job))
         if future is None:
             return False
         progress.preview = future
@@ -372,6 +377,8 @@ class Session:
 
         def job() -> None:
             try:
+                if self._giving_up():
+                    raise NoImage("the server was told to stop and could not reconstruct all that waited")
                 calibration = self._calibration(progress, to_calibrate, stages)
                 self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived, stages)
             except NoImage as error:
@@ -382,7 +389,7 @@ class Session:
                 assembler.reuse(samples)
 
         self._tried = True
-        self._unfinished.append(self._runtime.pool.submit(Priority.FINAL, self._guarded(job)))
+        self._unfinished.append(self._lane.submit(Priority.FINAL, self._guarded(job)))
         self._progress.pop(key, None)
 
     def _room_for_one_more(self, waiting: list[Future[None]]) -> bool:
@@ -404,6 +411,10 @@ class Session:
                 self._no_image(f"a reconstruction failed: {type(error).__name__}: {error}")
 
         return guarded
+
+    def _giving_up(self) -> bool:
+        """Whether the server ends before all that waits is reconstructed."""
+        return self._runtime.giving_up.is_set()
 
     def _waiting(self) -> list[Future[None]]:
         """Reconstructions that hold samples: they wait, or run."""
@@ -501,7 +512,9 @@ class Session:
         record = {
             "slice": image.key.slice,
             "contrast": image.key.contrast,
+            "phase": image.key.phase,
             "repetition": image.key.repetition,
+            "set": image.key.set,
             "method": image.method.value,
             "completeness": image.completeness.value,
             "measured_share": round(image.measured_share, 4),

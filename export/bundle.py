@@ -1,24 +1,25 @@
-"""Makes a bundle of a trained model: split, quantize, golden input, provenance, pack."""
+"""Makes a bundle of a trained and quantized model: golden input, provenance, pack."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 
-from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from export.config import ModelConfig
+from export.config import ConfigError, ModelConfig
 from export.digest import files_digest
 from export.keys import SigningKey
 from export.pack import write_bundle
-from export.quantize import quantize_int8
+from export.quantization.run import FOLDER, settings_of
 from export.split import regulariser_onnx
 from export.states import reconstruction_states
 from export.train import load_model
 
 GOLDEN_COLUMNS = 64
+
+PACKED_FORMS = ("fp32", "int8")
+"""FP16 waits for an engine that runs it."""
 
 
 def make_bundle(
@@ -31,23 +32,28 @@ def make_bundle(
     quality: bytes | None = None,
     override: str = "",
 ) -> str:
-    """Writes ``out`` from ``work/model.pt`` and the pool in ``work``, signed; returns the bundle's SHA-256.
+    """Writes ``out`` from the model, its forms and the pool in ``work``, signed; returns the bundle's SHA-256.
 
     Args:
-        quality, override: see `export.pack.write_bundle`.
+        quality: the report of these forms; by default what `quantize` found.
+        override: see `export.pack.write_bundle`.
+
+    Raises:
+        ConfigError: the model is not quantized, or was trained anew since.
     """
-    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
     trained = load_model(work / "model.pt")
     network = trained.network
-    log_weights = tuple((float(a), float(b)) for a, b in network.log_weights.tolist())
-    settings = UnrolledSettings(
-        network.config.iterations, network.config.cg_steps, log_weights, network.regulariser.multiple
-    )
-    fp32 = regulariser_onnx(network)
-    session = OnnxRuntimeEngine().plan(fp32, threads=1)
+    settings, folder = settings_of(network), work / FOLDER
+    files = {precision: folder / f"{precision}.onnx" for precision in PACKED_FORMS}
+    missing = [path for path in (*files.values(), folder / "quality.json") if not path.exists()]
+    if missing:
+        raise ConfigError(f"{missing[0]}: there is none yet; run edge-export quantize {config_path} first")
+    forms = {precision: path.read_bytes() for precision, path in files.items()}
+    if forms["fp32"] != regulariser_onnx(network):
+        raise ConfigError(f"{files['fp32']}: not of the model in {work}; run edge-export quantize {config_path} again")
+    session = OnnxRuntimeEngine().plan(forms["fp32"], threads=1)
     pool, quantization = work / "pool", config.quantize
-    states = reconstruction_states(pool, settings, session, quantization.calibration_scans, quantization.seed)
-    int8 = quantize_int8(fp32, states, network.regulariser.level_names(quantization.float_levels))
+    search = json.loads((folder / "search.json").read_text(encoding="utf-8"))
     golden = next(reconstruction_states(pool, settings, session, 1, quantization.seed + 1, columns=GOLDEN_COLUMNS))
     data = json.loads((work / "data.json").read_text(encoding="utf-8"))
     return write_bundle(
@@ -55,7 +61,7 @@ def make_bundle(
         name=config.name,
         version=config.version,
         settings=settings,
-        forms={"fp32": fp32, "int8": int8},
+        forms=forms,
         golden_input=golden,
         provenance={
             "configuration": config_path.read_text(encoding="utf-8"),
@@ -64,6 +70,7 @@ def make_bundle(
             "calibration": {
                 "scans": quantization.calibration_scans,
                 "seed": quantization.seed,
+                "float_layers": search["chosen"]["kept"],
                 "pool_sha256": files_digest(pool.glob("*.npy"), pool),
             },
             "code_sha256": ", ".join(trained.code),
@@ -73,6 +80,6 @@ def make_bundle(
         key=key,
         licence=config.licence,
         limits=config.limits,
-        quality=quality,
+        quality=(folder / "quality.json").read_bytes() if quality is None else quality,
         override=override,
     )

@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export simulate | train | pack | sign | inspect | verify | key | validate | …``.
+"""The desk toolchain's command line: ``edge-export simulate | train | quantize | pack | sign | inspect | verify | key | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
 """
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n"
         "  edge-export train export/configs/brain2d.toml --data ../shared/data/train --work build/brain2d\n"
+        "  edge-export quantize export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
         "  edge-export key new signing.pem\n"
         "  edge-export pack export/configs/brain2d.toml --work build/brain2d --key signing.pem --out brain2d.edgebundle\n"
         "  edge-export verify brain2d.edgebundle\n",
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the pool and checkpoints")
         if data:
             sub.add_argument(
-                "--data", type=Path, required=True, metavar="DIR", help="training volumes; nothing else is read"
+                "--data", type=Path, required=True, metavar="DIR", help="folder of volumes; nothing else is read"
             )
         sub.set_defaults(run=run)
         return sub
@@ -69,8 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "simulate what is missing, then train; resumes where it stopped"
     train = command("train", text, _train, folders, data=True)
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    folders = "--data ../shared/data/validate --work build/brain2d"
+    text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
+    command("quantize", text, _quantize, folders, data=True)
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
-    add_pack_options(command("pack", "split, quantize, pack and sign a trained model", pack, folders, data=False))
+    add_pack_options(command("pack", "pack and sign a trained and quantized model", pack, folders, data=False))
     add_bundle_commands(commands)
     text = "quality of a bundle on simulated scans of unseen volumes"
     example = "example: edge-export validate brain2d.edgebundle --data ../shared/data/validate --count 24"
@@ -130,6 +134,20 @@ def _train(options: argparse.Namespace) -> int:
 
     path = train(config.network, config.train, options.work / "pool", options.work, report)
     print(f"written: {path}")
+    return 0
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from export.config import load_config
+    from export.quantization.run import quantize_model
+    from export.simulate.volumes import load_volumes
+
+    def report(text: str) -> None:
+        print(text, flush=True)
+
+    folder = quantize_model(load_config(options.config), options.work, load_volumes(options.data), report)
+    print((folder / "front.md").read_text(encoding="utf-8"))
+    print(f"written: {folder}")
     return 0
 
 

@@ -67,10 +67,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """What INT8 is calibrated on, and how many levels of the network, from the finest, stay in floating point."""
+    """On how many simulated scans the ranges of INT8 are gathered, and on how many unseen ones its images are measured."""
 
     calibration_scans: int = _within(1, 100_000)
-    float_levels: int = _within(0, 16)
+    validation_scans: int = _within(1, 10_000)
     seed: int = _within(*SEEDS)
 
 

@@ -51,7 +51,7 @@ def validate(
     plans = Plans(Workers(profile.threads))
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        kspace = _whitened(simulate_acquisition(volumes, rng, phantom_share=0.0, validation=True), rng)
+        kspace = whitened(simulate_acquisition(volumes, rng, phantom_share=0.0, validation=True), rng)
         images = to_image(to_image(kspace, axis=2), axis=1)
         reference = np.sqrt(np.sum(images.real**2 + images.imag**2, axis=0))
         where = foreground(reference)
@@ -70,7 +70,7 @@ def validate(
                         yield Row(index, acceleration, name, compare_within(made.image, reference, where))
 
 
-def _whitened(kspace: KSpace, rng: np.random.Generator) -> KSpace:
+def whitened(kspace: KSpace, rng: np.random.Generator) -> KSpace:
     """Adds noise that is correlated between coils, and whitens by what a noise scan tells of it."""
     coils = kspace.shape[0]
     mixing = np.eye(coils) + 0.2 * complex_noise((coils, coils), rng)

@@ -33,6 +33,9 @@ class Pool:
         self.room = True
         self._offered: deque[tuple[Callable[[], None], Future[None]]] = deque()
 
+    def lane(self) -> Pool:
+        return self
+
     def has_room(self) -> bool:
         return self.room
 
@@ -377,3 +380,14 @@ def test_a_scan_without_end_keeps_its_earlier_records_on_disk(serve, monkeypatch
     repetitions = [image["repetition"] for image in earlier + report["images"]]
     assert repetitions == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len(report["no_image"]) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- a server that ends
+
+
+def test_what_waits_when_the_server_gives_up_is_named_and_not_reconstructed(session, scanner, runtime):
+    session.readouts(part(0, 0.8))
+    runtime.giving_up.set()
+    session.abort("the server is stopping")
+    assert not scanner.images
+    assert any("slice 0: the server was told to stop" in text for text in session.report.no_image)

@@ -74,10 +74,6 @@ class Regulariser(nn.Module):
             features = self.decode[level](features + skips[level])
         return nn.functional.pixel_shuffle(self.tail(features), 2)
 
-    def level_names(self, levels: int) -> tuple[str, ...]:
-        """How the names of the graph's nodes begin that belong to the residual blocks of the finest ``levels`` levels."""
-        return tuple(f"/{side}.{level}/" for level in range(levels) for side in ("encode", "decode"))
-
 
 class SenseProblem:
     """One hybrid-space SENSE problem: sensitivities ``(coils, phase_encodes, columns)``, mask ``(phase_encodes, columns)``.

@@ -15,7 +15,7 @@ pytest.importorskip("scipy", reason="the extra 'export' is not installed")
 from export.simulate import pool
 from export.simulate.objects import random_field_phase, tissue_phase
 from export.simulate.receive import gaussian_coils, loop_coils
-from export.validate import _whitened
+from export.validate import whitened
 
 pytestmark = pytest.mark.full
 
@@ -72,7 +72,7 @@ def test_validation_has_coils_and_phase_of_its_own(validation: bool, monkeypatch
     assert used == ({gaussian_coils, random_field_phase} if validation else {loop_coils, tissue_phase})
 
 
-def test_validation_noise_is_correlated_between_coils_before_it_is_whitened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_noise_is_correlated_between_coils_before_it_iswhitened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training's noise is white; here a noise scan has to tell what it is."""
     models = []
 
@@ -81,7 +81,7 @@ def test_validation_noise_is_correlated_between_coils_before_it_is_whitened(monk
         return models[-1]
 
     monkeypatch.setattr("export.validate.noise_model", watched)
-    noise = _whitened(np.zeros((4, 64, 64), np.complex64), np.random.default_rng(1)).reshape(4, -1)
+    noise = whitened(np.zeros((4, 64, 64), np.complex64), np.random.default_rng(1)).reshape(4, -1)
     (model,) = models
     mixing = np.linalg.inv(model.whitening)
     before = mixing @ mixing.conj().T

@@ -107,6 +107,12 @@ class Layout:
             centre = (steps.maximum + 1) // 2 if steps.maximum + 1 == lines else lines // 2
             notes.append(f"the header names phase encode 0 as the centre of k-space; {centre} is assumed")
         full = max(1, steps.maximum - steps.minimum + 1)
+        if encoding.acceleration[0] > full:
+            raise HeaderError(
+                "accelerationFactor.kspace_encoding_step_1",
+                encoding.acceleration[0],
+                f"at most {full}: so many phase encodes are declared",
+            )
         stated = _stated_lines(header, lines)
         acceleration = 1 if stated else max(1, encoding.acceleration[0])
         return cls(

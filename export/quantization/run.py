@@ -1,0 +1,105 @@
+"""`edge-export quantize`: every form of a trained model in its work folder, and how the INT8 one was found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.bundle.quality import SCHEMA
+from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from export.config import ConfigError, ModelConfig
+from export.families.unrolled import UnrolledNetwork
+from export.quantization.forms import fp16_form, write_prepared
+from export.quantization.ranges import write_ranges
+from export.quantization.report import write_report
+from export.quantization.scans import validation_scans
+from export.quantization.search import Budget, Search
+from export.simulate.volumes import Volume
+from export.split import regulariser_onnx
+from export.states import reconstruction_states
+from export.train import load_model
+
+FOLDER = "forms"
+"""In the work folder: a graph a precision, ``quality.json``, and the search's report."""
+
+TIMED_SIZE = 256
+"""Rows and columns of the image that layers and forms are timed on."""
+
+PHANTOM_SHARE = 0.25
+"""Of the validation scans; sharp edges without noise of their own are what INT8 renders worst."""
+
+
+def settings_of(network: UnrolledNetwork) -> UnrolledSettings:
+    """How the device runs the network around its regulariser."""
+    weights = tuple((float(a), float(b)) for a, b in network.log_weights.tolist())
+    return UnrolledSettings(network.config.iterations, network.config.cg_steps, weights, network.regulariser.multiple)
+
+
+def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+    """Writes FP32, FP16 and INT8 graphs of ``work/model.pt`` and ``quality.json`` into ``work/forms``; returns that folder.
+
+    Ranges come of the pool in ``work``; the search's budget is the configuration's limits of what INT8 may lose. An interrupted
+    run goes on with the search where it stopped.
+
+    Args:
+        volumes: unseen ones, from which validation scans are simulated.
+        report: told in words how far it is.
+
+    Raises:
+        ConfigError: the configuration limits nothing that INT8 may lose.
+        BudgetMissed: no INT8 form keeps the limits.
+    """
+    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
+    budget = _budget(config)
+    network = load_model(work / "model.pt").network
+    settings, fp32 = settings_of(network), regulariser_onnx(network)
+    folder = work / FOLDER
+    folder.mkdir(exist_ok=True)
+    prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
+    write_prepared(fp32, prepared)
+    session = OnnxRuntimeEngine().plan(fp32, threads=1)
+    quantize = config.quantize
+    made_of = hashlib.sha256(fp32 + repr((quantize.calibration_scans, quantize.seed)).encode()).hexdigest()
+    mark = folder / "ranges.sha256"
+    if not (ranges.exists() and mark.exists() and mark.read_text() == made_of):
+        report(f"ranges over {quantize.calibration_scans} scans …")
+        ranges.unlink(missing_ok=True)
+        write_ranges(
+            prepared,
+            reconstruction_states(work / "pool", settings, session, quantize.calibration_scans, quantize.seed),
+            ranges,
+        )
+        mark.write_text(made_of)
+    scans = validation_scans(volumes, quantize.validation_scans, quantize.seed + 2, PHANTOM_SHARE)
+    rng = np.random.default_rng(quantize.seed)
+    image = 0.1 * rng.standard_normal((1, 6, TIMED_SIZE, TIMED_SIZE)).astype(np.float32)
+    search = Search(fp32, prepared, ranges, settings, scans, image, folder / "measured.jsonl", report)
+    result = search.run(budget)
+    write_report(result, budget, folder)
+    forms = {"fp32": fp32, "fp16": fp16_form(fp32), "int8": search.form(result.chosen.kept)}
+    for precision, graph in forms.items():
+        (folder / f"{precision}.onnx").write_bytes(graph)
+    quality = {
+        "schema": SCHEMA,
+        "forms": {precision: hashlib.sha256(forms[precision]).hexdigest() for precision in ("fp32", "int8")},
+        "figures": {"int8_loss_db": result.chosen.lost.psnr_db, "int8_loss_ssim": result.chosen.lost.ssim},
+        "scans": f"{len(scans)} simulated validation scans, the worst of them: {result.chosen.lost.worst_scan}",
+        "float_layers": list(result.chosen.kept),
+    }
+    (folder / "quality.json").write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _budget(config: ModelConfig) -> Budget:
+    try:
+        return Budget(config.limits["int8_loss_db"]["at_most"], config.limits["int8_loss_ssim"]["at_most"])
+    except KeyError as error:
+        raise ConfigError(
+            f"[limits] {error.args[0]}: the search for an INT8 form needs int8_loss_db and int8_loss_ssim, each with at_most"
+        ) from error

@@ -1,0 +1,125 @@
+"""Ranges, forms and layers of a small graph: what is quantized, what is not, and what it is fed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.full
+
+SHAPES = [(16, 24), (8, 8), (32, 8), (16, 16)]
+
+
+@pytest.fixture(scope="module")
+def fp32() -> bytes:
+    torch = pytest.importorskip("torch")
+    from export.config import NetworkConfig
+    from export.families.unrolled import UnrolledNetwork
+    from export.split import regulariser_onnx
+
+    torch.manual_seed(0)
+    return regulariser_onnx(UnrolledNetwork(NetworkConfig(2, 2, (4, 6))))
+
+
+@pytest.fixture(scope="module")
+def calibrated(fp32: bytes, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Files of the prepared graph and of its ranges."""
+    from export.quantization.forms import write_prepared
+    from export.quantization.ranges import write_ranges
+
+    folder = tmp_path_factory.mktemp("calibrated")
+    write_prepared(fp32, folder / "prepared.onnx")
+    write_ranges(folder / "prepared.onnx", states(), folder / "ranges.json")
+    return folder / "prepared.onnx", folder / "ranges.json"
+
+
+def states(seen: list[int] | None = None) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(1)
+    for number, shape in enumerate(SHAPES):
+        if seen is not None:
+            seen.append(number)
+        yield rng.standard_normal((1, 6, *shape)).astype(np.float32)
+
+
+def run(graph: bytes, image: np.ndarray) -> np.ndarray:
+    from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine().plan(graph, threads=1).run(image)
+
+
+def difference(graph: bytes, fp32: bytes) -> float:
+    image = np.random.default_rng(2).standard_normal((1, 6, 16, 16)).astype(np.float32)
+    expected = run(fp32, image)
+    return float(np.linalg.norm(run(graph, image) - expected) / np.linalg.norm(expected))
+
+
+def test_states_of_any_size_are_taken_in_one_at_a_time(
+    calibrated: tuple[Path, Path], tmp_path: Path, monkeypatch
+) -> None:
+    """The calibrator holds the tensors of one state when the next is asked for, not of all before it."""
+    from onnxruntime.quantization.calibrate import HistogramCalibrater
+
+    from export.quantization.ranges import write_ranges
+
+    held = []
+    collect = HistogramCalibrater.collect_data
+
+    def watched(self, reader):
+        collect(self, reader)
+        held.append(len(self.intermediate_outputs))
+
+    monkeypatch.setattr(HistogramCalibrater, "collect_data", watched)
+    write_ranges(calibrated[0], states(), tmp_path / "ranges.json")
+    assert held == [0] * len(SHAPES)
+    assert (tmp_path / "ranges.json").read_bytes() == calibrated[1].read_bytes()
+
+
+def test_no_states_are_refused(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    from export.quantization.ranges import write_ranges
+
+    with pytest.raises(ValueError, match="No collector"):
+        write_ranges(calibrated[0], iter(()), tmp_path / "ranges.json")
+
+
+def test_every_quantizable_node_after_the_first_convolution_is_in_one_layer(calibrated: tuple[Path, Path]) -> None:
+    onnx = pytest.importorskip("onnx")
+    from export.quantization.layers import layers_of
+    from export.quantization.ranges import QUANTIZED_OPERATORS
+
+    graph = onnx.load(str(calibrated[0])).graph
+    quantizable = [node.name for node in graph.node if node.op_type in QUANTIZED_OPERATORS]
+    layers = layers_of(calibrated[0])
+    assert [node for layer in layers for node in layer.nodes] == quantizable
+    assert all(layer.name == layer.nodes[0] for layer in layers)
+
+
+def test_layers_that_are_kept_compute_as_before(calibrated: tuple[Path, Path], fp32: bytes) -> None:
+    from export.quantization.forms import int8_form
+    from export.quantization.layers import layers_of
+
+    layers = layers_of(calibrated[0])
+    everything = [node for layer in layers for node in layer.nodes]
+    assert difference(int8_form(*calibrated, everything), fp32) < 1e-6
+    one_kept, none_kept = (difference(int8_form(*calibrated, nodes), fp32) for nodes in (layers[0].nodes, ()))
+    assert 1e-4 < one_kept < none_kept < 0.2
+
+
+def test_half_precision_takes_and_gives_single(fp32: bytes) -> None:
+    from export.quantization.forms import fp16_form
+
+    half = fp16_form(fp32)
+    assert len(half) < len(fp32)
+    assert 1e-6 < difference(half, fp32) < 5e-3
+
+
+def test_every_layer_takes_time_in_every_form(calibrated: tuple[Path, Path]) -> None:
+    from export.quantization.forms import int8_form
+    from export.quantization.layers import layer_times_us, layers_of
+
+    layers, image = layers_of(calibrated[0]), np.zeros((1, 6, 32, 32), np.float32)
+    for graph in (calibrated[0].read_bytes(), int8_form(*calibrated, ())):
+        times = layer_times_us(graph, layers, image)
+        assert set(times) == {layer.name for layer in layers} and min(times.values()) > 0
