@@ -9,9 +9,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edge_runtime.bundle.describe import describe_bundle
 from edge_runtime.bundle.trust_store import TrustStore, load_trust_store
+
+if TYPE_CHECKING:
+    from export.keys import SigningKey
 
 EXIT_REFUSED = 1
 
@@ -61,7 +65,7 @@ def pack(options: argparse.Namespace) -> int:
     digest = make_bundle(
         config, options.config, options.work, options.out, key, quality=quality, override=options.override
     )
-    return _written(options.out, digest, key.public.id)
+    return _written(options, digest, key)
 
 
 def _add_signing_options(parser: argparse.ArgumentParser) -> None:
@@ -98,11 +102,17 @@ def _sign(options: argparse.Namespace) -> int:
     key = load_key(options.key, options.passphrase_file)
     quality = options.quality.read_bytes() if options.quality else None
     digest = sign_bundle(options.bundle, options.out, key, quality=quality, override=options.override)
-    return _written(options.out, digest, key.public.id)
+    return _written(options, digest, key)
 
 
-def _written(out: Path, digest: str, key_id: str) -> int:
-    print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}), signed with key {key_id}")
+def _written(options: argparse.Namespace, digest: str, key: SigningKey) -> int:
+    size = options.out.stat().st_size / 1e6
+    print(f"written: {options.out} ({size:.1f} MB, SHA-256 {digest}), signed with key {key.public.id}")
+    override = describe_bundle(options.out)["override"]
+    if override is not None:
+        print(f"quality limits overridden ({'; '.join(override['misses'])}): {override['reason']}")
+    elif options.override:
+        print("its quality limits are kept: --override is not recorded")
     return 0
 
 
@@ -116,7 +126,7 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from edge_runtime.bundle.describe import describe_bundle, description_lines
+    from edge_runtime.bundle.describe import description_lines
 
     description = describe_bundle(options.bundle)
     print(json.dumps(description) if options.json else "\n".join(description_lines(description)))

@@ -126,18 +126,18 @@ def _directory(content: bytes) -> list[tuple[str, int, int]]:
         )
         encoded = content[at + _CENTRAL.size : at + _CENTRAL.size + length]
         name = encoded.decode("ascii", "backslashreplace")
+        _check_name(name)  # first: what follows shows it
         if name in sizes:
-            raise BundleMalformed(f"member {name[:100]} stands twice")
+            raise BundleMalformed(f"member {name} stands twice")
         if flags & 1:
-            raise BundleMalformed(f"member {name[:100]} is encrypted, which no member of a bundle is")
+            raise BundleMalformed(f"member {name} is encrypted, which no member of a bundle is")
         if method != _STORED or packed != size:
             raise BundleMalformed(
-                f"member {name[:100]} is compressed ({packed} bytes for {size}), which no member of a bundle is since format 2: "
+                f"member {name} is compressed ({packed} bytes for {size}), which no member of a bundle is since format 2: "
                 "edge-export sign brings a bundle of format 1 up to date"
             )
         if stat.S_ISLNK(mode >> 16):
-            raise BundleMalformed(f"member {name[:100]} is a symbolic link")
-        _check_name(name)
+            raise BundleMalformed(f"member {name} is a symbolic link")
         sizes[name] = size
         entries.append((name, size, offset))
         at += _CENTRAL.size + length + extra + comment

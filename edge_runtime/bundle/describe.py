@@ -55,7 +55,12 @@ def describe_bundle(path: Path) -> dict[str, Any]:
 
 
 def description_lines(description: dict[str, Any]) -> Iterator[str]:
-    """The same as text, one fact a line."""
+    """The same as text, one fact a line. A bundle may be anybody's: no control characters reach the terminal."""
+    for line in _lines(description):
+        yield "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _lines(description: dict[str, Any]) -> Iterator[str]:
     yield f"{description['name']} {description['version']}: {description['file']}"
     for label, key in (("SHA-256", "sha256"), ("manifest", "manifest_sha256"), ("signed by", "key_id")):
         yield f"  {label:<11}{description[key] or 'nobody'}"

@@ -148,7 +148,8 @@ def parse_manifest(content: bytes) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise BundleMalformed(f"the manifest is malformed: {what[:500]}") from error
+        shown = "".join(letter if letter.isprintable() else "?" for letter in what[:500])  # it may be anybody's
+        raise BundleMalformed(f"the manifest is malformed: {shown}") from error
 
 
 def _settings(document: Mapping[str, Any]) -> UnrolledSettings:

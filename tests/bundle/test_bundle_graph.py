@@ -99,7 +99,7 @@ def test_graphs_without_an_end_are_refused() -> None:
         check_graph("x", model(nested(CUSTOM, MAX_DEPTH)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), cut=st.booleans())
 def test_damage_is_passed_or_refused_and_nothing_else(place: float, value: int, cut: bool) -> None:
     content = bytearray(model(nested(helper.make_node("Relu", ["x"], ["y"]), 3)))

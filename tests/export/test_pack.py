@@ -274,6 +274,7 @@ def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tmp_
     new_key(tmp_path / "mine.pem", None)
     out, trust = tmp_path / "mine.edgebundle", tmp_path / "trust"
     assert main(["sign", str(tiny_bundle), "--key", str(tmp_path / "mine.pem"), "--out", str(out)]) == 0
+    assert "quality limits overridden (there is no quality report): a test\n" in capsys.readouterr().out
     assert main(["key", "public", str(tmp_path / "mine.pem"), "--out", str(trust / "mine.pem")]) == 0
     capsys.readouterr()
     assert main(["verify", str(out)]) == 1
@@ -289,6 +290,14 @@ def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tmp_
     assert main(["inspect", str(out)]) == 0
     said = capsys.readouterr().out
     assert "OVERRIDE   a test" in said and "forms/fp32.onnx" in said
+
+
+def test_what_anybody_wrote_does_not_reach_the_terminal(tmp_path, tiny_graph, signing_key, capsys):
+    provenance = {"code_sha256": "\x1b[31mtrust me\x07"}
+    path = packed(tmp_path / "red", tiny_graph, signing_key, provenance=provenance, override="x")
+    assert main(["inspect", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "?[31mtrust me?" in said and "\x1b" not in said
 
 
 def test_commands_speak_json(tiny_bundle, tmp_path, capsys):
