@@ -386,7 +386,7 @@ def test_a_scan_without_end_keeps_its_earlier_records_on_disk(serve, monkeypatch
 
 
 def test_what_waits_when_the_server_gives_up_is_named_and_not_reconstructed(session, scanner, runtime):
-    session.readouts(part(0, 0.8))
+    session.readouts(part(0, 0.2))
     runtime.giving_up.set()
     session.abort("the server is stopping")
     assert not scanner.images
