@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge_runtime.errors import EdgeRuntimeError
 from export.progress import Progress
-from export.simulate.command import add_simulate
+from export.simulate.command import add_fidelity, add_simulate
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel")
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.set_defaults(run=_demo_scan)
     add_simulate(commands)
+    add_fidelity(commands)
     return parser
 
 

@@ -1,9 +1,9 @@
 """A simulated scanner: from a volume and a configuration to readouts, slice by slice.
 
-In this order: the slab's brightness, recoloured and placed on a grid twice as fine as the matrix; its phase; where it is in each shot;
-dephasing; coils; the readout off resonance; the phase encode, aliased where the object is larger than the field of view; the lines
-that are measured and arrive; noise. Each ingredient draws from a random stream of its own, so that changing one leaves the others
-as they are: a line's noise is the same whichever other lines are measured.
+In this order: the slab's brightness, recoloured and placed on a grid twice as fine as the matrix; its phase; where it is in each
+shot; dephasing; coils; the readout off resonance; the phase encode, aliased where the object is larger than the field of view; the
+lines that are measured and arrive; noise; the receiver's filter. Each ingredient draws from a random stream of its own, so that
+changing one leaves the others as they are: a line's noise is the same whichever other lines are measured.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.modalities.mri.fourier import to_image
+from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 from export.simulate import contrast, lines, motion, off_resonance
 from export.simulate.objects import ComplexObject, tissue_phase
 from export.simulate.off_resonance import FieldMap, SmoothField
 from export.simulate.receive import CoilMaps, KSpace, complex_noise, gaussian_coils, loop_coils, measure
 from export.simulate.settings import AcquisitionConfig
 from export.simulate.source import Plane, Source, Vector, plane_of, resample, slab, slice_centre_mm
+from export.simulate.volume_coils import uniform_coil, volume_coils
 from export.simulate.volumes import Magnitude
 
 FINER = 2
@@ -29,6 +30,12 @@ FINER = 2
 
 OBJECT_LEVEL = 0.1
 """Brightness, the volume's brightest voxels at 1, from which on a pixel counts as object where a field or phase is scaled."""
+
+FILTER_FLAT = 0.44
+"""Share of the readout's field of view that the receiver's filter leaves alone; so it looks in the noise of 3 T scanners."""
+
+FAMILIES = {"loops": loop_coils, "gaussian": gaussian_coils, "volume": volume_coils, "uniform": uniform_coil}
+"""Generators of sensitivities, by the name that the configuration gives them."""
 
 COILS_AT_ONCE = 8
 """Coils whose fine images are held in memory together."""
@@ -73,7 +80,9 @@ class Scanner:
     """A scan that can be measured; the volume and the configuration decide everything.
 
     Attributes:
+        plane: how the images lie in the volume.
         schedule: which lines arrive, and when.
+        poses: of the head, one a shot.
         noise_level: standard deviation of a complex sample, root-mean-square over coils; 0 without noise.
         brightness: what samples are divided by: the 99th percentile of the reference of the middle slice, which becomes 1.
     """
@@ -91,11 +100,9 @@ class Scanner:
         self._maps = self._make_maps()
         self._recolour = contrast.recolouring(source.voxels, config)
         self._phase = SmoothField.draw(self._reach_mm, 2, self._rng(Stream.PHASE), bump=False)
-        self._field = SmoothField.draw(
-            self._reach_mm, off_resonance.DEGREE, self._rng(Stream.FIELD), bump=True
-        )
+        self._field = SmoothField.draw(self._reach_mm, off_resonance.DEGREE, self._rng(Stream.FIELD), bump=True)
         shots = int(lines.shots_of(np.array([self.schedule.total - 1]), config)[0]) + 1
-        self._poses = motion.draw_poses(shots, config, self._rng(Stream.MOTION))
+        self.poses = motion.draw_poses(shots, config, self._rng(Stream.MOTION))
         self._mixing = coil_noise_mixing(config, self._rng(Stream.NOISE_COVARIANCE))
         self.noise_level = 1 / config.snr if config.snr else 0.0
         self._phase_scale, self._field_scale = self._scales_over_objects()
@@ -116,7 +123,7 @@ class Scanner:
             return None
         shape = (config.coils, config.noise_readouts, self.samples)
         noise = self._mixed(complex_noise(shape, self._rng(Stream.NOISE_SCAN)))
-        return self._measured_echo(np.ascontiguousarray(noise.transpose(1, 0, 2)))
+        return self._received(np.ascontiguousarray(noise.transpose(1, 0, 2)))
 
     def measure(self, progress: Progress = lambda done, total: None) -> Iterator[tuple[int, KSpace]]:
         """The index of every slice that readouts arrive from, and its samples ``(coils, phase_encodes, samples)``, noise included.
@@ -128,28 +135,31 @@ class Scanner:
             kspace = self.noise_free(index)
             if self.noise_level:
                 kspace = kspace + self._mixed(complex_noise(kspace.shape, self._rng(Stream.NOISE, index)))
-            yield index, self._measured_echo(kspace)
+            yield index, self._received(kspace)
             progress(done, len(reached))
 
     def noise_free(self, index: int) -> KSpace:
         """A slice with field and motion but without noise, whole readouts: ``(coils, phase_encodes, samples)``."""
-        complex_object, field, gradient = self._object(index)
+        complex_object, field, gradient = self.object_at_rest(index)
         kspace = self._kspace(complex_object, field, gradient)
         mine = self.schedule.slices == index
         shots = lines.shots_of(self.schedule.times[mine], self.config)
         measured = self.schedule.lines[mine]
         movable = motion.Movable(complex_object, self._pixel_mm(), self._centre())
         for shot in np.unique(shots):
-            pose = self._poses[int(shot)]
+            pose = self.poses[int(shot)]
             if pose != motion.AT_REST:
                 moved = self._kspace(movable.at(pose), field, gradient)
                 kspace[:, measured[shots == shot]] = moved[:, measured[shots == shot]]
         return kspace
 
     def reference(self, index: int) -> Magnitude:
-        """The slice as it is: root-sum-of-squares of the coil images, fully sampled, on resonance, at rest and without noise, float32
-        ``(phase_encodes, columns)``."""
-        complex_object, _, _ = self._object(index)
+        """The slice as it is: the root-sum-of-squares of all lines, on resonance, at rest, without noise and filter.
+
+        Returns:
+            float32 ``(phase_encodes, columns)``.
+        """
+        complex_object, _, _ = self.object_at_rest(index)
         none = np.zeros(self._grid.shape, np.float32)
         kspace = self._kspace(complex_object, none, none)
         start = self.samples // 2 - self.config.columns // 2
@@ -183,17 +193,16 @@ class Scanner:
             return (np.arange(fine) - fine // 2) * pixel / FINER + (pixels // 2 - (pixels - 1) / 2) * pixel
 
         return Grid(
-            positions(columns, config.columns, config.read_mm), positions(rows, config.phase_encodes, config.phase_mm), folds
+            positions(columns, config.columns, config.read_mm),
+            positions(rows, config.phase_encodes, config.phase_mm),
+            folds,
         )
 
     def _make_maps(self) -> CoilMaps:
         """Sensitivities on the grid of the image's field of view; what lies outside has those of its edge."""
         config = self.config
         size = (FINER * config.phase_encodes, FINER * config.columns)
-        if config.coil_family == "uniform":
-            return np.ones((1, *size), np.complex64)
-        family = loop_coils if config.coil_family == "loops" else gaussian_coils
-        return family(size, config.coils, self._rng(Stream.COILS))
+        return FAMILIES[config.coil_family](size, config.coils, self._rng(Stream.COILS))
 
     def _maps_on_grid(self, coils: slice) -> CoilMaps:
         some, (rows, columns) = self._maps[coils], self._grid.shape
@@ -209,7 +218,7 @@ class Scanner:
         pixel = (self.source.voxel_mm[self.plane.row_axis], self.source.voxel_mm[self.plane.column_axis])
         return resample(plane, pixel, self._grid.rows_mm, self._grid.columns_mm)
 
-    def _object(self, index: int) -> tuple[ComplexObject, FieldMap, FieldMap]:
+    def object_at_rest(self, index: int) -> tuple[ComplexObject, FieldMap, FieldMap]:
         """The object at rest and before it dephases, its off-resonance in Hz, and that one's slope in Hz a millimetre."""
         config, grid = self.config, self._grid
         magnitude = self._magnitude(index)
@@ -256,12 +265,16 @@ class Scanner:
         coloured = np.tensordot(self._mixing, noise, axes=1)
         return np.asarray(np.float32(self.noise_level) * coloured, dtype=np.complex64)
 
-    def _measured_echo(self, readouts: KSpace) -> KSpace:
+    def _received(self, readouts: KSpace) -> KSpace:
+        """Whole readouts ``(…, samples)`` as the receiver hands them on: filtered, and without what a partial echo leaves out."""
+        if self.config.filter_edge < 1:
+            gain = receiver_filter(self.samples, self.config.filter_edge)
+            readouts = to_kspace(to_image(readouts, axis=-1) * gain, axis=-1)
         return np.ascontiguousarray(readouts[..., self.first_sample :])
 
     def _scales_over_objects(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """For phase and field: what to subtract and then to multiply with, so that over the objects of all slices the median is 0
-        and the largest magnitude 1. Of each slice every fourth pixel along both axes counts."""
+        and the largest magnitude 1. Of each slice every other pixel along both axes counts."""
         config, grid = self.config, self._grid
         needed = config.phase == "smooth", config.off_resonance_hz != 0 and config.off_resonance_shape == "smooth"
         if not any(needed):
@@ -269,10 +282,10 @@ class Scanner:
         found: tuple[list[FieldMap], list[FieldMap]] = [], []
         for index in range(config.slices):
             z = slice_centre_mm(config, index) - config.slice_offset_mm
-            magnitude = self._magnitude(index)[::4, ::4]
+            magnitude = self._magnitude(index)[::2, ::2]
             inside = magnitude > OBJECT_LEVEL
             for values, field in zip(found, (self._phase, self._field)):
-                values.append(field.at(grid.columns_mm[::4], grid.rows_mm[::4], z)[inside])
+                values.append(field.at(grid.columns_mm[::2], grid.rows_mm[::2], z)[inside])
         phase, off = (_centre_and_scale(np.concatenate(values)) for values in found)
         return phase, off
 
@@ -281,7 +294,7 @@ class Scanner:
         return max(self.config.read_mm, self.config.phase_mm) / 2
 
     def _extent_mm(self, axis: int) -> float:
-        return self.source.voxels.shape[axis] * self.source.voxel_mm[axis]
+        return float(self.source.voxels.shape[axis] * self.source.voxel_mm[axis])
 
     def _half_depth_mm(self) -> float:
         return self._extent_mm(self.plane.slice_axis) / 2
@@ -294,6 +307,13 @@ class Scanner:
         """Index of the middle of the field of view on the fine grid."""
         row_mm, column_mm = self._pixel_mm()
         return -float(self._grid.rows_mm[0]) / row_mm, -float(self._grid.columns_mm[0]) / column_mm
+
+
+def receiver_filter(samples: int, edge: float) -> Magnitude:
+    """Gain over the readout's field of view, ``(samples,)``: 1 in the middle `FILTER_FLAT`, a raised cosine down to ``edge``."""
+    from_centre = np.abs((np.arange(samples) - samples // 2) / samples)
+    falling = np.clip((from_centre - FILTER_FLAT / 2) / (0.5 - FILTER_FLAT / 2), 0, 1)
+    return np.asarray(edge + (1 - edge) * np.cos(np.pi / 2 * falling) ** 2, dtype=np.float32)
 
 
 def _centre_and_scale(values: FieldMap) -> tuple[float, float]:

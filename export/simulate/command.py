@@ -1,4 +1,4 @@
-"""``edge-export simulate``: a volume becomes a raw scan in a file."""
+"""``edge-export simulate``: a volume becomes a raw scan in a file. ``edge-export fidelity``: how near that is to real scans."""
 
 from __future__ import annotations
 
@@ -41,8 +41,12 @@ def add_simulate(commands: Any) -> None:
     parser.add_argument("volume", type=Path, help="magnitude volume: .nii, .nii.gz, .npz ('vol') or .mat ('image')")
     parser.add_argument("--out", type=Path, metavar="FILE", help="scan to write: .mrd (stream) or .h5 (ISMRMRD HDF5)")
     parser.add_argument("--config", type=Path, metavar="TOML", help="configuration; any key below, with _ for -")
-    parser.add_argument("--reference", type=Path, metavar="NPZ", help="also write the true images: no noise, field or motion")
-    parser.add_argument("--show-config", action="store_true", help="print the configuration as TOML and do nothing else")
+    parser.add_argument(
+        "--reference", type=Path, metavar="NPZ", help="also write the true images: no noise, field or motion"
+    )
+    parser.add_argument(
+        "--show-config", action="store_true", help="print the configuration as TOML and do nothing else"
+    )
     parser.add_argument("--json", action="store_true", help="say on one line of JSON what was written")
     kinds = get_type_hints(AcquisitionConfig)
     groups: dict[str, Any] = {}
@@ -52,6 +56,17 @@ def add_simulate(commands: Any) -> None:
             groups[group] = parser.add_argument_group(group)
         _add_flag(groups[group], one.name, kinds[one.name], one.default, one.metadata)
     parser.set_defaults(run=_run)
+
+
+def add_fidelity(commands: Any) -> None:
+    """Adds the command to edge-export's."""
+    text = "compare noise and coils of real scans with those of simulated ones that are set to match"
+    example = "example: edge-export fidelity --data ../shared/data --write docs/simulate.md"
+    parser = commands.add_parser("fidelity", help=text, description=text, epilog=example)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with raw/ and demo/")
+    parser.add_argument("--write", type=Path, metavar="MD", help="page whose table is replaced")
+    parser.add_argument("--json", action="store_true", help="one JSON line a scan")
+    parser.set_defaults(run=_run_fidelity)
 
 
 def _add_flag(group: Any, key: str, kind: object, default: object, metadata: Any) -> None:
@@ -110,4 +125,20 @@ def _run(options: argparse.Namespace) -> int:
     print(f"written: {options.out} ({count} readouts, {options.out.stat().st_size / 1e6:.1f} MB), simulated")
     if not source.oriented:
         print(f"{options.volume} does not say where its axes point: RAS is assumed, and the images have no directions")
+    return 0
+
+
+def _run_fidelity(options: argparse.Namespace) -> int:
+    from export.simulate.fidelity import compare, tables, write_into
+
+    comparisons = []
+    for comparison in compare(options.data, Progress("scans", sys.stderr)):
+        comparisons.append(comparison)
+        if options.json:
+            print(json.dumps(comparison.record()), flush=True)
+    text = tables(comparisons)
+    if not options.json:
+        print(text)
+    if options.write is not None:
+        write_into(options.write, text)
     return 0

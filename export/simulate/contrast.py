@@ -6,10 +6,10 @@ the field strength give in the sequence, and brightness in between is interpolat
 What has the brightness of a tissue and is none gets that tissue's signal all the same: fat and marrow that of the brightest class,
 muscle and skin that of the middle one, lesions that of whatever they look like.
 
-Sources of the relaxation times, in vivo but for Stanisz, interpolated between field strengths along straight lines of log T against
-log B0 (T1 grows with a power of the field: Bottomley et al., Med Phys 11:425, 1984), constant beyond the ends:
-50 mT O'Reilly and Webb, Magn Reson Med 87:884, 2022; 1.5 T and 3 T Stanisz et al., Magn Reson Med 54:507, 2005; fluid's T1 and proton
-densities rounded from textbooks. The figures are rounded to 5 ms. Fluid has no field dependence here.
+Relaxation times are interpolated between field strengths along straight lines of log T against log B0 (T1 grows with a power of the
+field: Bottomley et al., Med Phys 11:425, 1984), constant beyond the ends. 50 mT: O'Reilly and Webb, Magn Reson Med 87:884, 2022, in
+vivo. 1.5 T and 3 T: Stanisz et al., Magn Reson Med 54:507, 2005, in vitro. Fluid's times and proton densities: of textbook size,
+without field dependence. The figures are rounded and were written down from memory of these papers, not copied from their tables.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from export.simulate.objects import ComplexObject
@@ -79,9 +78,7 @@ class Movable:
     def _turned(self, angle: float) -> ComplexObject:
         row, column = self.pixel_mm
         # Where a pixel of the turned object was before: turned back, in millimetres.
-        back = np.array(
-            [[np.cos(angle), -np.sin(angle) * column / row], [np.sin(angle) * row / column, np.cos(angle)]]
-        )
+        back = np.array([[np.cos(angle), -np.sin(angle) * column / row], [np.sin(angle) * row / column, np.cos(angle)]])
         offset = np.array(self.centre) - back @ self.centre
         parts = [ndimage.affine_transform(part, back, offset, order=3) for part in (self.still.real, self.still.imag)]
         return np.asarray(parts[0] + 1j * parts[1], dtype=np.complex64)
@@ -94,4 +91,3 @@ class Movable:
             phase = np.exp(-2j * np.pi * turns).astype(np.complex64)
             spectrum = spectrum * (phase[:, None] if axis == 0 else phase[None, :])
         return np.asarray(np.fft.ifft2(spectrum), dtype=np.complex64)
-

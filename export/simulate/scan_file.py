@@ -50,13 +50,15 @@ def write_scan(scanner: Scanner, path: Path, progress: Progress = lambda done, t
 
 
 def check_name(path: Path) -> None:
-    """Refuses a file whose name tells no known format, before any work.
+    """Refuses, before any work, a file whose name tells no known format or whose folder is missing.
 
     Raises:
-        ConfigError: names the suffixes.
+        ConfigError: names what is expected.
     """
     if path.suffix not in WRITERS:
         raise ConfigError(f"{path}: the name decides the format; {' or '.join(WRITERS)} is expected")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def write_reference(scanner: Scanner, path: Path) -> None:
@@ -82,8 +84,8 @@ def header_of(scanner: Scanner) -> ScanHeader:
         PARAMETER_PREFIX + "noise_level": repr(scanner.noise_level),
         PARAMETER_PREFIX + "version": importlib.metadata.version("edge-runtime"),
     }
-    notes = () if source.oriented else (
-        "the source volume does not say where its axes point: the image has no directions",
+    notes = (
+        () if source.oriented else ("the source volume does not say where its axes point: the image has no directions",)
     )
     return ScanHeader(
         encoding=MriEncoding(

@@ -53,11 +53,18 @@ class AcquisitionConfig:
     seed: int = _number(0, *SEEDS, SOURCE, "seed of everything random")
     orientation: str = field(
         default="",
-        metadata={"group": SOURCE, "help": "where a volume's three axes point, such as RAS or LPS; '': as its file says"},
+        metadata={
+            "group": SOURCE,
+            "help": "where a volume's three axes point, such as RAS or LPS; '': as its file says",
+        },
     )
     voxel_mm: tuple[float, float, float] = field(
         default=(0.0, 0.0, 0.0),
-        metadata={"within": (0, 100), "group": SOURCE, "help": "size of a voxel along its axes; 0 0 0: as its file says"},
+        metadata={
+            "within": (0, 100),
+            "group": SOURCE,
+            "help": "size of a voxel along its axes; 0 0 0: as its file says",
+        },
     )
 
     plane: str = _choice("axial", ("axial", "coronal", "sagittal"), GEOMETRY, "of the slices")
@@ -85,13 +92,18 @@ class AcquisitionConfig:
     )
 
     coils: int = _number(8, 1, 128, RECEIVE, "receive coils")
-    coil_family: str = _choice("loops", ("loops", "gaussian", "uniform"), RECEIVE, "generator of the sensitivities")
+    coil_family: str = _choice(
+        "loops", ("loops", "gaussian", "volume", "uniform"), RECEIVE, "generator of the sensitivities"
+    )
     phase: str = _choice("smooth", ("none", "smooth", "tissue"), RECEIVE, "of the object")
     phase_rad: float = _number(1.0, 0, 20, RECEIVE, "largest deviation of the smooth phase over the object")
     snr: float = _number(30.0, 0, 1e6, RECEIVE, "brightness over the noise of a sample; 0: no noise at all")
     noise_correlation: float = _number(0.15, 0, 0.95, RECEIVE, "magnitude between neighbouring coils")
     noise_spread: float = _number(1.4, 1, 100, RECEIVE, "noise of the loudest over that of the quietest coil")
     noise_readouts: int = _number(16, 0, 4096, RECEIVE, "of the noise scan before the first slice; none without noise")
+    filter_edge: float = _number(
+        1.0, 0.01, 1, RECEIVE, "gain of the receiver's filter at the ends of the readout's field of view; 1: no filter"
+    )
 
     off_resonance_hz: float = _number(0.0, -100_000, 100_000, FIELD, "largest deviation over the object; 0: none")
     off_resonance_shape: str = _choice("smooth", ("smooth", "constant"), FIELD, "of the map over the object")
@@ -104,7 +116,9 @@ class AcquisitionConfig:
 
     mask: str = _choice("full", ("full", "variable_density", "uniform"), SAMPLING, "which phase encodes are measured")
     acceleration: float = _number(4.0, 1, 64, SAMPLING, "of masks other than full")
-    acs_fraction: float = _number(0.08, 0, 1, SAMPLING, "share of the phase encodes that are calibration lines, full masks aside")
+    acs_fraction: float = _number(
+        0.08, 0, 1, SAMPLING, "share of the phase encodes that are calibration lines, full masks aside"
+    )
     partial_fourier: float = _number(1.0, 0.5, 1, SAMPLING, "share of k-space along the phase encode that is reached")
     partial_echo: float = _number(1.0, 0.5, 1, SAMPLING, "share of a readout that is measured; the start is missing")
     line_order: str = _choice(
@@ -256,9 +270,7 @@ def _contradiction(config: AcquisitionConfig) -> str:
     if config.mask == "uniform" and config.acceleration != int(config.acceleration):
         return f"acceleration = {config.acceleration}: with mask = 'uniform' a whole number is expected"
     if config.echo_time_ms >= config.repetition_time_ms:
-        return (
-            f"echo_time_ms = {config.echo_time_ms}: less than repetition_time_ms = {config.repetition_time_ms} is expected"
-        )
+        return f"echo_time_ms = {config.echo_time_ms}: less than repetition_time_ms = {config.repetition_time_ms} is expected"
     samples = config.columns * config.readout_oversampling
     if 0 < config.noise_readouts * samples < 8 * config.coils:
         least = -(-8 * config.coils // samples)

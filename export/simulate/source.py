@@ -122,7 +122,7 @@ def read_source(path: Path, config: AcquisitionConfig) -> Source:
         raise ConfigError(f"{key}: leave it out; {path} says itself where its axes point and how large its voxels are")
     if affine is None:
         affine = _assumed_affine(array.shape, config)
-    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(array, affine))
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(array, affine))  # type: ignore[no-untyped-call]
     affine = np.asarray(image.affine, np.float64)
     lps = np.diag([-1.0, -1.0, 1.0])
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
