@@ -95,20 +95,30 @@ REAL_SCANS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """A real scan and the simulated one beside it."""
+    """A real scan and the simulated one beside it.
+
+    Attributes:
+        with_loops: the same with coils as training draws them, where the matching family is another; otherwise None.
+        shape: what is simulated.
+    """
 
     name: str
     real: tuple[NoiseStatistics, CoilStatistics]
     simulated: tuple[NoiseStatistics, CoilStatistics]
+    with_loops: tuple[NoiseStatistics, CoilStatistics] | None
     config: AcquisitionConfig
     shape: str
 
+    def kinds(self) -> list[tuple[str, tuple[NoiseStatistics, CoilStatistics]]]:
+        """What there is, with its name."""
+        loops = [("simulated, `loops`", self.with_loops)] if self.with_loops is not None else []
+        return [("measured", self.real), ("simulated", self.simulated), *loops]
+
     def record(self) -> dict[str, object]:
         """As JSON."""
-        pairs = {"measured": self.real, "simulated": self.simulated}
         return {
             "scan": self.name,
-            **{kind: {"noise": asdict(noise), "coils": asdict(coils)} for kind, (noise, coils) in pairs.items()},
+            **{kind: {"noise": asdict(noise), "coils": asdict(coils)} for kind, (noise, coils) in self.kinds()},
             "config": asdict(self.config),
         }
 
@@ -144,7 +154,9 @@ def compare_one(real: RealScan, data: Path) -> Comparison:
     strength = config.phase_rad * found[1].phase_change_rad / max(first.phase_change_rad, 1e-3)
     snr = config.snr * found[1].snr / first.snr
     config = replace(config, phase_rad=min(MOST_PHASE_RAD, round(strength, 2)), snr=round(snr, 2))
-    return Comparison(real.name, found, _measured(_simulated(source, config)), config, real.shape)
+    loops = replace(config, coil_family="loops")
+    with_loops = None if loops == config else _measured(_simulated(source, loops))
+    return Comparison(real.name, found, _measured(_simulated(source, config)), with_loops, config, real.shape)
 
 
 def _matched(scan: FullScan, noise: NoiseStatistics, coils: CoilStatistics) -> AcquisitionConfig:
@@ -218,7 +230,7 @@ def tables(comparisons: list[Comparison]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in comparisons:
-        for kind, (n, c) in (("measured", one.real), ("simulated", one.simulated)):
+        for kind, (n, c) in one.kinds():
             single = c.coils == 1
             between = "" if single else f"{n.correlation:.2f} ({n.largest_correlation:.2f})"
             noise.append(
