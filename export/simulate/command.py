@@ -15,7 +15,7 @@ from export.simulate.settings import AcquisitionConfig, load_acquisition_config,
 
 EXIT_USAGE = 2
 
-EXAMPLES = """examples:
+EXAMPLES = """example:
   edge-export simulate head.nii.gz --out scan.mrd
       one axial slice, 8 coils, fully sampled; play it with: edge-runtime replay scan.mrd --out images
   edge-export simulate head.nii.gz --out scan.h5 --slices 5 --mask variable_density --acceleration 4 --snr 20
