@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export simulate | train | quantize | pack | sign | inspect | verify | key | …``.
+"""The desk toolchain's command line: ``edge-export simulate | pool | train | quantize | pack | sign | verify | key | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
 """
@@ -9,12 +9,13 @@ import argparse
 import importlib.util
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.errors import EdgeRuntimeError
 from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack, trust_of
+from export.progress import Progress
+from export.simulate.command import add_fidelity, add_simulate
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     folders = "--data ../shared/data/train --work build/brain2d"
-    command("simulate", "fill the pool of simulated acquisitions", _simulate, folders, data=True)
+    command("pool", "fill the pool of simulated acquisitions", _pool, folders, data=True)
     text = "simulate what is missing, then train; resumes where it stopped"
     train = command("train", text, _train, folders, data=True)
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
@@ -92,10 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("volume", type=Path, help="Colin27 T1 (Debian mricron-data: ch2.nii.gz)")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.set_defaults(run=_demo_scan)
+    add_simulate(commands)
+    add_fidelity(commands)
     return parser
 
 
-def _simulate(options: argparse.Namespace) -> int:
+def _pool(options: argparse.Namespace) -> int:
     from export.config import load_config
     from export.digest import files_digest
     from export.simulate.pool import write_pool
@@ -106,7 +109,7 @@ def _simulate(options: argparse.Namespace) -> int:
     print(f"{len(volumes)} volumes: {', '.join(volume.name for volume in volumes)}")
     digest = files_digest(volume_files(options.data), options.data)
     pool = options.work / "pool"
-    write_pool(pool, volumes, config.count, config.seed, config.phantom_share, _Progress("acquisitions"))
+    write_pool(pool, volumes, config.count, config.seed, config.phantom_share, Progress("acquisitions"))
     (options.work / "data.json").write_text(
         json.dumps({"sha256": digest, "volumes": [volume.name for volume in volumes]}, indent=2) + "\n",
         encoding="utf-8",
@@ -120,7 +123,7 @@ def _train(options: argparse.Namespace) -> int:
     from export.config import load_config
     from export.train import train
 
-    _simulate(options)
+    _pool(options)
     if options.threads:
         torch.set_num_threads(options.threads)
     config = load_config(options.config)
@@ -190,18 +193,6 @@ def _demo_scan(options: argparse.Namespace) -> int:
     for path in write_demo_scan(options.volume, options.out):
         print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
-
-
-class _Progress:
-    """A line every few seconds."""
-
-    def __init__(self, what: str) -> None:
-        self._what, self._shown = what, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._shown > 5 or done == total:
-            self._shown = time.monotonic()
-            print(f"{self._what}: {done} of {total}", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def test_edge_export_helps_without_its_extra() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["simulate", "train", "pack", "sign", "inspect", "verify", "key", "validate", "demo-scan"]
+    "command",
+    "simulate pool train quantize pack sign inspect verify key validate fidelity demo-scan".split(),
 )
 def test_every_command_of_edge_export_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -76,13 +76,26 @@ def pack_readouts(batch: ReadoutBatch) -> bytes:
     Raises:
         ValueError: sizes that the format can't hold.
     """
+    header = acquisition_headers(batch)
     readouts, coils, samples = batch.samples.shape
-    if not (1 <= coils <= MAX_COILS and 1 <= samples <= MAX_SAMPLES):
-        raise ValueError(f"{coils} coils x {samples} samples do not fit an acquisition header")
     dtype = np.dtype([("id", "<u2"), ("header", ACQUISITION_HEADER), ("data", "<c8", (coils, samples))])
     messages = np.zeros(readouts, dtype)
     messages["id"] = MessageId.ACQUISITION
-    header = messages["header"]
+    messages["header"] = header
+    messages["data"] = batch.samples
+    return messages.tobytes()
+
+
+def acquisition_headers(batch: ReadoutBatch) -> npt.NDArray[np.void]:
+    """The `ACQUISITION_HEADER` of every readout, as `pack_readouts` sends it.
+
+    Raises:
+        ValueError: sizes that the format can't hold.
+    """
+    readouts, coils, samples = batch.samples.shape
+    if not (1 <= coils <= MAX_COILS and 1 <= samples <= MAX_SAMPLES):
+        raise ValueError(f"{coils} coils x {samples} samples do not fit an acquisition header")
+    header = np.zeros(readouts, ACQUISITION_HEADER)
     header["version"] = NEWEST_VERSION
     header["available_coils"] = coils
     header["coil_mask"] = _first_coils(coils)
@@ -94,8 +107,7 @@ def pack_readouts(batch: ReadoutBatch) -> bytes:
     header["samples"] = samples
     header["active_coils"] = coils
     header["trajectory_dimensions"] = 0
-    messages["data"] = batch.samples
-    return messages.tobytes()
+    return header
 
 
 def _first_coils(coils: int) -> npt.NDArray[np.uint64]:
