@@ -35,8 +35,9 @@ def load_weights(path: Path, key: str = "", prefix: str = "") -> dict[str, Tenso
             f"{path}: holds more than weights, and none of it was run ({reason or str(error).splitlines()[0]}); "
             "where you trust it, load it in its own program and save the weights alone: torch.save(model.state_dict(), path)"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise ImportRefused(f"{path}: no checkpoint of PyTorch ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # what garbage makes of the unpickler: struct.error, EOFError, KeyError and more
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ImportRefused(f"{path}: no checkpoint of PyTorch ({reason})") from None
     for part in key.split("/") if key else ():
         if not isinstance(content, Mapping) or part not in content:
             raise ImportRefused(f"{path}: no entry {key!r}; [checkpoint] key is one of {_entries(content)}")

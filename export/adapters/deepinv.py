@@ -1,9 +1,9 @@
 """deepinv's denoisers and unrolled models (PyPI `deepinv` 0.5).
 
-Denoisers: `DnCNN`, `UNet` and `DRUNet`, alone or within `MoDL` (Aggarwal et al., IEEE TMI 38:394, 2019), `VarNet` (Hammernik et al.,
-Magn Reson Med 79:3055, 2018) and an unfolded `PGD` with the plug-and-play prior and the L2 fidelity. The physics of these is
-`MultiCoilMRI`, whose sensitivities are given; one coil with sensitivities of one is its `MRI`. The proximal step of `MoDL` is solved to
-the same relative residual on both sides, ours column by column, deepinv's for all of a slice at once.
+Denoisers: `DnCNN`, `UNet` and `DRUNet`, alone or within `MoDL` (Aggarwal et al., IEEE TMI 38:394, 2019), `VarNet` (Hammernik et
+al., Magn Reson Med 79:3055, 2018) and an unfolded `PGD` with the plug-and-play prior and the L2 fidelity. The physics of these is
+`MultiCoilMRI`, whose sensitivities are given; one coil with sensitivities of one is its `MRI`. The proximal step of `MoDL` is
+solved to the same relative residual on both sides, ours column by column, deepinv's for all of a slice at once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from export.adapters.checkpoint import fill, load_weights
 from export.adapters.errors import ImportRefused
 from export.adapters.graphs import export_graph
-from export.adapters.interpret import Acquisition, Complex
+from export.adapters.interpret import Acquisition, Complex, Given
 from export.adapters.mapping import Table, build, package
 from export.adapters.origin import origin_of
-from export.adapters.original import Given, Imported, KSpaceAxes, SingleNetwork, Watch, WatchedModel, array
+from export.adapters.original import Imported, KSpaceAxes, SingleNetwork, Watch, WatchedModel, array
 from export.adapters.program import (
     GradientStep,
     Graph,

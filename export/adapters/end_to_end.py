@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.adapters.interpret import Acquisition, Complex
-from export.adapters.original import Given, KSpaceAxes, Watch, WatchedModel, array
+from export.adapters.interpret import Acquisition, Complex, Given
+from export.adapters.original import KSpaceAxes, Watch, WatchedModel, array
 from export.adapters.program import (
     Combine,
     KSpaceStep,

@@ -60,10 +60,6 @@ def inspect_graph(content: bytes, file: str, *, multiple: int = 1, least: int = 
     except Exception as error:  # protobuf's DecodeError is not part of its stable interface
         raise ImportRefused(f"{file}: no ONNX model ({error})") from None
     _refuse_foreign_code(model, file)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # onnx raises several classes without a common base
-        raise ImportRefused(f"{file}: not a valid ONNX model: {error}") from None
     weights = {one.name for one in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     outputs = list(model.graph.output)
@@ -78,6 +74,10 @@ def inspect_graph(content: bytes, file: str, *, multiple: int = 1, least: int = 
     )
     if input_channels is None or output_channels is None:
         raise ImportRefused(f"{file}: dynamic channels; batch, rows and columns may be dynamic, channels may not")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # onnx raises several classes without a common base
+        raise ImportRefused(f"{file}: not a valid ONNX model: {error}") from None
     opset = next(one.version for one in model.opset_import if one.domain in OPERATORS)
     return Graph(
         file=file,

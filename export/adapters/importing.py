@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.engines import choose_engine
 from export.adapters.errors import ImportRefused
 from export.adapters.inputs import Case, default_recording, measured_case, random_cases
 from export.adapters.interpret import Interpreter
 from export.adapters.mapping import read_mapping
-from export.adapters.original import Imported
 from export.adapters.program import SplitProgram
 from export.adapters.storage import write_program
 from export.adapters.verify import CaseReport, Comparison, compare
+
+if TYPE_CHECKING:
+    from export.adapters.original import Imported  # needs torch
 
 SOURCES = {
     "fastmri": "export.adapters.fastmri",

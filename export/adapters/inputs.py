@@ -16,8 +16,7 @@ from edge_runtime.links.files.slices import is_image
 from edge_runtime.modalities.mri.coils import estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import centre_slice, to_image, to_kspace
 from edge_runtime.modalities.mri.reconstruct import calibration_lines
-from export.adapters.interpret import Acquisition, Complex, Mask
-from export.adapters.original import Given
+from export.adapters.interpret import Acquisition, Complex, Given, Mask
 from export.adapters.program import Graph, SplitProgram, shapings_of
 
 SEED = 20190710

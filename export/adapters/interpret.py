@@ -63,6 +63,10 @@ class Acquisition:
     maps: Complex | None = None
 
 
+Given = Acquisition | Planes
+"""What a program is given: samples, or planes ``(batch, channels, rows, columns)``."""
+
+
 class Interpreter:
     """A program made ready to run.
 
@@ -77,11 +81,11 @@ class Interpreter:
         self._graphs = {graph.file: graph for graph in program.graphs}
         self._sessions: dict[str, Session] = {file: engine.plan(program.files[file], threads) for file in self._graphs}
 
-    def run(self, given: Acquisition | Planes, observe: Observe | None = None) -> Value:
+    def run(self, given: Given, observe: Observe | None = None) -> Value:
         """The image that the program makes.
 
         Args:
-            given: an `Acquisition`, or in domain ``image`` planes ``(batch, channels, rows, columns)``.
+            given: an `Acquisition`, or in domain ``image`` planes.
             observe: is told every stage's value when it is done.
 
         Raises:

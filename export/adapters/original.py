@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
-from export.adapters.interpret import Acquisition, Complex, Value
+from export.adapters.interpret import Acquisition, Complex, Given, Value
 from export.adapters.program import NetworkAxes, SplitProgram
-from export.adapters.shaping import Planes
+from export.adapters.verify import Original
 
-Given = Acquisition | Planes
 Convert = Callable[[Any], Any]
-
-
-class Original(Protocol):
-    """What a program is compared with."""
-
-    def stages(self, given: Given) -> Mapping[str, Value]:
-        """What the model computes, by the names of the program's stages, in the program's own shapes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class WatchedModel:
         self._forward, self._watches, self._result = forward, watches, result
 
     def stages(self, given: Given) -> Mapping[str, Value]:
-        """See `Original`."""
+        """See `verify.Original`."""
         seen: dict[str, Value] = {}
         hooks = [self._hook(watch, seen) for watch in self._watches]
         try:
@@ -98,7 +89,7 @@ class SingleNetwork:
         self._stage, self._forward = stage, forward
 
     def stages(self, given: Given) -> Mapping[str, Value]:
-        """See `Original`."""
+        """See `verify.Original`."""
         assert not isinstance(given, Acquisition)
         with torch.no_grad():
             return {self._stage: self._forward(torch.from_numpy(given)).numpy()}

@@ -1,8 +1,8 @@
 """Lets `import torchvision` succeed beside a torch that its compiled operators were not built for.
 
-PyPI's torchvision is linked with CUDA; beside the CPU build of torch its library does not load. Its Python code then still describes
-two operators to torch, which refuses what was never declared ("operator torchvision::nms does not exist"). Declaring them is
-enough for everything that isn't compiled; calling one says that it has no implementation.
+PyPI's torchvision is linked with CUDA; beside the CPU build of torch its library does not load. Its Python code then still
+describes two operators to torch, which refuses what was never declared ("operator torchvision::nms does not exist"). Declaring
+them is enough for everything that isn't compiled; calling one says that it has no implementation.
 """
 
 from __future__ import annotations

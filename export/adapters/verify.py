@@ -6,19 +6,28 @@ first stage in order whose value is too far from the original's is the one that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from export.adapters.errors import ImportRefused
 from export.adapters.inputs import Case
-from export.adapters.interpret import Interpreter, Value
-from export.adapters.original import Original
+from export.adapters.interpret import Given, Interpreter, Value
 from export.adapters.program import Stage
 
 TOLERANCE = 1e-4
 """Largest difference that is taken unless another is given. Rounding in single precision was seen to stay below a tenth of it."""
+
+
+class Original(Protocol):
+    """What a program is compared with."""
+
+    def stages(self, given: Given) -> Mapping[str, Value]:
+        """What the model computes, by the names of the program's stages, in the program's own shapes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -84,23 +93,33 @@ def compare(
     for case in cases:
         expected = original.stages(case.given)
         differences: list[StageDifference] = []
-
-        def look(stage: Stage, value: Value, expected=expected, case=case, differences=differences) -> None:  # type: ignore[no-untyped-def]
-            if stage.name not in expected:
-                raise ImportRefused(f"{interpreter.program.name}: {stage.name}: the original never came to this stage")
-            found = _difference(stage.name, value, expected[stage.name])
-            differences.append(found)
-            if not found.difference <= tolerance:  # nor is NaN
-                raise ImportRefused(
-                    f"{interpreter.program.name}: {stage.name}: departs from the original by {found.difference:.2e} "
-                    f"(tolerance {tolerance:g}) on {case.name}; stages before it differ by at most "
-                    f"{max((one.difference for one in differences[:-1]), default=0.0):.2e}"
-                )
-
-        interpreter.run(case.given, look)
+        interpreter.run(
+            case.given, partial(_judge, interpreter.program.name, case.name, expected, tolerance, differences)
+        )
         reports.append(CaseReport(case.name, case.origin, tuple(differences)))
         progress(reports[-1])
     return tuple(reports)
+
+
+def _judge(
+    program: str,
+    case: str,
+    expected: Mapping[str, Value],
+    tolerance: float,
+    before: list[StageDifference],
+    stage: Stage,
+    value: Value,
+) -> None:
+    """Adds a stage's difference to those before it, or refuses it."""
+    if stage.name not in expected:
+        raise ImportRefused(f"{program}: {stage.name}: the original never came to this stage on {case}")
+    found = _difference(stage.name, value, expected[stage.name])
+    if not found.difference <= tolerance:  # nor is NaN
+        raise ImportRefused(
+            f"{program}: {stage.name}: departs from the original by {found.difference:.2e} (tolerance {tolerance:g}) on {case}; "
+            f"stages before it differ by at most {max((one.difference for one in before), default=0.0):.2e}"
+        )
+    before.append(found)
 
 
 def _difference(stage: str, value: Value, expected: Value) -> StageDifference:
