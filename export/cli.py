@@ -174,7 +174,7 @@ def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help=text,
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n"
+        epilog="example:\n"
         "  edge-export import fastmri --checkpoint varnet.pt --mapping varnet.toml --out build/varnet\n"
         "  edge-export import onnx --checkpoint net.onnx --mapping net.toml --out net.edgeprogram --json\n"
         "mappings are described in docs/import.md; fastmri, monai and deepinv need their packages:\n"

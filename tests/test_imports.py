@@ -44,7 +44,7 @@ def test_edge_export_helps_without_its_extra() -> None:
     assert "example:" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["simulate", "train", "bundle", "validate", "demo-scan"])
+@pytest.mark.parametrize("command", ["simulate", "train", "bundle", "validate", "import", "demo-scan"])
 def test_every_command_of_edge_export_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

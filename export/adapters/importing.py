@@ -57,6 +57,7 @@ def import_model(
     if not checkpoint.is_file():
         raise ImportRefused(f"{checkpoint}: no such file")
     table = read_mapping(mapping)
+    say(f"reading {checkpoint} and writing its graphs")
     imported: Imported = importlib.import_module(SOURCES[source]).adapt(table, checkpoint)
     program = imported.program
     say(f"split: {len(program.stages)} stages, {len(program.graphs)} graphs, {_megabytes(program):.1f} MB")
