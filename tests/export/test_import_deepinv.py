@@ -193,7 +193,8 @@ def test_an_algorithm_that_is_not_taken(tmp_path: Path) -> None:
     from export.adapters.deepinv import Solver, _splitting
     from export.adapters.original import KSpaceAxes
 
-    relaxed = PGD(data_fidelity=L2(), prior=PnP(denoiser=dncnn()), stepsize=1.0, max_iter=2, unfold=True, beta=0.5)
+    parameters = {"lambda": 1.0, "stepsize": 0.5, "g_param": 0.05, "beta": 0.5}
+    relaxed = PGD(data_fidelity=L2(), prior=PnP(denoiser=dncnn()), params_algo=parameters, max_iter=2, unfold=True)
     axes, solver = KSpaceAxes("columns, phase_encodes"), Solver(10, 1e-6)
     with pytest.raises(ImportRefused, match="relaxation"):
         _splitting("made", "1", relaxed, axes, solver, None)  # type: ignore[arg-type]
