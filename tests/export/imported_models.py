@@ -25,6 +25,7 @@ def saved(folder: Path, model: Any, mapping: str) -> tuple[Path, Path]:
     """Checkpoint and mapping of a model."""
     import torch
 
+    torch.set_num_threads(1)  # two wait for each other on a busy machine, longer than these networks take
     checkpoint, toml = folder / "model.pt", folder / "model.toml"
     torch.save(model.state_dict(), checkpoint)
     toml.write_text('name = "made"\nversion = "1"\n' + mapping)
