@@ -211,7 +211,7 @@ def _splitting(name: str, version: str, model: Any, axes: KSpaceAxes, solver: So
     if kind not in ("HQSIteration", "PGDIteration") or iterator.g_first:
         raise ImportRefused(f"{kind}{', prior first' * iterator.g_first}: HQSIteration and PGDIteration are taken")
     stopped = model.early_stop or model.anderson_acceleration_config or model.backtracking or model.DEQ
-    if stopped or model.custom_init is not None or any(float(beta) != 1 for beta in model.params_algo["beta"]):
+    if stopped or model.custom_init is not None or any(_number(beta) != 1 for beta in model.params_algo["beta"]):
         raise ImportRefused(
             f"{kind}: early stopping, acceleration, backtracking, relaxation or a start of its own: "
             "a fixed number of plain iterations from the zero-filled image is taken"
@@ -306,8 +306,12 @@ def _program(
 
 def _by_iteration(values: Any, count: int) -> list[float]:
     """A parameter's value at every iteration; one stands for all."""
-    numbers = [0.0 if value is None else float(value) for value in values]
+    numbers = [0.0 if value is None else _number(value) for value in values]
     return numbers * count if len(numbers) == 1 else numbers[:count]
+
+
+def _number(value: Any) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 def _by_iteration_of(modules: Any, count: int) -> list[Any]:

@@ -86,7 +86,8 @@ def test_models_on_measured_data(unet: Any, varnet: Any) -> None:
 def test_what_is_broken_is_named(varnet: Any) -> None:
     program = varnet.program
     departs(varnet, with_broken_stage(program, "sensitivities", divide="magnitude"), "sensitivities")
-    departs(varnet, with_broken_stage(program, "cascade 1, data consistency", step=0.71), "cascade 1, data consistency")
+    # the first cascade's step multiplies nothing: its k-space still is what was measured
+    departs(varnet, with_broken_stage(program, "cascade 2, data consistency", step=1.21), "cascade 2, data consistency")
     departs(varnet, with_broken_graph(program, "regulariser-02.onnx"), "cascade 2, regulariser")
 
 
