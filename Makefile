@@ -29,6 +29,14 @@ $(VENV)/.peers: $(VENV)/.export requirements/peers.txt
 	$(PIP) --no-deps -r requirements/peers.txt
 	@touch $@
 
+# fastMRI, MONAI and deepinv beside what .venv holds, whose site-packages it looks into too
+$(VENV)-import/.ready: $(VENV)/.export requirements/import.txt
+	$(PYTHON) -m venv --clear $(VENV)-import
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		>"$$($(VENV)-import/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(VENV)-import/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/import.txt
+	@touch $@
+
 demo: $(VENV)/.device  ## a simulated scan through a real socket: demo-out/
 	$(BIN)/edge-runtime demo --out demo-out
 
@@ -40,9 +48,10 @@ lint: $(VENV)/.test  ## style and types
 test: lint  ## the suite without torch (minutes)
 	$(BIN)/python -m pytest
 
-test-full: $(VENV)/.export  ## also export, torch and real programs; a skip that is not expected fails
+test-full: $(VENV)/.export $(VENV)-import/.ready  ## also export, torch and real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak'
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports'
+	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
@@ -79,4 +88,4 @@ train: $(VENV)/.export $(KEY)  ## the shipped bundle from its committed configur
 	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))
 
 clean:  ## forget environments and results
-	rm -rf $(VENV) build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-import build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export simulate | pool | train | quantize | pack | sign | verify | key | …``.
+"""The desk toolchain's command line: ``edge-export import | simulate | train | quantize | pack | sign | verify | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
 """
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--seed", type=int, default=1, help="seed of the draws (%(default)s)")
     validate.add_argument("--json", action="store_true", help="one JSON line a scan, acceleration and method")
     validate.set_defaults(run=_validate)
+    _add_import(commands)
     text = "simulate the scan that the demo plays"
     example = "example: edge-export demo-scan ../shared/data/demo/mricron_ch2.nii.gz --out edge_runtime/demo"
     demo = commands.add_parser("demo-scan", help=text, description=text, epilog=example)
@@ -184,6 +185,52 @@ def _validate(options: argparse.Namespace) -> int:
                 f"{acceleration}  {method:<13}  {median(nrmse):.4f} ({max(nrmse):.4f})  "
                 f"{median(psnr):.2f} ({min(psnr):.2f})  {median(ssim):.4f} ({min(ssim):.4f})"
             )
+    return 0
+
+
+def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "take over a model that was trained elsewhere: split it, compare it with the original, write its program"
+    sub = commands.add_parser(
+        "import",
+        help=text,
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n"
+        "  edge-export import fastmri --checkpoint varnet.pt --mapping varnet.toml --out build/varnet\n"
+        "  edge-export import onnx --checkpoint net.onnx --mapping net.toml --out net.edgeprogram --json\n"
+        "mappings are described in docs/import.md; fastmri, monai and deepinv need their packages:\n"
+        "  make .venv-import/.ready && .venv-import/bin/python -m export.cli import …",
+    )
+    sub.add_argument(
+        "source", choices=("fastmri", "monai", "deepinv", "module", "onnx"), metavar="SOURCE", help="%(choices)s"
+    )
+    sub.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="weights, or with onnx the graph")
+    sub.add_argument("--mapping", type=Path, required=True, metavar="FILE", help="what the checkpoint is (TOML)")
+    sub.add_argument("--out", type=Path, required=True, metavar="PATH", help="a folder, or one file *.edgeprogram")
+    sub.add_argument("--tolerance", type=float, default=1e-4, metavar="X", help="of every stage (%(default)s)")
+    sub.add_argument("--recording", type=Path, metavar="FILE", help="measured k-space to compare on")
+    sub.add_argument("--json", action="store_true", help="one JSON object at the end, in place of lines")
+    sub.set_defaults(run=_import)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from export.adapters.importing import import_model, summary
+
+    def say(line: str) -> None:
+        if not options.json:
+            print(line, flush=True)
+
+    made = import_model(
+        options.source,
+        options.checkpoint,
+        options.mapping,
+        options.out,
+        tolerance=options.tolerance,
+        recording=options.recording,
+        say=say,
+    )
+    if options.json:
+        print(json.dumps(summary(*made)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Cuts the regulariser out of an unrolled network and writes it as one ONNX graph of real tensors."""
+"""Cuts the regulariser out of an unrolled network, or any network of planes, and writes it as one ONNX graph of real tensors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 
 import onnx
 import torch
+from torch import nn
 
 from export.families.unrolled import CONDITION_CHANNELS, IMAGE_CHANNELS, Regulariser, UnrolledNetwork
 
@@ -22,20 +23,33 @@ def regulariser_onnx(network: UnrolledNetwork) -> bytes:
         memory_format=torch.contiguous_format
     ).eval()
     example = torch.zeros(1, IMAGE_CHANNELS + CONDITION_CHANNELS, 4 * regulariser.multiple, 5 * regulariser.multiple)
+    return planes_onnx(regulariser, example, "image", "correction")
+
+
+def planes_onnx(network: nn.Module, example: torch.Tensor, input_name: str, output_name: str) -> bytes:
+    """A network from planes ``(batch, channels, rows, columns)`` to planes, as ONNX; batch, rows and columns are dynamic.
+
+    Args:
+        network: in evaluation mode.
+        example: planes of any size; what the network decides by their size is decided for all sizes.
+
+    Raises:
+        torch.onnx.errors.OnnxExporterError, RuntimeError: an operation has no form in ONNX.
+    """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
         )  # the TorchScript exporter: no onnxscript, and a smaller graph
         torch.onnx.export(
-            regulariser,
+            network,
             (example,),
             buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes a buffer; the stubs know the new one
             dynamo=False,
             opset_version=OPSET,
-            input_names=["image"],
-            output_names=["correction"],
-            dynamic_axes={name: {0: "batch", 2: "rows", 3: "columns"} for name in ("image", "correction")},
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_axes={name: {0: "batch", 2: "rows", 3: "columns"} for name in (input_name, output_name)},
         )
     model = onnx.load_model_from_string(buffer.getvalue())
     onnx.checker.check_model(model, full_check=True)

@@ -40,7 +40,7 @@ class PoolDataset(torch.utils.data.Dataset[Draw]):
         self.files = sorted(pool.glob("*.npy"))
         self.config = config
         if not self.files:
-            raise FileNotFoundError(f"{pool}: the pool is empty; run edge-export simulate first")
+            raise FileNotFoundError(f"{pool}: the pool is empty; run edge-export pool first")
 
     def __len__(self) -> int:
         return self.config.steps * self.config.batch

@@ -1,0 +1,164 @@
+"""What programs and originals are compared on: random numbers and measured k-space."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_runtime.errors import RecordingError
+from edge_runtime.kernels import Plans, Workers
+from edge_runtime.links.files import open_recording
+from edge_runtime.links.files.slices import is_image
+from edge_runtime.modalities.mri.coils import estimate_sensitivities
+from edge_runtime.modalities.mri.fourier import centre_slice, to_image, to_kspace
+from edge_runtime.modalities.mri.reconstruct import calibration_lines
+from export.adapters.interpret import Acquisition, Complex, Given, Mask
+from export.adapters.program import Graph, SplitProgram, shapings_of
+
+SEED = 20190710
+RANDOM_SIZES = ((1, 4, 48, 40), (2, 3, 37, 45), (3, 1, 64, 33))
+"""Batch, coils, phase encodes and columns of random input: odd sizes, one coil, more than one slice."""
+
+LARGEST_REAL = 128
+"""Lines and columns that a measured slice is cut to, in image space: enough to look at, and seconds on one core."""
+
+RECORDING = Path("raw") / "siemens_twix" / "tutorials_04_hardware_and_imprefections_data_2024-02-06-164120.dat"
+"""The real two-channel head, in the data folder."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input; ``origin`` is ``random`` or the recording's name."""
+
+    name: str
+    origin: str
+    given: Given
+
+
+def default_recording() -> Path | None:
+    """The head of the data folder, which ``EDGE_DATA`` names or which lies in ``../shared/data``; None where it isn't."""
+    root = Path(os.environ.get("EDGE_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+    return root / RECORDING if (root / RECORDING).is_file() else None
+
+
+def random_cases(program: SplitProgram) -> Iterator[Case]:
+    """Random numbers in the program's sizes; a run repeats them exactly."""
+    rng = np.random.default_rng(SEED)
+    for batch, coils, lines, columns in RANDOM_SIZES:
+        if program.domain == "image":
+            size = _allowed(program, batch, lines, columns)
+            planes = rng.standard_normal((size[0], program.input_channels, *size[1:])).astype(np.float32)
+            yield Case(f"random, batch {size[0]}, {size[1]} x {size[2]}", "random", planes)
+            continue
+        _, lines, columns = _allowed(program, batch, lines, columns)
+        hybrid = _noise(rng, (batch, coils, lines, columns))
+        maps = None
+        if program.maps_given:
+            maps = _noise(rng, hybrid.shape)
+            maps /= np.sqrt(np.square(np.abs(maps)).sum(1, keepdims=True))
+        name = f"random, batch {batch}, {coils} coils, {lines} x {columns}"
+        yield Case(name, "random", Acquisition(hybrid, _mask(rng, lines), maps))
+
+
+def measured_case(program: SplitProgram, recording: Path) -> Case:
+    """One measured slice, undersampled; its root-sum-of-squares where the program takes images.
+
+    Raises:
+        RecordingError: the recording can't be read, or has no fully measured slice.
+    """
+    hybrid = _cut(_fully_sampled(recording))
+    hybrid /= np.abs(to_image(hybrid, axis=1)).max()
+    coils, lines, columns = hybrid.shape
+    if program.domain == "image":
+        size = _allowed(program, 1, lines, columns)
+        images = _resized(to_image(hybrid, axis=1), size[1:])
+        magnitude = np.sqrt(np.square(np.abs(images)).sum(0))
+        # a network of complex images gets real and imaginary part of the first coil, in turn over its planes
+        parts = (magnitude,) if program.input_channels == 1 else (images[0].real, images[0].imag)
+        planes = np.stack([parts[channel % len(parts)] for channel in range(program.input_channels)])[None]
+        planes = np.repeat(planes, size[0], axis=0).astype(np.float32)
+        return Case(f"{recording.name}, {size[1]} x {size[2]}", recording.name, planes)
+    _, wanted_lines, wanted_columns = _allowed(program, 1, lines, columns)
+    hybrid = np.ascontiguousarray(hybrid[:, centre_slice(lines, wanted_lines), centre_slice(columns, wanted_columns)])
+    mask = _mask(np.random.default_rng(SEED), wanted_lines)
+    maps = _estimated(hybrid, mask) if program.maps_given else None
+    name = f"{recording.name}, {coils} coils, {wanted_lines} x {wanted_columns}, {int(mask.sum())} lines measured"
+    return Case(name, recording.name, Acquisition(hybrid[None], mask, maps))
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> Complex:
+    numbers = rng.standard_normal((*shape, 2)).astype(np.float32)
+    return np.ascontiguousarray(numbers.view(np.complex64)[..., 0])
+
+
+def _mask(rng: np.random.Generator, lines: int) -> Mask:
+    """Every third line at random, and a centre of about an eighth, which lies off the middle by a line."""
+    mask = rng.random(lines) < 1 / 3
+    half = max(lines // 16, 2)
+    mask[lines // 2 - half : lines // 2 + half + 1] = True
+    mask[[0, lines // 2 - half - 1, lines // 2 + half + 2, lines - 1]] = False
+    return mask
+
+
+def _allowed(program: SplitProgram, batch: int, rows: int, columns: int) -> tuple[int, int, int]:
+    """The nearest batch and size that the program's graphs take without padding of the caller's."""
+    for graph in program.graphs:
+        if _is_padded(program, graph):
+            rows, columns = max(rows, graph.least), max(columns, graph.least)
+            continue
+        batch = graph.batch or batch
+        rows, columns = (
+            fixed or max(-(-size // graph.multiple), -(-graph.least // graph.multiple)) * graph.multiple
+            for fixed, size in ((graph.rows, rows), (graph.columns, columns))
+        )
+    return batch, rows, columns
+
+
+def _is_padded(program: SplitProgram, graph: Graph) -> bool:
+    """Whether planes are padded to what the graph takes wherever it is run."""
+    paddings = [shaping.padding for shaping in shapings_of(program, graph)]
+    return all(one is not None and one.multiple % graph.multiple == 0 for one in paddings)
+
+
+def _fully_sampled(path: Path) -> Complex:
+    """The first slice's k-space in hybrid space, ``(coils, phase_encodes, columns)``, without readout oversampling."""
+    recording = open_recording(path)
+    samples, lines, _ = recording.header.encoding.encoded.matrix
+    kspace = np.zeros((recording.header.scanner.receiver_coils or 1, lines, samples), np.complex64)
+    measured = np.zeros(lines, np.bool_)
+    for batch in recording.readouts():
+        image = batch[is_image(batch.header)]
+        image = image[image.header["slice"] == 0]
+        kspace[:, image.header["phase_encode"]] = image.samples.transpose(1, 0, 2)
+        measured[image.header["phase_encode"]] = True
+    if not measured.all():
+        raise RecordingError(f"{path}: {int((~measured).sum())} of {lines} lines of its first slice are not measured")
+    hybrid = to_image(kspace, axis=2)
+    return np.ascontiguousarray(
+        hybrid[:, :, centre_slice(samples, min(samples, recording.header.encoding.recon.matrix[0]))]
+    )
+
+
+def _cut(hybrid: Complex) -> Complex:
+    """At most `LARGEST_REAL` lines around the centre of k-space, and columns of the image."""
+    _, lines, columns = hybrid.shape
+    kept = centre_slice(lines, min(lines, LARGEST_REAL)), centre_slice(columns, min(columns, LARGEST_REAL))
+    return np.ascontiguousarray(hybrid[:, kept[0], kept[1]])
+
+
+def _resized(images: Complex, size: tuple[int, int]) -> Complex:
+    """Images ``(coils, rows, columns)`` cut, or padded with zeros at the end."""
+    rows, columns = size
+    images = images[:, :rows, :columns]
+    return np.pad(images, ((0, 0), (0, rows - images.shape[1]), (0, columns - images.shape[2])))
+
+
+def _estimated(hybrid: Complex, mask: Mask) -> Complex:
+    """Sensitivities ``(1, coils, phase_encodes, columns)`` as the runtime estimates them, without compression of coils."""
+    _, lines, columns = hybrid.shape
+    acs = np.ascontiguousarray(to_kspace(hybrid[:, calibration_lines(mask)], axis=2))
+    return estimate_sensitivities(acs, lines, columns, Plans(Workers(1)))[None]

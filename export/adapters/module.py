@@ -1,0 +1,72 @@
+"""Any image-to-image `nn.Module`: the mapping names its class and the planes it takes.
+
+Making the model imports and runs the code that the mapping names: a mapping is trusted as a program is, a checkpoint is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from export.adapters.checkpoint import fill, load_weights
+from export.adapters.errors import ImportRefused
+from export.adapters.graphs import export_graph
+from export.adapters.mapping import Table, build, package
+from export.adapters.origin import origin_of
+from export.adapters.original import Imported, SingleNetwork
+from export.adapters.program import Shaping
+from export.adapters.shaping import shape
+from export.adapters.single import STAGE, read_image, single_network
+
+
+def adapt(mapping: Table, checkpoint: Path) -> Imported:
+    """Writes the model of a checkpoint as one graph.
+
+    Raises:
+        ConfigError: the mapping is wrong, or its class can't be imported.
+        ImportRefused: the checkpoint or the model can't be taken.
+    """
+    name, version = mapping.text("name"), mapping.text("version")
+    table = mapping.table("model")
+    path = table.text("class")
+    weights = mapping.table("checkpoint", needed=False)
+    key, prefix = weights.text("key", ""), weights.text("prefix", "")
+    weights.done()
+    image = read_image(mapping.table("image"))
+    mapping.done()
+    model, arguments = build(_class(path, table), table)
+    if not isinstance(model, nn.Module):
+        raise table.wrong("class", path, "a torch.nn.Module")
+    fill(model, load_weights(checkpoint, key, prefix), checkpoint)
+    graph, content = export_graph(
+        model, "network.onnx", image.input_channels, multiple=image.multiple, least=image.least, stage=STAGE
+    )
+    if graph.output_channels != image.output_channels:
+        raise ImportRefused(
+            f"{path}: makes {graph.output_channels} planes; [image] output_channels = {image.output_channels}"
+        )
+    origin = origin_of("module", path, path.partition(".")[0].partition(":")[0], arguments, checkpoint, mapping.path)
+    program = single_network(name, version, image, graph, content, origin)
+    return Imported(program, SingleNetwork(STAGE, shaped(model, image.shaping)))
+
+
+def shaped(forward: Callable[[Tensor], Tensor], shaping: Shaping) -> Callable[[Tensor], Tensor]:
+    """A network with what the mapping declares around it."""
+
+    def run(planes: Tensor) -> Tensor:
+        ready = shape(planes.numpy(), shaping)
+        return torch.from_numpy(ready.undo(forward(torch.from_numpy(ready.planes)).numpy()))
+
+    return run
+
+
+def _class(path: str, table: Table) -> Callable[..., object]:
+    module, _, name = path.partition(":")
+    found = getattr(package(module, path), name, None) if module and name else None
+    if not callable(found):
+        raise table.wrong("class", path, "package.module:Class")
+    made: Callable[..., object] = found
+    return made

@@ -1,0 +1,40 @@
+"""Networks that tests import as models of someone else's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Halving(nn.Module):
+    """A small network with a skip; takes even sizes."""
+
+    def __init__(self, width: int = 4, planes: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(planes, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.down = nn.Conv2d(width, width, 2, stride=2)
+        self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.last = nn.Conv2d(width, planes, 1)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        features = torch.relu(self.norm(self.first(planes)))
+        return planes + self.last(features + self.up(torch.relu(self.down(features))))
+
+
+class Sized(Halving):
+    """One whose trace is fixed to the size that it was traced with."""
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return super().forward(planes) * (len(planes[0, 0, 0]) / 32)
+
+
+class Spectral(nn.Module):
+    """One that can't be written as ONNX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return torch.linalg.svdvals(planes)[..., None] * self.gain

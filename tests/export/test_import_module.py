@@ -1,0 +1,285 @@
+"""`edge-export import` of modules and ready graphs: what is taken, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from realdata import needs_recorded_scans
+
+from export.cli import main
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytestmark = pytest.mark.full
+
+MAPPING = """
+name = "halving"
+version = "2"
+[model]
+class = "networks_of_others:{name}"
+{arguments}
+[image]
+input_channels = 2
+output_channels = 2
+multiple = 2
+least = 4
+"""
+ONNX_MAPPING = """
+name = "ready"
+version = "1"
+[model]
+input = "{input}"
+output = "correction"
+[image]
+input_channels = {channels}
+output_channels = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_measured_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGE_DATA", str(tmp_path / "nothing"))
+
+
+def halving(seed: int = 1) -> Any:
+    from networks_of_others import Halving
+
+    torch.manual_seed(seed)
+    model = Halving(width=5)
+    for _ in range(3):  # statistics of its own in the normalisation
+        model(torch.randn(4, 2, 8, 8))
+    return model.eval()
+
+
+def written(
+    folder: Path, weights: object, name: str = "Halving", arguments: str = "width = 5", extra: str = ""
+) -> None:
+    torch.save(weights, folder / "model.pt")
+    (folder / "model.toml").write_text(MAPPING.format(name=name, arguments=arguments) + extra)
+
+
+def run(folder: Path, *more: str, source: str = "module", checkpoint: str = "model.pt") -> int:
+    arguments = ["import", source, "--checkpoint", str(folder / checkpoint), "--mapping", str(folder / "model.toml")]
+    return main([*arguments, "--out", str(folder / "out"), *more])
+
+
+def refusal(folder: Path, capsys: pytest.CaptureFixture[str], **options: str) -> str:
+    """What a refused import says; it must have written nothing."""
+    assert run(folder, **options) == 1
+    assert not (folder / "out").exists()
+    return capsys.readouterr().err
+
+
+def test_a_module_becomes_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from export.adapters.interpret import Interpreter
+    from export.adapters.storage import read_program
+
+    model = halving()
+    written(tmp_path, model.state_dict())
+    assert run(tmp_path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["stages"] == 1 and all(case["difference"] < 1e-5 for case in told["cases"])
+    assert told["notes"] and "random input only" in told["notes"][0]
+    program = read_program(tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [case["origin"] for case in report["cases"]] == ["random"] * 3
+    interpreter = Interpreter(program, OnnxRuntimeEngine())
+    for size in [(1, 2, 4, 4), (5, 2, 18, 30), (2, 2, 64, 6)]:
+        planes = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+        assert np.allclose(interpreter.run(planes), model(torch.from_numpy(planes)).detach(), atol=1e-5)
+
+
+@needs_recorded_scans
+def test_a_module_is_compared_on_measured_data_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from realdata import DATA
+
+    monkeypatch.setenv("EDGE_DATA", os.fspath(DATA))
+    written(tmp_path, halving().state_dict())
+    assert run(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "164120.dat, 128 x 128: at most" in out and "written: " in out
+
+
+def test_weights_are_found_by_key_and_prefix(tmp_path: Path) -> None:
+    named = {f"net.{name}": value for name, value in halving().state_dict().items()}
+    written(tmp_path, {"epoch": 3, "state": {"weights": {**named, "loss.scale": torch.ones(1)}}})
+    mapping = tmp_path / "model.toml"
+    mapping.write_text(mapping.read_text() + '[checkpoint]\nkey = "state/weights"\nprefix = "net."\n')
+    assert run(tmp_path) == 0
+
+
+class Pickled:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, {"state_dict": halving().state_dict(), "hook": Pickled(tmp_path / "ran")})
+    said = refusal(tmp_path, capsys)
+    assert "holds more than weights, and none of it was run" in said and "system" in said
+    assert "torch.save(model.state_dict(), path)" in said
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda weights: weights.pop("last.bias"), "1 missing: last.bias"),
+        (lambda weights: weights.update(other=torch.ones(1)), "1 left over: other"),
+        (lambda weights: weights.update({"last.bias": torch.ones(3)}), "last.bias has shape (3,), the model's is (2,)"),
+        (lambda weights: weights["last.bias"].fill_(float("nan")), "last.bias holds numbers that are not finite"),
+        (lambda weights: weights.update(epoch=3), "epoch are no weights"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Any, match: str
+) -> None:
+    weights = dict(halving().state_dict())
+    change(weights)
+    written(tmp_path, weights)
+    assert match in refusal(tmp_path, capsys)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, {})
+    (tmp_path / "model.pt").write_bytes(b"GIF89a")
+    assert str(tmp_path / "model.pt") in refusal(tmp_path, capsys)
+    (tmp_path / "model.pt").unlink()
+    assert "no such file" in refusal(tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra", "match"),
+    [
+        ("depth = 5", "", "[model] has depth; Halving takes width, planes"),
+        ('width = "wide"', "", "[model]: Halving refuses"),
+        ("width = 5", "\n[image2]\n", "has image2; known here are"),
+        ("width = 5", "colour = true\n", "[image] has colour"),
+        ("width = 5", 'pad = "around"\n', "[image] pad = 'around': one of none, centre, end is expected"),
+    ],
+)
+def test_a_wrong_mapping_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, extra: str, match: str
+) -> None:
+    written(tmp_path, halving().state_dict(), arguments=arguments, extra=extra)
+    assert match in refusal(tmp_path, capsys)
+
+
+def test_a_class_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, halving().state_dict(), name="Nowhere")
+    assert "class = 'networks_of_others:Nowhere': package.module:Class is expected" in refusal(tmp_path, capsys)
+
+
+def test_a_graph_fixed_to_one_size_departs_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, halving().state_dict(), name="Sized")
+    said = refusal(tmp_path, capsys)
+    assert "halving: network: departs from the original by" in said and "(tolerance 0.0001)" in said
+
+
+def test_a_module_that_onnx_has_no_words_for_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, {"gain": torch.ones(1)}, name="Spectral", arguments="")
+    assert "network: Spectral can't be written as ONNX" in refusal(tmp_path, capsys)
+
+
+@pytest.mark.parametrize("tolerance", ["0", "nan", "2"])
+def test_a_tolerance_that_is_none_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tolerance: str
+) -> None:
+    written(tmp_path, halving().state_dict())
+    assert run(tmp_path, "--tolerance", tolerance) == 1
+    assert "between 0 and 1" in capsys.readouterr().err
+
+
+def convolution(**changes: Any) -> Any:
+    """A ready graph ``planes`` to ``correction`` of one convolution, with something about it changed."""
+    helper, kind = onnx.helper, onnx.TensorProto
+    weights = np.random.default_rng(1).standard_normal((2, 2, 3, 3)).astype(np.float32)
+    shape = changes.get("shape", ["batch", 2, "rows", "columns"])
+    node = helper.make_node(
+        "Conv", ["planes", "weights"], ["correction"], pads=[1, 1, 1, 1], domain=changes.get("domain", "")
+    )
+    inputs = [helper.make_tensor_value_info("planes", changes.get("type", kind.FLOAT), shape)]
+    if "second" in changes:
+        inputs.append(helper.make_tensor_value_info("sigma", kind.FLOAT, [1]))
+    graph = helper.make_graph(
+        [node],
+        "ready",
+        inputs,
+        [helper.make_tensor_value_info("correction", changes.get("type", kind.FLOAT), shape)],
+        [onnx.numpy_helper.from_array(weights.astype(changes.get("numbers", np.float32)), "weights")],
+    )
+    domains = [helper.make_opsetid("", 17)]
+    if changes.get("domain"):
+        domains.append(helper.make_opsetid(changes["domain"], 1))
+    model = helper.make_model(graph, opset_imports=domains, ir_version=9)
+    if "external" in changes:
+        onnx.external_data_helper.set_external_data(model.graph.initializer[0], "/etc/hostname")
+        model.graph.initializer[0].ClearField("raw_data")
+    return model
+
+
+def ready(folder: Path, model: Any, input_name: str = "planes", channels: int = 2) -> None:
+    (folder / "ready.onnx").write_bytes(model.SerializeToString())
+    (folder / "model.toml").write_text(ONNX_MAPPING.format(input=input_name, channels=channels))
+
+
+@pytest.mark.parametrize("shape", [["batch", 2, "rows", "columns"], [1, 2, 24, 20]])
+def test_a_ready_graph_is_taken_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: list[Any]) -> None:
+    model = convolution(shape=shape)
+    ready(tmp_path, model)
+    assert run(tmp_path, "--json", source="onnx", checkpoint="ready.onnx") == 0
+    assert (tmp_path / "out" / "network.onnx").read_bytes() == model.SerializeToString()
+    cases = [case["case"] for case in json.loads(capsys.readouterr().out)["cases"]]
+    fixed = shape[0] == 1
+    assert cases[1] == ("random, batch 1, 24 x 20" if fixed else "random, batch 2, 37 x 45")
+
+
+@pytest.mark.parametrize(
+    ("changes", "mapping", "match"),
+    [
+        ({}, {"input_name": "image"}, "its input is 'planes'; [model] input = 'image'"),
+        ({}, {"channels": 3}, "has 2 input channels; [image] input_channels = 3"),
+        ({"domain": "com.microsoft"}, {}, "operators of the domain com.microsoft; only ONNX's own are taken"),
+        ({"external": True}, {}, "keeps the weights of weights in another file"),
+        ({"second": True}, {}, "inputs planes, sigma; outputs correction; one of each is expected"),
+        ({"type": 10, "numbers": np.float16}, {}, "planes is of type FLOAT16; FLOAT (32 bits) is expected"),
+        ({"shape": ["batch", 2, "pixels"]}, {}, "has 3 axes"),
+        ({"shape": ["batch", "planes", "rows", "columns"]}, {}, "dynamic channels"),
+    ],
+)
+def test_a_ready_graph_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], mapping: dict[str, Any], match: str
+) -> None:
+    ready(tmp_path, convolution(**changes), **mapping)
+    assert match in refusal(tmp_path, capsys, source="onnx", checkpoint="ready.onnx")
+
+
+def test_bytes_that_are_no_graph_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ready(tmp_path, convolution())
+    (tmp_path / "ready.onnx").write_bytes(b"\x08\xff\xff not a graph")
+    assert "ready.onnx: no" in refusal(tmp_path, capsys, source="onnx", checkpoint="ready.onnx")
+
+
+def test_packages_that_are_not_installed_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "fastmri", None)
+    torch.save({}, tmp_path / "model.pt")
+    (tmp_path / "model.toml").write_text(
+        'name = "u"\nversion = "1"\n[model]\nkind = "Unet"\nin_chans = 1\nout_chans = 1\n'
+    )
+    said = refusal(tmp_path, capsys, source="fastmri")
+    assert "can't be imported" in said and "make .venv-import/.ready" in said
