@@ -16,8 +16,82 @@ class Workers:
     @property
     def threads(self) -> int: ...
 
+class HeaderFields:
+    def __init__(
+        self,
+        *,
+        flags: int,
+        slice: tuple[int, ...],
+        phase_encode: int,
+        partition: int,
+        average: int,
+        centre_sample: int,
+        discard_pre: int,
+        discard_post: int,
+        encoding_space: int,
+        placement: tuple[int, ...],
+    ) -> None: ...
+
+class Survey:
+    @property
+    def flags(self) -> int: ...
+    @property
+    def one_space(self) -> bool: ...
+    @property
+    def one_slice(self) -> bool: ...
+
+def survey(header: npt.NDArray[np.void], fields: HeaderFields) -> Survey: ...
+
+class Stop(enum.Enum):
+    END = ...
+    OTHER = ...
+    SLICE_ENDS = ...
+    PARTITION = ...
+    PHASE_ENCODE = ...
+    MEASURED = ...
+    NOT_FINITE = ...
+
+class Placed:
+    @property
+    def count(self) -> int: ...
+    @property
+    def stop(self) -> Stop: ...
+    @property
+    def moved(self) -> int: ...
+    @property
+    def lowest_average(self) -> int: ...
+    @property
+    def highest_average(self) -> int: ...
+
+class LineBook:
+    def __init__(
+        self,
+        *,
+        lines: int,
+        first: int,
+        end_flags: int,
+        averages: int,
+        tolerances: tuple[float, ...],
+        placement: tuple[float, ...],
+    ) -> None: ...
+    @property
+    def counts(self) -> npt.NDArray[np.int32]: ...
+
 class IngestPlan:
     def __init__(self, workers: Workers, coils: int, samples: int, columns: int) -> None: ...
+    def place(
+        self,
+        header: npt.NDArray[np.void],
+        fields: HeaderFields,
+        samples: Bytes,
+        begin: int,
+        skipped: int,
+        count: int,
+        offset: int,
+        whitening: Complex | None,
+        book: LineBook,
+        out: Complex,
+    ) -> Placed: ...
     def execute(
         self,
         samples: Bytes,
@@ -148,7 +222,7 @@ class Body:
     def data(self) -> bytes: ...
 
 class MrdStream:
-    def __init__(self, buffer_bytes: int) -> None: ...
+    def __init__(self, buffer_bytes: int, checked_flags: int | None = None) -> None: ...
     def accept(self, *, text_bytes: int, coils: int, samples: int, message_bytes: int) -> None: ...
     @property
     def held(self) -> int: ...

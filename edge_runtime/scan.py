@@ -10,6 +10,7 @@ Coordinates: patient coordinates in millimetres (left, posterior, superior posit
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -76,6 +77,20 @@ BESIDE_THE_IMAGE = (
     ReadoutFlag.IS_PHASE_STABILIZATION,
 )
 """Readouts that are neither lines of any image nor noise or calibration for one."""
+
+COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
+
+NOT_AN_IMAGE_LINE = functools.reduce(
+    ReadoutFlag.__or__,
+    (
+        *BESIDE_THE_IMAGE,
+        COMPRESSED,
+        ReadoutFlag.IS_REVERSE,
+        ReadoutFlag.IS_NOISE_MEASUREMENT,
+        ReadoutFlag.IS_PARALLEL_CALIBRATION,
+    ),
+)
+"""A readout of the first encoding space without any of these is an image line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +231,8 @@ class ReadoutBatch:
 
     Attributes:
         header: structured array ``(readouts,)`` with at least the fields of `READOUT_DTYPE`.
-        samples: complex64 ``(readouts, coils, samples)``, finite; contiguous along the samples, at any address.
+        samples: complex64 ``(readouts, coils, samples)``, contiguous along the samples, at any address. Finite, but for those of
+            image lines (see `NOT_AN_IMAGE_LINE`) that a link did not look at: who takes them in does.
     """
 
     header: npt.NDArray[np.void]

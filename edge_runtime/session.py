@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
+from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, AcsState, Assembler, CalibrationSamples
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, RESAMPLING_COPIES, WORKING_COPIES, Layout
@@ -305,9 +306,11 @@ class Session:
         """
         assert self._assembler is not None
         self._coils = max(self._coils, batch.coils)
-        if (batch.header["flags"] & np.uint64(ReadoutFlag.IS_NOISE_MEASUREMENT)).any():
+        found = survey(batch.header)
+        if found.flags & ReadoutFlag.IS_NOISE_MEASUREMENT:
             self._noise_bytes += batch.samples.nbytes
-        self._open_slices = len(_slices_of(batch).union(self._assembler.open_slices()))
+        slices = _slices_of(batch[:1] if found.one_slice else batch)
+        self._open_slices = len(slices.union(self._assembler.open_slices()))
         self._memory.require(self._needed_bytes(self._assembler.layout, max(1, len(self._waiting()))))
 
     def _needed_bytes(self, layout: Layout, waiting: int) -> int:
@@ -330,6 +333,8 @@ class Session:
             self._final(key, self._completeness(key))
             return
         self._calibrate_ahead(key, progress)
+        if not progress.previews_due:
+            return
         share = self._assembler.share(key)
         due = [at for at in progress.previews_due if share >= at]
         if not due or share >= 1:

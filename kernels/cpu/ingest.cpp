@@ -11,6 +11,23 @@ namespace EDGE_ISA {
 
 namespace {
 
+// Whether no lane holds an infinity or something that is not a number, as the sum of finite numbers is, unless it is too large.
+bool finite(ComplexVector sum) {
+    float lanes[kLanes];
+    store(lanes, sum.re * 0.0f + sum.im * 0.0f);  // 0, but for such a number
+    float total = 0;
+    for (float lane : lanes) total += lane;
+    return total == 0;
+}
+
+bool finite_readout(const IngestGeometry& geometry, const IngestJob& job, std::size_t readout) {
+    const unsigned char* samples = job.samples + static_cast<std::int64_t>(readout) * job.readout_bytes;
+    for (int coil = 0; coil < geometry.coils; ++coil) {
+        if (!all_finite(samples + coil * job.coil_bytes, 2 * static_cast<std::size_t>(job.count))) return false;
+    }
+    return true;
+}
+
 // Mixes the coils of one readout: out (coils, stride) complex.
 void whiten(const IngestGeometry& geometry, const IngestJob& job, const unsigned char* readout, float* out, int stride,
             ComplexVector* inputs) {
@@ -90,7 +107,7 @@ void scatter(const Transform& transform, const float* packed, int columns, float
 
 }  // namespace
 
-void ingest_chunk(const Transform& transform, const IngestGeometry& geometry, const IngestJob& job, std::size_t chunk,
+std::size_t ingest_chunk(const Transform& transform, const IngestGeometry& geometry, const IngestJob& job, std::size_t chunk,
                   float* scratch) {
     const std::size_t first = chunk * kReadoutsAtOnce;
     const std::size_t readouts = std::min(kReadoutsAtOnce, job.readouts - first);
@@ -122,8 +139,15 @@ void ingest_chunk(const Transform& transform, const IngestGeometry& geometry, co
         }
         gather(from, job.count, job.offset, transform.length, packed);
         forward(transform, packed, butterflies);
+        const bool sound = finite(load_packed(packed));  // frequency 0 is the sum of a row
         scatter(transform, packed, geometry.columns, to, used, job.add);
+        if (sound) continue;
+        const std::size_t last = first + (begin + static_cast<std::size_t>(used) - 1) / static_cast<std::size_t>(geometry.coils);
+        for (std::size_t readout = first + begin / static_cast<std::size_t>(geometry.coils); readout <= last; ++readout) {
+            if (!finite_readout(geometry, job, readout)) return readout;
+        }
     }
+    return kAllFinite;
 }
 
 bool all_finite(const unsigned char* floats, std::size_t count) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "transform.hpp"
 
@@ -32,9 +33,11 @@ std::size_t ingest_scratch(const Transform& transform, const IngestGeometry& geo
 // Samples from one coil's whitened readout to the next: never a power of two, or eight coils would compete for one cache set.
 inline int whitened_stride(int length) { return (length + 7) / 8 * 8 + 8; }
 
-// The `chunk`-th group of `kReadoutsAtOnce` readouts.
+// The `chunk`-th group of `kReadoutsAtOnce` readouts. Returns the first of the job's readouts, if it is in this group, that holds a
+// sample which is not finite, or `kAllFinite`. Lines of readouts before it are as they should be.
 constexpr std::size_t kReadoutsAtOnce = 8;
-typedef void (*IngestChunk)(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);
+constexpr std::size_t kAllFinite = std::numeric_limits<std::size_t>::max();
+typedef std::size_t (*IngestChunk)(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);
 
 // Whether `count` floats at any address are all finite.
 typedef bool (*AllFinite)(const unsigned char* floats, std::size_t count);
