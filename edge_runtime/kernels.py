@@ -10,7 +10,6 @@ Raises, all of them: `ArgumentError`, naming the argument, what was expected and
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ import numpy.typing as npt
 from edge_runtime import _kernels
 from edge_runtime._kernels import Placed, Stop, Survey, Workers
 from edge_runtime.errors import ArgumentError
-from edge_runtime.scan import READOUT_DTYPE, ReadoutFlag, SliceKey
+from edge_runtime.scan import READOUT_DTYPE, SLICE_COUNTERS, ReadoutFlag
 
 __all__ = [
     "AdaptivePlan",
@@ -59,7 +58,6 @@ def instruction_set() -> str:
     return _kernels.instruction_set()
 
 
-SLICE_COUNTERS = tuple(field.name for field in dataclasses.fields(SliceKey))
 PLACEMENT = ("position", "read_direction", "phase_direction", "slice_direction")
 
 
@@ -207,7 +205,7 @@ class IngestPlan:
 
         The readout at ``begin`` says which slice it is; the following go with it as long as their slice, centre and discards are
         the same, none ends the slice, and nothing is wrong. `Placed.stop` says why it stopped at the readout ``begin + count``;
-        with ``SLICE_ENDS``, the last one that was placed ends the slice. Samples are checked in passing, used or not: ``NOT_FINITE``.
+        with ``SLICE_ENDS``, the last one that was placed ends the slice. Samples are checked in passing, also those not used.
 
         Args:
             header: ``(readouts,)``, with at least the fields of `READOUT_DTYPE`.

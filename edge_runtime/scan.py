@@ -259,10 +259,19 @@ class SliceKey:
     repetition: int = 0
     set: int = 0
 
+    @classmethod
+    def of(cls, header: np.void) -> SliceKey:
+        """Of the image that a readout belongs to."""
+        return cls(*(int(header[name]) for name in SLICE_COUNTERS))
+
     def __str__(self) -> str:
         """The slice, and whatever other counter is not 0."""
         counted = {field.name: getattr(self, field.name) for field in fields(self)}
         return ", ".join(f"{name} {count}" for name, count in counted.items() if count or name == "slice")
+
+
+SLICE_COUNTERS = tuple(counter.name for counter in fields(SliceKey))
+"""The counters of a readout that say which image it belongs to, in the order of `SliceKey`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ ONE_SCAN = "a second scan on the same connection; open a connection for each sca
 COPIES_OF_AN_OPEN_SLICE = 3
 """Its samples, calibration lines that come apart from them, and sensitivities that are made ahead."""
 
+NOISE = int(ReadoutFlag.IS_NOISE_MEASUREMENT)
+
 COPIES_OF_NOISE = 2
 """The noise readouts as they came, and in one piece when the noise is estimated."""
 
@@ -307,9 +309,9 @@ class Session:
         assert self._assembler is not None
         self._coils = max(self._coils, batch.coils)
         found = survey(batch.header)
-        if found.flags & ReadoutFlag.IS_NOISE_MEASUREMENT:
+        if found.flags & NOISE:
             self._noise_bytes += batch.samples.nbytes
-        slices = _slices_of(batch[:1] if found.one_slice else batch)
+        slices = {SliceKey.of(batch.header[0])} if found.one_slice else _slices_of(batch)
         self._open_slices = len(slices.union(self._assembler.open_slices()))
         self._memory.require(self._needed_bytes(self._assembler.layout, max(1, len(self._waiting()))))
 
@@ -324,7 +326,10 @@ class Session:
     # Scheduling
 
     def _slice(self, key: SliceKey) -> _SliceProgress:
-        return self._progress.setdefault(key, _SliceProgress(sorted(self._runtime.previews)))
+        progress = self._progress.get(key)
+        if progress is None:
+            progress = self._progress[key] = _SliceProgress(sorted(self._runtime.previews))
+        return progress
 
     def _advance(self, key: SliceKey, complete: bool) -> None:
         assert self._assembler is not None

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
-from edge_runtime.kernels import PLACEMENT, SLICE_COUNTERS, IngestPlan, LineBook, Lines, Placed, Stop, Workers, survey
+from edge_runtime.kernels import PLACEMENT, IngestPlan, LineBook, Lines, Placed, Stop, Workers, survey
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
@@ -28,6 +28,7 @@ from edge_runtime.scan import (
     COMPRESSED,
     COUNTERS,
     NOT_AN_IMAGE_LINE,
+    SLICE_COUNTERS,
     Geometry,
     ReadoutBatch,
     ReadoutFlag,
@@ -50,6 +51,8 @@ MOST_ENDED = 1 << 14
 COPIES_OF_A_WAITING_SLICE = 2
 """Its samples and, at most as many, those to calibrate from."""
 
+
+UNUSUAL = int(NOT_AN_IMAGE_LINE)
 
 UNFAULTED = (Stop.END, Stop.OTHER, Stop.SLICE_ENDS)
 """Why lines end that nothing is wrong with."""
@@ -79,6 +82,16 @@ class SeparateAcs:
     counts: npt.NDArray[np.int32]
 
 
+class AcsState(NamedTuple):
+    """How many lines a slice can be calibrated from, and how many readouts brought them; grows with every one that does."""
+
+    lines: int
+    readouts: int
+
+
+NO_ACS = AcsState(0, 0)
+
+
 @dataclass
 class SliceBuffer:
     """One slice being filled.
@@ -91,6 +104,8 @@ class SliceBuffer:
         ended_by: what ended the slice.
         ended_by_flag: whether that was the scanner's word, not a conclusion.
         calibration: the separate ACS that serves the slice.
+        central: the counts that `acs` was made of.
+        acs: what the slice can be calibrated from.
     """
 
     samples: Complex
@@ -99,6 +114,8 @@ class SliceBuffer:
     calibration: SeparateAcs | None
     ended_by: str = ""
     ended_by_flag: bool = False
+    central: bytes = b""
+    acs: AcsState = NO_ACS
 
     @property
     def counts(self) -> npt.NDArray[np.int32]:
@@ -112,13 +129,6 @@ class SliceBuffer:
     @property
     def lines_measured(self) -> int:
         return int(np.count_nonzero(self.counts))
-
-
-class AcsState(NamedTuple):
-    """How many lines a slice can be calibrated from, and how many readouts brought them; grows with every one that does."""
-
-    lines: int
-    readouts: int
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ class Assembler:
         """
         self._check_coils(batch)
         found = survey(batch.header)
-        if found.one_space and not found.flags & NOT_AN_IMAGE_LINE:
+        if found.one_space and not found.flags & UNUSUAL:
             yield from self._add_image_lines(batch)
             return
         unsupported, name, mend = self._unsupported(batch.header)
@@ -259,10 +269,17 @@ class Assembler:
         return buffer.ended_by_flag or not self.layout.missing(buffer.measured)
 
     def acs(self, key: SliceKey) -> AcsState:
-        """What a slice could be calibrated from now."""
-        counts, measured, _ = self._calibration_counts(self._open[key])
-        lines = calibration_lines(measured)
-        return AcsState(lines.stop - lines.start, int(counts[lines].sum()))
+        """What a slice could be calibrated from now; only the central lines matter."""
+        buffer = self._open[key]
+        central = buffer.counts[self._central].tobytes()
+        if buffer.calibration is not None:
+            central += buffer.calibration.counts.tobytes()
+        if central != buffer.central:
+            counts, measured, _ = self._calibration_counts(buffer)
+            lines = calibration_lines(measured)
+            buffer.central = central
+            buffer.acs = AcsState(lines.stop - lines.start, int(counts[lines].sum()))
+        return buffer.acs
 
     def share(self, key: SliceKey) -> float:
         """How much of a slice is measured, see `Layout.share`."""
@@ -409,7 +426,7 @@ class Assembler:
         self._settle_noise()
         begin = 0
         while begin < len(batch):
-            key = _key(batch.header[begin])
+            key = SliceKey.of(batch.header[begin])
             if key not in self._open:
                 earlier = [
                     k
@@ -432,7 +449,7 @@ class Assembler:
     def _end_beside_the_image(self, header: npt.NDArray[np.void]) -> Iterator[tuple[SliceKey, bool]]:
         """Ends slices whose last readout is no line of theirs. Slices of another encoding space are not this one's."""
         for readout in header[self._ends(header) & (header["encoding_space"] == 0)]:
-            yield from self._end_by_flag(_key(readout), readout)
+            yield from self._end_by_flag(SliceKey.of(readout), readout)
 
     def _end_by_flag(self, key: SliceKey, header: np.void) -> Iterator[tuple[SliceKey, bool]]:
         """Ends every slice that a readout's flag says to be over."""
@@ -478,8 +495,8 @@ class Assembler:
                         f"{name} changes within slice {key.slice}: its images are placed by the first line of each"
                     )
         if placed.count:
-            self._check_declared({"average": placed.lowest_average})
-            self._check_declared({"average": placed.highest_average})
+            for average in {placed.lowest_average, placed.highest_average}:
+                self._check_declared({"average": average})
         if placed.stop not in UNFAULTED:
             raise self._fault(placed.stop, batch[begin + placed.count :])
         return placed
@@ -572,7 +589,7 @@ class Assembler:
     def _check_not_ended(self, key: SliceKey, part: ReadoutBatch) -> None:
         if key not in self._ended:
             return
-        average = max(int(readout["average"]) for readout in part.header if _key(readout) == key)
+        average = max(int(readout["average"]) for readout in part.header if SliceKey.of(readout) == key)
         if average >= self.layout.averages:
             raise ReadoutError(
                 "average",
@@ -751,10 +768,6 @@ def _all_zero(header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
 
 def _has(flags: npt.NDArray[np.uint64], wanted: ReadoutFlag) -> npt.NDArray[np.bool_]:
     return np.asarray((flags & np.uint64(wanted)) != 0)
-
-
-def _key(header: np.void) -> SliceKey:
-    return SliceKey(*(int(header[name]) for name in SLICE_COUNTERS))
 
 
 def _alike(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
