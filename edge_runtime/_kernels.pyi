@@ -16,21 +16,7 @@ class Workers:
     @property
     def threads(self) -> int: ...
 
-class HeaderFields:
-    def __init__(
-        self,
-        *,
-        flags: int,
-        slice: tuple[int, ...],
-        phase_encode: int,
-        partition: int,
-        average: int,
-        centre_sample: int,
-        discard_pre: int,
-        discard_post: int,
-        encoding_space: int,
-        placement: tuple[int, ...],
-    ) -> None: ...
+HeaderFields = tuple[int, ...]
 
 class Survey:
     @property

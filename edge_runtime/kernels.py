@@ -61,27 +61,29 @@ def instruction_set() -> str:
 PLACEMENT = ("position", "read_direction", "phase_direction", "slice_direction")
 
 
+LOOKED_AT = (
+    "flags",
+    *SLICE_COUNTERS,
+    "phase_encode",
+    "partition",
+    "average",
+    "centre_sample",
+    "discard_pre",
+    "discard_post",
+    "encoding_space",
+    *PLACEMENT,
+)
+"""The fields of a header that kernels look at, in the order of ``HeaderFields`` in ``kernels/cpu/lines.hpp``."""
+
+
 @functools.lru_cache(maxsize=8)
-def _header_fields(dtype: np.dtype[np.void]) -> _kernels.HeaderFields:
+def _header_fields(dtype: np.dtype[np.void]) -> tuple[int, ...]:
     """Where the fields are that the kernels look at; they need not be aligned."""
     fields: Mapping[str, Any] = dtype.fields or {}
-    offsets: dict[str, int] = {}
-    for name in READOUT_DTYPE.names or ():
+    for name in LOOKED_AT:
         if name not in fields or fields[name][0] != READOUT_DTYPE[name]:
             raise ArgumentError("header", f"dtype {dtype}", f"a field {name} of type {READOUT_DTYPE[name]}")
-        offsets[name] = fields[name][1]
-    return _kernels.HeaderFields(
-        flags=offsets["flags"],
-        slice=tuple(offsets[name] for name in SLICE_COUNTERS),
-        phase_encode=offsets["phase_encode"],
-        partition=offsets["partition"],
-        average=offsets["average"],
-        centre_sample=offsets["centre_sample"],
-        discard_pre=offsets["discard_pre"],
-        discard_post=offsets["discard_post"],
-        encoding_space=offsets["encoding_space"],
-        placement=tuple(offsets[name] for name in PLACEMENT),
-    )
+    return tuple(fields[name][1] for name in LOOKED_AT)
 
 
 def survey(header: npt.NDArray[np.void]) -> Survey:

@@ -19,10 +19,20 @@ using namespace nb::literals;
 
 namespace {
 
+// In the order of `edge::HeaderFields`.
+typedef std::array<std::size_t, 1 + edge::kSliceCounters + 7 + edge::kPlacement> FieldOffsets;
+
+edge::HeaderFields fields_at(const FieldOffsets& at) {
+    static_assert(edge::kSliceCounters == 5 && edge::kPlacement == 4, "as many as are listed here");
+    return {at[0],  {at[1], at[2], at[3], at[4], at[5]}, at[6],  at[7], at[8], at[9], at[10], at[11], at[12],
+            {at[13], at[14], at[15], at[16]}};
+}
+
 // The headers of a batch: a structured array, at any address and with any gaps, which nanobind's arrays can't be.
 class HeaderBuffer {
   public:
-    HeaderBuffer(nb::handle array, const edge::HeaderFields& fields) {
+    HeaderBuffer(nb::handle array, const FieldOffsets& offsets) {
+        const edge::HeaderFields fields = fields_at(offsets);
         if (PyObject_GetBuffer(array.ptr(), &view_, PyBUF_STRIDES)) throw nb::python_error();
         const bool fits = view_.ndim == 1 && static_cast<std::size_t>(view_.itemsize) >= fields.size();
         if (!fits) {
@@ -43,8 +53,6 @@ class HeaderBuffer {
     edge::Headers headers_;
 };
 
-typedef std::array<std::size_t, edge::kSliceCounters> SliceOffsets;
-typedef std::array<std::size_t, edge::kPlacement> PlacementOffsets;
 typedef std::array<float, edge::kPlacement> Tolerances;
 typedef std::array<float, 3 * edge::kPlacement> Placement;
 
@@ -84,7 +92,7 @@ class IngestPlan {
 
     // The readouts from `begin` on that go with it, into the lines that their headers say; their samples but the first `skipped`, of
     // which `count` are used.
-    edge::Placed place(nb::handle header, const edge::HeaderFields& fields, Array<const unsigned char, 3> samples, std::size_t begin,
+    edge::Placed place(nb::handle header, const FieldOffsets& fields, Array<const unsigned char, 3> samples, std::size_t begin,
                        std::size_t skipped, std::size_t count, int offset, std::optional<Contiguous<const Complex64, 2>> whitening,
                        LineBook& book, Contiguous<Complex64, 3> out) {
         const HeaderBuffer headers(header, fields);
@@ -173,24 +181,12 @@ class IngestPlan {
 }  // namespace
 
 void bind_ingest(nb::module_& module) {
-    using edge::HeaderFields;
-    nb::class_<HeaderFields>(module, "HeaderFields")
-        .def("__init__",
-             [](HeaderFields* self, std::size_t flags, const SliceOffsets& slice, std::size_t phase_encode, std::size_t partition,
-                std::size_t average, std::size_t centre_sample, std::size_t discard_pre, std::size_t discard_post,
-                std::size_t encoding_space, const PlacementOffsets& placement) {
-                 new (self) HeaderFields{flags,       slice,        phase_encode,   partition, average, centre_sample,
-                                         discard_pre, discard_post, encoding_space, placement};
-             },
-             nb::kw_only(), "flags"_a, "slice"_a, "phase_encode"_a, "partition"_a, "average"_a, "centre_sample"_a, "discard_pre"_a,
-             "discard_post"_a, "encoding_space"_a, "placement"_a);
-
     nb::class_<edge::Survey>(module, "Survey")
         .def_ro("flags", &edge::Survey::flags)
         .def_ro("one_space", &edge::Survey::one_space)
         .def_ro("one_slice", &edge::Survey::one_slice);
     module.def(
-        "survey", [](nb::handle header, const HeaderFields& fields) { return edge::survey(*HeaderBuffer(header, fields)); },
+        "survey", [](nb::handle header, const FieldOffsets& fields) { return edge::survey(*HeaderBuffer(header, fields)); },
         "header"_a, "fields"_a);
 
     nb::enum_<edge::Stop>(module, "Stop")

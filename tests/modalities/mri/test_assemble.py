@@ -692,3 +692,28 @@ def test_fewer_slices_may_wait_the_more_are_in_progress():
         feed(assembler, readouts_of(KSPACE, [1], last=False, slice=number))
         allowed.append(assembler.slices_that_may_wait())
     assert allowed == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, complex(0, -np.inf)])
+def test_a_sample_that_is_not_finite_is_named_and_the_lines_before_it_are_kept(value):
+    batch = readouts_of(KSPACE)
+    batch.samples[20, 1, 7] = value
+    assembler = assembler_of()
+    with pytest.raises(
+        ReadoutError, match=f"data = .*: finite samples, but not at coil 1, sample 7 .* scan_counter {20}"
+    ):
+        take_in(assembler, batch)
+    assert assembler.lines_measured(KEY) == 20
+
+
+def test_an_average_that_is_not_finite_is_not_added():
+    header = header_of(limits={"average": Limit(0, 1, 0)})
+    first = readouts_of(KSPACE, last=False)
+    second = ReadoutBatch(first.header.copy(), first.samples.copy())
+    second.header["average"] = 1
+    second.samples[5, 0, 0] = np.nan
+    assembler = assembler_of(header)
+    with pytest.raises(ReadoutError, match="coil 0, sample 0"):
+        take_in(assembler, first, second)
+    averaged = assembler.snapshot(KEY).hybrid
+    assert np.abs(averaged - direct(KSPACE)).max() <= 1e-5 * np.abs(averaged).max()
