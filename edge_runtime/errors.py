@@ -63,6 +63,14 @@ class HeaderError(ScanRefused):
 class ReadoutError(ScanRefused):
     """A readout that contradicts the header."""
 
+    @classmethod
+    def not_finite(cls, value: object, *, coil: int, sample: int, scan_counter: int) -> ReadoutError:
+        """Of a sample that is infinite or not a number."""
+        expected = (
+            f"finite samples, but not at coil {coil}, sample {sample} of the readout with scan_counter {scan_counter}"
+        )
+        return cls("data", value, expected)
+
 
 class UnsupportedScan(ScanRefused):
     """A valid scan of a kind that this version does not reconstruct."""

@@ -10,8 +10,9 @@ Raises, all of them: `ArgumentError`, naming the argument, what was expected and
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,21 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import _kernels
-from edge_runtime._kernels import Workers
+from edge_runtime._kernels import Placed, Stop, Survey, Workers
 from edge_runtime.errors import ArgumentError
+from edge_runtime.scan import READOUT_DTYPE, SLICE_COUNTERS, ReadoutFlag
 
 __all__ = [
     "AdaptivePlan",
     "CoilPlan",
     "IngestPlan",
+    "LineBook",
     "PackPlan",
+    "Placed",
     "Plans",
     "Quantization",
     "SensePlan",
     "SensitivityPlan",
+    "Stop",
+    "Survey",
     "VolumeSensePlan",
     "Workers",
     "instruction_set",
+    "survey",
 ]
 
 Complex = npt.NDArray[np.complex64]
@@ -49,6 +56,81 @@ Size = tuple[int, int]
 def instruction_set() -> str:
     """What the kernels use on this processor: ``avx512``, ``avx2`` or ``baseline`` (SSE2, NEON)."""
     return _kernels.instruction_set()
+
+
+PLACEMENT = ("position", "read_direction", "phase_direction", "slice_direction")
+
+
+LOOKED_AT = (
+    "flags",
+    *SLICE_COUNTERS,
+    "phase_encode",
+    "partition",
+    "average",
+    "centre_sample",
+    "discard_pre",
+    "discard_post",
+    "encoding_space",
+    *PLACEMENT,
+)
+"""The fields of a header that kernels look at, in the order of ``HeaderFields`` in ``kernels/cpu/lines.hpp``."""
+
+
+@functools.lru_cache(maxsize=8)
+def _header_fields(dtype: np.dtype[np.void]) -> tuple[int, ...]:
+    """Where the fields are that the kernels look at; they need not be aligned."""
+    fields: Mapping[str, Any] = dtype.fields or {}
+    for name in LOOKED_AT:
+        if name not in fields or fields[name][0] != READOUT_DTYPE[name]:
+            raise ArgumentError("header", f"dtype {dtype}", f"a field {name} of type {READOUT_DTYPE[name]}")
+    return tuple(fields[name][1] for name in LOOKED_AT)
+
+
+def survey(header: npt.NDArray[np.void]) -> Survey:
+    """What readouts say of themselves, all in all: ``flags`` that any of them has, ``one_space`` where all are of the first
+    encoding space, ``one_slice`` where all have the counters of one `SliceKey`.
+
+    Args:
+        header: ``(readouts,)``, with at least the fields of `READOUT_DTYPE`.
+    """
+    return _kernels.survey(header, _header_fields(header.dtype))
+
+
+class LineBook:
+    """The lines of one slice: which have come, and by which rules more may.
+
+    Args:
+        lines: of the slice.
+        first_phase_encode: the counter of its first line.
+        end_flags: with any of which a readout ends the slice,
+        averages: if it is of the last of so many.
+        placement: where the slice lies, the `PLACEMENT` of a header: millimetres, and unit vectors.
+        tolerances: by the names of `PLACEMENT`; from which differences on a readout lies elsewhere.
+
+    Attributes:
+        counts: averages that have come of each line, ``(lines,)``, read-only; follows `IngestPlan.place`.
+    """
+
+    def __init__(
+        self,
+        lines: int,
+        first_phase_encode: int,
+        *,
+        end_flags: ReadoutFlag,
+        averages: int,
+        placement: np.void,
+        tolerances: Mapping[str, float],
+    ) -> None:
+        _at_least("lines", lines, 1)
+        self._book = _kernels.LineBook(
+            lines=lines,
+            first=first_phase_encode,
+            end_flags=int(end_flags),
+            averages=averages,
+            tolerances=tuple(tolerances[name] for name in PLACEMENT),
+            placement=tuple(float(value) for name in PLACEMENT for value in placement[name]),
+        )
+        self.counts = self._book.counts
 
 
 class IngestPlan:
@@ -107,6 +189,61 @@ class IngestPlan:
             whitening = _array("whitening", whitening, np.complex64, (self.coils, self.coils))
         if count and len(lines):
             self._plan.execute(samples.view(np.uint8), first_sample, whitening, lines, out, add)
+
+    def place(
+        self,
+        header: npt.NDArray[np.void],
+        samples: Complex,
+        book: LineBook,
+        out: Complex,
+        *,
+        begin: int = 0,
+        used: tuple[int, int] | None = None,
+        first_sample: int = 0,
+        whitening: Complex | None = None,
+    ) -> Placed:
+        """Transforms readouts of one slice into the lines that their headers say, and counts those lines. A line's first average
+        replaces what is there, others are added.
+
+        The readout at ``begin`` says which slice it is; the following go with it as long as their slice, centre and discards are
+        the same, none ends the slice, and nothing is wrong. `Placed.stop` says why it stopped at the readout ``begin + count``;
+        with ``SLICE_ENDS``, the last one that was placed ends the slice. Samples are checked in passing, also those not used.
+
+        Args:
+            header: ``(readouts,)``, with at least the fields of `READOUT_DTYPE`.
+            samples: ``(readouts, coils, count)``, as `execute` takes them.
+            book: of the slice.
+            out: ``(lines, coils, columns)``, contiguous; lines that have not come hold anything.
+            used: which samples are, first and last but one more; without, all.
+            first_sample: where the used ones begin in the transform's length.
+            whitening: ``(coils, coils)`` and regular, multiplies the coils of every readout.
+
+        Returns:
+            How many readouts were placed (``count``), and why no more (``stop``); ``moved``, a bit for each of `PLACEMENT` that
+            differs from the slice's; the lowest and the highest average of those placed.
+        """
+        samples = _array("samples", samples, np.complex64, (len(header), self.coils, None), contiguous=False)
+        if samples.strides[2] != samples.itemsize and samples.shape[2] > 1:
+            raise ArgumentError("samples", f"strides {samples.strides}", "samples of a readout that lie side by side")
+        if not 0 <= begin < len(header):
+            raise ArgumentError("begin", begin, f"0 to {len(header) - 1}")
+        start, stop = used if used is not None else (0, samples.shape[2])
+        if not 0 <= start < stop <= samples.shape[2]:
+            raise ArgumentError("used", f"{start} to {stop}", f"some of {samples.shape[2]} samples")
+        if first_sample < 0 or first_sample + stop - start > self.samples:
+            raise ArgumentError(
+                "first_sample",
+                f"{first_sample} with {stop - start} samples",
+                f"samples within the {self.samples} planned",
+            )
+        out = _array("out", out, np.complex64, (len(book.counts), self.coils, self.columns), writeable=True)
+        if whitening is not None:
+            whitening = _array("whitening", whitening, np.complex64, (self.coils, self.coils))
+        fields = _header_fields(header.dtype)
+        raw = samples.view(np.uint8)
+        return self._plan.place(
+            header, fields, raw, begin, start, stop - start, first_sample, whitening, book._book, out
+        )
 
 
 class CoilPlan:

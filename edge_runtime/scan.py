@@ -10,6 +10,7 @@ Coordinates: patient coordinates in millimetres (left, posterior, superior posit
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -78,6 +79,20 @@ BESIDE_THE_IMAGE = (
     ReadoutFlag.IS_PHASE_STABILIZATION,
 )
 """Readouts that are neither lines of any image nor noise or calibration for one."""
+
+COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
+
+NOT_AN_IMAGE_LINE = functools.reduce(
+    ReadoutFlag.__or__,
+    (
+        *BESIDE_THE_IMAGE,
+        COMPRESSED,
+        ReadoutFlag.IS_REVERSE,
+        ReadoutFlag.IS_NOISE_MEASUREMENT,
+        ReadoutFlag.IS_PARALLEL_CALIBRATION,
+    ),
+)
+"""A readout of the first encoding space without any of these is an image line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +233,8 @@ class ReadoutBatch:
 
     Attributes:
         header: structured array ``(readouts,)`` with at least the fields of `READOUT_DTYPE`.
-        samples: complex64 ``(readouts, coils, samples)``, finite; contiguous along the samples, at any address.
+        samples: complex64 ``(readouts, coils, samples)``, contiguous along the samples, at any address. Finite, but for those of
+            image lines (see `NOT_AN_IMAGE_LINE`) that a link did not look at: who takes them in does.
     """
 
     header: npt.NDArray[np.void]
@@ -245,11 +261,19 @@ class SliceKey:
     repetition: int = 0
     set: int = 0
 
+    @classmethod
+    def of(cls, header: np.void) -> SliceKey:
+        """Of the image that a readout belongs to."""
+        return cls(*(int(header[name]) for name in SLICE_COUNTERS))
+
     def __str__(self) -> str:
         """The slice, and whatever other counter is not 0."""
         counted = {field.name: getattr(self, field.name) for field in fields(self)}
         return ", ".join(f"{name} {count}" for name, count in counted.items() if count or name == "slice")
 
+
+SLICE_COUNTERS = tuple(counter.name for counter in fields(SliceKey))
+"""The counters of a readout that say which image it belongs to, in the order of `SliceKey`."""
 
 DIRECTION_TOLERANCE = 1e-3
 """Direction cosines are often sent with three decimals. Over a 300 mm field of view an error of 1e-3 moves the last voxel by

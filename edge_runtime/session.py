@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
+from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler
 from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples
@@ -67,6 +68,8 @@ ONE_SCAN = "a second scan on the same connection; open a connection for each sca
 
 COPIES_OF_AN_OPEN_SLICE = 3
 """Its samples, calibration lines that come apart from them, and sensitivities that are made ahead."""
+
+NOISE = int(ReadoutFlag.IS_NOISE_MEASUREMENT)
 
 COPIES_OF_NOISE = 2
 """The noise readouts as they came, and in one piece when the noise is estimated."""
@@ -226,6 +229,9 @@ class Session:
             for key, complete in self._assembler.finish():
                 self._advance(key, complete)
             self._end_open_slices()
+            for absent in self._assembler.absent():
+                self._assembler.notes.append(absent)
+                self._say(f"note: {absent}")
             self._explain_nothing()
         else:
             self._no_image(f"the connection was closed while {self.state.value}")
@@ -261,9 +267,11 @@ class Session:
         """
         assert self._assembler is not None
         self._coils = max(self._coils, batch.coils)
-        if (batch.header["flags"] & np.uint64(ReadoutFlag.IS_NOISE_MEASUREMENT)).any():
+        found = survey(batch.header)
+        if found.flags & NOISE:
             self._noise_bytes += batch.samples.nbytes
-        self._open_slices = len(_slices_of(batch).union(self._assembler.open_slices()))
+        slices = {SliceKey.of(batch.header[0])} if found.one_slice else _slices_of(batch)
+        self._open_slices = len(slices.union(self._assembler.open_slices()))
         self._memory.require(self._needed_bytes(self._assembler.layout, max(1, len(self._waiting()))))
 
     def _needed_bytes(self, layout: Layout, waiting: int) -> int:
@@ -277,7 +285,16 @@ class Session:
     # Scheduling
 
     def _slice(self, key: SliceKey) -> _SliceProgress:
-        return self._progress.setdefault(key, _SliceProgress(sorted(self._runtime.previews)))
+        progress = self._progress.get(key)
+        if progress is None:
+            progress = self._progress[key] = _SliceProgress(self._preview_shares())
+        return progress
+
+    def _preview_shares(self) -> list[float]:
+        """At which previews are due; where it is known how many lines there are, also when all have come and the slice goes on."""
+        assert self._assembler is not None
+        whole = {1.0} if self._runtime.previews and self._assembler.layout.lines_are_known else set()
+        return sorted({*self._runtime.previews, *whole})
 
     def _advance(self, key: SliceKey, complete: bool) -> None:
         assert self._assembler is not None
@@ -286,9 +303,11 @@ class Session:
             self._final(key, self._completeness(key))
             return
         self._calibrate_ahead(key, progress)
+        if not progress.previews_due:
+            return
         share = self._assembler.share(key)
         due = [at for at in progress.previews_due if share >= at]
-        if not due or share >= 1:
+        if not due or (share >= 1 and not self._assembler.layout.lines_are_known):
             return
         centre = calibration_lines(self._assembler.measured(key))
         if centre.stop <= centre.start:
@@ -367,7 +386,7 @@ class Session:
             waiting[0].exception()
         self._out.wait_for_room(self._images_bytes * (len(waiting) + 1))
         geometry, notes = assembler.geometry(key), self._notes()
-        if missing := assembler.layout.missing(assembler.measured(key)):
+        if missing := assembler.lacking(key):
             notes = (*notes, missing)
         samples, to_calibrate = assembler.take(key)
         notes = (*notes, *to_calibrate.notes)

@@ -15,7 +15,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "ingest.hpp"
+#include "bindings_arrays.hpp"
 #include "pack.hpp"
 #include "scratch.hpp"
 #include "table.hpp"
@@ -25,68 +25,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace {
-
-typedef std::complex<float> Complex64;
-template <class T, std::size_t N>
-using Array = nb::ndarray<T, nb::ndim<N>, nb::device::cpu>;
-template <class T, std::size_t N>
-using Contiguous = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
-
-class IngestPlan {
-  public:
-    IngestPlan(edge::Workers& workers, int coils, int samples, int columns)
-        : workers_(workers),
-          transform_((require(samples >= 1 && columns >= 1 && columns <= samples, "1 <= columns <= samples"), samples)),
-          geometry_{(require(coils >= 1, "coils >= 1"), coils), columns},
-          scratch_(workers.threads(), edge::ingest_scratch(transform_, geometry_)) {}
-
-    // samples: the bytes of complex64 (readouts, coils, count); out: (lines, coils, columns)
-    void execute(Array<const unsigned char, 3> samples, int offset, std::optional<Contiguous<const Complex64, 2>> whitening,
-                 Contiguous<const std::int64_t, 1> lines, Contiguous<Complex64, 3> out, bool add) {
-        const std::size_t coils = static_cast<std::size_t>(geometry_.coils);
-        require(samples.stride(2) == 1 && samples.shape(2) % 8 == 0, "samples: contiguous complex64 readouts");
-        require(samples.shape(1) == coils && out.shape(1) == coils, "coils differ from the plan's");
-        require(samples.shape(0) == lines.shape(0), "one line for each readout");
-        require(out.shape(2) == static_cast<std::size_t>(geometry_.columns), "columns differ from the plan's");
-        const std::size_t count = samples.shape(2) / 8, length = static_cast<std::size_t>(transform_.length);
-        require(offset >= 0 && count <= length && static_cast<std::size_t>(offset) <= length - count,
-                "samples reach beyond the readout");
-        if (whitening) require(whitening->shape(0) == coils && whitening->shape(1) == coils, "whitening: (coils, coils)");
-        for (std::size_t i = 0; i < lines.shape(0); ++i) {
-            require(lines.data()[i] >= 0 && lines.data()[i] < static_cast<std::int64_t>(out.shape(0)), "a line lies outside out");
-        }
-        const edge::IngestJob job{samples.data(),
-                                  samples.stride(0),
-                                  samples.stride(1),
-                                  samples.shape(0),
-                                  static_cast<int>(count),
-                                  offset,
-                                  whitening ? reinterpret_cast<const float*>(whitening->data()) : nullptr,
-                                  lines.data(),
-                                  reinterpret_cast<float*>(out.data()),
-                                  add};
-        const std::size_t chunks = (job.readouts + edge::kReadoutsAtOnce - 1) / edge::kReadoutsAtOnce;
-        const edge::IngestChunk kernel = edge::kernels().ingest_chunk;
-        const nb::gil_scoped_release released;
-        const std::lock_guard<std::mutex> lock(busy_);
-        if (add) {  // lines may repeat, so their sums have one order
-            for (std::size_t chunk = 0; chunk < chunks; ++chunk) kernel(transform_, geometry_, job, chunk, scratch_[0]);
-        } else {
-            workers_.run(chunks, [&](std::size_t chunk, int slot) { kernel(transform_, geometry_, job, chunk, scratch_[slot]); });
-        }
-    }
-
-  private:
-    edge::Workers& workers_;
-    edge::Transform transform_;
-    edge::IngestGeometry geometry_;
-    edge::Scratch scratch_;
-    std::mutex busy_;
-};
 
 edge::CoilTask coil_task(const Array<const Complex64, 3>& samples, const Contiguous<const bool, 1>& measured, int coils,
                          int phase_encodes, int columns) {
@@ -573,6 +511,7 @@ void bind_pack(nb::class_<PackPlan>& plan) {
 
 }  // namespace
 
+void bind_ingest(nb::module_& module);      // bindings_ingest.cpp
 void bind_mrd_stream(nb::module_& module);  // bindings_mrd.cpp
 
 NB_MODULE(_kernels, module) {
@@ -598,10 +537,7 @@ NB_MODULE(_kernels, module) {
              "threads"_a)
         .def_prop_ro("threads", &edge::Workers::threads);
 
-    nb::class_<IngestPlan>(module, "IngestPlan")
-        .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "samples"_a, "columns"_a, nb::keep_alive<1, 2>())
-        .def("execute", &IngestPlan::execute, "samples"_a.noconvert(), "offset"_a, "whitening"_a.noconvert().none(),
-             "lines"_a.noconvert(), "out"_a.noconvert(), "add"_a);
+    bind_ingest(module);
 
     nb::class_<CoilPlan>(module, "CoilPlan")
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,

@@ -1,6 +1,7 @@
 // `MrdStream` for Python: `edge_runtime.links.mrd_messages` makes messages of what it yields and texts of what it refuses.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 
 #include <memory>
 #include <mutex>
@@ -40,7 +41,8 @@ struct PyBody {
 
 class PyStream {
   public:
-    explicit PyStream(std::size_t buffer_bytes) : stream_(buffer_bytes, edge::kernels().all_finite) {}
+    PyStream(std::size_t buffer_bytes, std::optional<std::uint64_t> checked_flags)
+        : stream_(buffer_bytes, edge::kernels().all_finite, checked_flags) {}
 
     void accept(std::uint64_t text_bytes, std::uint64_t coils, std::uint64_t samples, std::uint64_t message_bytes) {
         const std::lock_guard<std::mutex> lock(busy_);
@@ -148,7 +150,7 @@ void bind_mrd_stream(nb::module_& module) {
         .def_ro("data", &PyBody::data);
 
     nb::class_<PyStream>(module, "MrdStream")
-        .def(nb::init<std::size_t>(), "buffer_bytes"_a)
+        .def(nb::init<std::size_t, std::optional<std::uint64_t>>(), "buffer_bytes"_a, "checked_flags"_a.none() = nb::none())
         .def("accept", &PyStream::accept, nb::kw_only(), "text_bytes"_a, "coils"_a, "samples"_a, "message_bytes"_a)
         .def_prop_ro("held", &PyStream::held)
         .def("room", &PyStream::room)

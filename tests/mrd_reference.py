@@ -85,9 +85,10 @@ def _first(message: _Bytes, limits: WireLimits) -> tuple[object, int]:
     (length,) = message.numbers("I", 2)
     _ensure(length <= limits.max_text_bytes, "ProtocolError", f"length of message {message.name}")
     _ensure(6 + length <= limits.max_message_bytes, "BudgetExceeded", f"length of message {message.name}")
-    text = message.part(6, length).rstrip(b"\0")
+    text = message.part(6, length)
     if number == 3:
-        return HeaderText(text), 6 + length
+        return HeaderText(text), 6 + length  # declares its own encoding, in which NULs may mean something
+    text = text.rstrip(b"\0")
     kind = ConfigText if number == 2 else Text
     return kind(_text(text, f"body of message {message.name}")), 6 + length
 

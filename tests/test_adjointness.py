@@ -11,38 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sense_problems import SLICES, VOLUMES
 from simulated import complex_noise
 
 from edge_runtime.kernels import CoilPlan, IngestPlan, SensePlan, VolumeSensePlan, Workers
 from edge_runtime.modalities.mri.fourier import centre_slice, to_kspace
 
 pytestmark = pytest.mark.usefixtures("isa")
-
-SLICES = [
-    (1, 8, 3),
-    (1, 7, 1),
-    (2, 6, 5),
-    (3, 9, 4),
-    (4, 16, 9),
-    (8, 5, 2),
-    (3, 15, 17),
-    (2, 11, 8),
-    (2, 1, 3),
-    (5, 64, 8),
-]
-"""``(coils, phase_encodes, columns)``."""
-
-VOLUMES = [
-    (1, 4, 8, 3),
-    (2, 1, 9, 8),
-    (2, 6, 1, 3),
-    (3, 5, 7, 9),
-    (2, 11, 13, 2),
-    (4, 16, 12, 17),
-    (8, 3, 22, 1),
-    (1, 1, 1, 1),
-]
-"""``(coils, partitions, phase_encodes, columns)``."""
 
 
 @dataclass

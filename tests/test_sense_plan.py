@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sense_problems import SLICES, assert_close, image_like
 from sense_reference import conjugate_gradients
 from simulated import coil_maps, complex_noise
 
@@ -14,20 +15,6 @@ from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 
 pytestmark = pytest.mark.usefixtures("isa")
-
-SHAPES = [
-    (1, 8, 3),
-    (1, 7, 1),
-    (2, 6, 5),
-    (3, 9, 4),
-    (4, 16, 9),
-    (8, 5, 2),
-    (3, 15, 17),
-    (2, 11, 8),
-    (2, 1, 3),
-    (5, 64, 8),
-]
-"""``(coils, phase_encodes, columns)``; even and odd, a prime, more columns than a vector holds."""
 
 
 def problem_of(shape, *, seed=0, threads=1, full=False):
@@ -41,10 +28,6 @@ def problem_of(shape, *, seed=0, threads=1, full=False):
     plan.set_maps(maps)
     plan.set_samples(hybrid, mask)
     return plan, maps, hybrid, mask
-
-
-def image_like(plan, seed=1):
-    return complex_noise(plan.shape, np.random.default_rng(seed))
 
 
 def dense_matrix(maps, mask, column):
@@ -64,11 +47,7 @@ def dense_solution(maps, hybrid, mask, penalty):
     return np.stack(solved, axis=1)
 
 
-def assert_close(ours, theirs, tolerance=3e-6):
-    assert np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), 1e-30)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SLICES)
 def test_the_normal_operator_is_the_dense_one(shape):
     plan, maps, _, mask = problem_of(shape)
     image = image_like(plan)
@@ -77,7 +56,7 @@ def test_the_normal_operator_is_the_dense_one(shape):
     assert_close(plan.normal(image), expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SLICES)
 def test_the_gradient_is_that_of_the_squared_disagreement(shape):
     plan, maps, hybrid, mask = problem_of(shape)
     image = image_like(plan)
@@ -86,7 +65,7 @@ def test_the_gradient_is_that_of_the_squared_disagreement(shape):
     assert_close(plan.gradient(image), expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SLICES)
 def test_data_consistency_reaches_the_dense_solution(shape):
     plan, maps, hybrid, mask = problem_of(shape)
     prior, weight = image_like(plan), 0.3
@@ -123,7 +102,7 @@ def test_regularised_sense_stops_at_its_tolerance():
     assert np.abs(close - solved).max() > 1e-5 * np.abs(solved).max()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SLICES)
 def test_regularised_sense_reaches_the_dense_solution(shape):
     plan, maps, hybrid, mask = problem_of(shape)
     weights = np.random.default_rng(3).uniform(0.05, 1.0, plan.shape).astype(np.float32)
@@ -135,7 +114,7 @@ def test_regularised_sense_reaches_the_dense_solution(shape):
     assert_close(plan.regularised(weights, steps=60), dense_solution(maps, hybrid, mask, penalty), 2e-4)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SLICES)
 def test_substitution_puts_measured_samples_in_their_place(shape):
     plan, maps, hybrid, mask = problem_of(shape)
     image = image_like(plan)
@@ -146,7 +125,7 @@ def test_substitution_puts_measured_samples_in_their_place(shape):
     assert_close(power, np.mean(np.abs(mask * (model - hybrid)) ** 2, axis=0), 1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SLICES)
 def test_the_line_search_ends_where_the_samples_agree_best(shape):
     plan, maps, hybrid, mask = problem_of(shape)
     image, direction = image_like(plan, 1), image_like(plan, 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sense_problems import VOLUMES, assert_close, image_like
 from sense_reference import conjugate_gradients
 from simulated import complex_noise
 
@@ -15,18 +16,6 @@ from edge_runtime.kernels import SensePlan, VolumeSensePlan, Workers
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 
 pytestmark = pytest.mark.usefixtures("isa")
-
-SHAPES = [
-    (1, 4, 8, 3),
-    (2, 1, 9, 8),
-    (2, 6, 1, 3),
-    (1, 1, 1, 1),
-    (3, 5, 7, 9),
-    (2, 11, 13, 2),
-    (4, 16, 12, 17),
-    (2, 23, 3, 8),
-]
-"""``(coils, partitions, phase_encodes, columns)``; even, odd and prime, a single one of each, more columns than a vector holds."""
 
 
 def problem_of(shape, *, seed=0, threads=1):
@@ -40,10 +29,6 @@ def problem_of(shape, *, seed=0, threads=1):
     return plan, maps, hybrid, mask
 
 
-def image_like(plan, seed=1):
-    return complex_noise(plan.shape, np.random.default_rng(seed))
-
-
 def spectrum_of(images):
     return to_kspace(to_kspace(images, axis=-2), axis=-3)
 
@@ -53,11 +38,7 @@ def gradient_of(maps, hybrid, mask, image):
     return np.sum(maps.conj() * to_image(to_image(residual, axis=-2), axis=-3), axis=0)
 
 
-def assert_close(ours, theirs, tolerance=3e-6):
-    assert np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), 1e-30)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", VOLUMES)
 def test_the_operator_is_the_plain_one(shape):
     plan, maps, hybrid, mask = problem_of(shape)
     image = image_like(plan)
@@ -75,7 +56,7 @@ def test_the_operator_of_any_geometry(coils, partitions, lines, columns):
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.2, 0.02])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", VOLUMES)
 def test_data_consistency_is_conjugate_gradients_in_each_plane(shape, tolerance):
     plan, maps, hybrid, mask = problem_of(shape)
     prior, weight, most = image_like(plan), 0.3, 7

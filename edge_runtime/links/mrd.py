@@ -195,7 +195,7 @@ class _Connection:
         limits = _limits(self._runtime.profile)
         try:
             self._inbox.require(limits.buffer_bytes)
-            reader = MessageReader(self._receive, limits)
+            reader = MessageReader(self._receive, limits, check_image_lines=False)
             for message in reader:
                 if isinstance(message, HeaderText):
                     self._begin(session, reader, parse_header(message.xml))

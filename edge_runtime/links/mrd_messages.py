@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edge_runtime._kernels import Body, Check, Fault, MrdStream, NeedMore, Readouts
 from edge_runtime.errors import BudgetExceeded, ProtocolError, ReadoutError, ScanRefused
-from edge_runtime.scan import COUNTERS, ReadoutBatch
+from edge_runtime.scan import COUNTERS, NOT_AN_IMAGE_LINE, ReadoutBatch
 
 Records: TypeAlias = npt.NDArray[np.void]
 Samples: TypeAlias = npt.NDArray[np.complex64]
@@ -293,12 +293,6 @@ _REFUSALS: Mapping[Check, _Refusal] = {
         "{0} x {1}",
         "a message of {2} bytes; at most {3} are accepted",
     ),
-    Check.FINITE: _Refusal(
-        ReadoutError,
-        "data",
-        "{sample}",
-        "finite samples, but not at coil {0}, sample {1} of the readout with scan_counter {2}",
-    ),
     Check.HEADER_VERSION: _Refusal(
         ProtocolError, "version", "{0}", f"a header of ISMRMRD version 0 to {NEWEST_VERSION}"
     ),
@@ -320,15 +314,18 @@ _REFUSALS: Mapping[Check, _Refusal] = {
         "a message of {2} bytes; at most {3} are accepted",
     ),
 }
-"""What each number is, ``kernels/cpu/mrd_stream.hpp`` says."""
+"""What each number is, ``kernels/cpu/mrd_stream.hpp`` says. `Check.FINITE` is told by `ReadoutError.not_finite`."""
 
 
 def _refused(fault: Fault) -> ScanRefused:
+    if fault.check is Check.FINITE:
+        coil, sample, scan_counter = fault.numbers[:3]
+        value = np.complex64(complex(*fault.floats[:2]))
+        return ReadoutError.not_finite(value, coil=coil, sample=sample, scan_counter=scan_counter)
     error, *texts = _REFUSALS[fault.check]
     words = {
         "name": next((known.name for known in MessageId if known == fault.message_id), "?"),
         "floats": list(fault.floats),
-        "sample": str(np.complex64(complex(*fault.floats[:2]))),
         "image_bytes": fault.numbers[5] + math.prod(fault.numbers[:5]),  # may be more than 64 bits hold
     }
     return error(*(text.format(*fault.numbers, **words) for text in texts))
@@ -352,6 +349,7 @@ class MessageReader:
         receive_into: fills the start of a buffer and returns how many bytes it wrote, 0 at the end of the stream, as
             `socket.socket.recv_into` does.
         limits: what is accepted from the peer.
+        check_image_lines: whether the samples of image lines are looked at too; `IngestPlan.place` does that in passing.
 
     Attributes:
         closed_cleanly: a CLOSE was received. False at the end of iteration: the stream ended between two messages.
@@ -363,10 +361,16 @@ class MessageReader:
         BudgetExceeded: a message larger than the limits.
     """
 
-    def __init__(self, receive_into: Callable[[memoryview], int], limits: WireLimits = WireLimits()) -> None:
+    def __init__(
+        self,
+        receive_into: Callable[[memoryview], int],
+        limits: WireLimits = WireLimits(),
+        *,
+        check_image_lines: bool = True,
+    ) -> None:
         self.closed_cleanly = False
         self._receive_into = receive_into
-        self._stream = MrdStream(limits.buffer_bytes)
+        self._stream = MrdStream(limits.buffer_bytes, None if check_image_lines else int(NOT_AN_IMAGE_LINE))
         self.accept(limits)
 
     def accept(self, limits: WireLimits) -> None:

@@ -11,6 +11,23 @@ namespace EDGE_ISA {
 
 namespace {
 
+// Whether no lane holds an infinity or something that is not a number, as the sum of finite numbers is, unless it is too large.
+bool finite(ComplexVector sum) {
+    float lanes[kLanes];
+    store(lanes, sum.re * 0.0f + sum.im * 0.0f);  // 0, but for such a number
+    float total = 0;
+    for (float lane : lanes) total += lane;
+    return total == 0;
+}
+
+bool finite_readout(const IngestGeometry& geometry, const IngestJob& job, std::size_t readout) {
+    const unsigned char* samples = job.samples + static_cast<std::int64_t>(readout) * job.readout_bytes;
+    for (int coil = 0; coil < geometry.coils; ++coil) {
+        if (!all_finite(samples + coil * job.coil_bytes, 2 * static_cast<std::size_t>(job.count))) return false;
+    }
+    return true;
+}
+
 // Mixes the coils of one readout: out (coils, stride) complex.
 void whiten(const IngestGeometry& geometry, const IngestJob& job, const unsigned char* readout, float* out, int stride,
             ComplexVector* inputs) {
@@ -30,67 +47,143 @@ void whiten(const IngestGeometry& geometry, const IngestJob& job, const unsigned
     }
 }
 
-// Up to kLanes rows into packed elements, real and imaginary parts exchanged (which turns the forward transform into the inverse).
+// The last number of rows with an odd count of them, and zeros.
+void load_last(const unsigned char* const* rows, std::ptrdiff_t offset, ComplexVector& even, ComplexVector& odd) {
+    unsigned char padded[kLanes][16] = {};
+    const unsigned char* at[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+        std::memcpy(padded[lane], rows[lane] + offset, 8);
+        at[lane] = padded[lane];
+    }
+    load_pairs(at, 0, even, odd);
+}
+
+// kLanes rows into packed elements, real and imaginary parts exchanged (which turns the forward transform into the inverse).
 void gather(const unsigned char* const* rows, int count, int offset, int length, float* packed) {
     const int centre = length / 2;
     if (count < length) std::memset(packed, 0, sizeof(float) * 2 * kLanes * static_cast<std::size_t>(length));
-    for (int at = 0; at < count; at += kLanes) {
-        Vector re[kLanes], im[kLanes];
-        for (int lane = 0; lane < kLanes; ++lane) {
-            const ComplexVector value = load_some(rows[lane] + 8 * at, count - at);
-            re[lane] = value.re;
-            im[lane] = value.im;
-        }
-        transpose(re);
-        transpose(im);
-        const int some = std::min(kLanes, count - at);
-        int place = offset + at - centre;
-        if (place < 0) place += length;
-        for (int i = 0; i < some; ++i) {
-            store_packed(packed + static_cast<std::ptrdiff_t>(2 * kLanes) * place, {im[i], re[i]});
-            if (++place == length) place = 0;
+    float* const end = packed + at(length);
+    float* to = packed + at(offset < centre ? offset - centre + length : offset - centre);
+    const auto put = [&](ComplexVector value) {
+        store_packed(to, {value.im, value.re});
+        to += kElement;
+        if (to == end) to = packed;
+    };
+    const unsigned char* from[kLanes];  // no store goes to these, as the compiler can see
+    for (int lane = 0; lane < kLanes; ++lane) from[lane] = rows[lane];
+    ComplexVector even, odd;
+    for (int sample = 0; sample + 1 < count; sample += 2) {
+        load_pairs(from, 8 * static_cast<std::ptrdiff_t>(sample), even, odd);
+        put(even);
+        put(odd);
+    }
+    if (count % 2) {
+        load_last(from, 8 * static_cast<std::ptrdiff_t>(count - 1), even, odd);
+        put(even);
+    }
+}
+
+// Two columns of rows from `at` on; `add` to what is there, of the first `used` rows. (Else idle lanes do what the last one does.)
+template <bool Add>
+inline void put_pairs(const Pairs& pairs, float* const* rows, std::ptrdiff_t at, int used) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+        if constexpr (Add) {
+            if (lane < used) store_quad(rows[lane] + at, pairs[lane] + load_quad(rows[lane] + at));
+        } else {
+            store_quad(rows[lane] + at, pairs[lane]);
         }
     }
 }
 
 // The central columns of `used` rows out of packed elements.
-void scatter(const Transform& transform, const float* packed, int columns, float* const* rows, int used, bool add) {
+template <bool Add>
+void scatter(const Transform& transform, const float* packed, int columns, float* const* rows, int used) {
     const int length = transform.length, centre = length / 2;
     int frequency = length / 2 - columns / 2 - centre;
     if (frequency < 0) frequency += length;
-    for (int at = 0; at < columns; at += kLanes) {
-        Vector re[kLanes], im[kLanes];
-        const int some = std::min(kLanes, columns - at);
-        for (int i = 0; i < kLanes; ++i) {
-            if (i < some) {
-                const float* from = packed + static_cast<std::ptrdiff_t>(2 * kLanes) * transform.position[frequency];
-                im[i] = load(from) * transform.scale;
-                re[i] = load(from + kLanes) * transform.scale;
-                if (++frequency == length) frequency = 0;
-            } else {
-                re[i] = im[i] = Vector{};
-            }
-        }
-        transpose(re);
-        transpose(im);
+    const auto next = [&] {
+        const float* from = packed + static_cast<std::ptrdiff_t>(2 * kLanes) * transform.position[static_cast<std::size_t>(frequency)];
+        if (++frequency == length) frequency = 0;
+        return ComplexVector{load(from + kLanes) * transform.scale, load(from) * transform.scale};
+    };
+    for (int at = 0; at + 1 < columns; at += 2) {
+        const ComplexVector even = next();
+        put_pairs<Add>(pairs_of(even, next()), rows, 2 * at, used);
+    }
+    if (columns % 2) {
+        float re[kLanes], im[kLanes];
+        const ComplexVector last = next();
+        store(re, last.re);
+        store(im, last.im);
         for (int lane = 0; lane < used; ++lane) {
-            float* to = rows[lane] + 2 * at;
-            ComplexVector value = {re[lane], im[lane]};
-            if (some == kLanes) {
-                if (add) value = value + load_interleaved(to);
-                store_interleaved(to, value);
-            } else {
-                float tail[2 * kLanes];
-                store_interleaved(tail, value);
-                for (int i = 0; i < 2 * some; ++i) to[i] = add ? to[i] + tail[i] : tail[i];
-            }
+            float* to = rows[lane] + 2 * (columns - 1);
+            to[0] = Add ? to[0] + re[lane] : re[lane];
+            to[1] = Add ? to[1] + im[lane] : im[lane];
         }
     }
 }
 
+// The last pass, with `scatter` in it: two butterflies side by side make two columns of R places each.
+template <int R, bool Add>
+void scatter_butterflies(const Transform& transform, const float* packed, int columns, float* const* rows, int used) {
+    const Pass& pass = transform.passes.back();
+    const float* roots = transform.tables.data() + pass.roots;
+    const int length = transform.length, apart = length / R;
+    float* to[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) to[lane] = rows[lane];
+    for (int frequency = 0; frequency < apart; frequency += 2) {
+        ComplexVector even[R], odd[R];
+        const float* from = packed + at(transform.position[static_cast<std::size_t>(frequency)]);
+        for (int q = 0; q < R; ++q) even[q] = load_packed(from + at(q));
+        from = packed + at(transform.position[static_cast<std::size_t>(frequency) + 1]);
+        for (int q = 0; q < R; ++q) odd[q] = load_packed(from + at(q));
+        butterfly<R, -1>(even, roots);
+        butterfly<R, -1>(odd, roots);
+        int column = frequency + columns / 2;
+        for (int k = 0; k < R; ++k, column += apart) {
+            if (column >= length) column -= length;
+            if (column >= columns) continue;
+            const ComplexVector left = scaled(ComplexVector{even[k].im, even[k].re}, transform.scale);
+            const ComplexVector right = scaled(ComplexVector{odd[k].im, odd[k].re}, transform.scale);
+            put_pairs<Add>(pairs_of(left, right), to, 2 * static_cast<std::ptrdiff_t>(column), used);
+        }
+    }
+}
+
+// Whether the last pass is one that `scatter_butterflies` does, and pairs of columns stay together wherever they go.
+bool scatters_butterflies(const Transform& transform, int columns) {
+    if (transform.passes.empty() || transform.passes.back().radix > 8) return false;
+    return transform.length / transform.passes.back().radix % 2 == 0 && transform.length % 2 == 0 && columns % 4 == 0;
+}
+
+template <bool Add>
+bool transform_rows(const Transform& transform, float* packed, ComplexVector* scratch, int columns, float* const* rows, int used) {
+    if (!scatters_butterflies(transform, columns)) {
+        forward(transform, packed, scratch);
+        scatter<Add>(transform, packed, columns, rows, used);
+        return finite(load_packed(packed));  // frequency 0 is the sum of a row
+    }
+    const InPlace here{packed};
+    for (std::size_t pass = 0; pass + 1 < transform.passes.size(); ++pass) {
+        run_pass<-1>(transform, transform.passes[pass], scratch, here, here);
+    }
+    const int radix = transform.passes.back().radix;
+    ComplexVector sum = load_packed(packed);
+    for (int q = 1; q < radix; ++q) sum = sum + load_packed(packed + at(q));
+    switch (radix) {
+        case 2: scatter_butterflies<2, Add>(transform, packed, columns, rows, used); break;
+        case 3: scatter_butterflies<3, Add>(transform, packed, columns, rows, used); break;
+        case 4: scatter_butterflies<4, Add>(transform, packed, columns, rows, used); break;
+        case 5: scatter_butterflies<5, Add>(transform, packed, columns, rows, used); break;
+        case 7: scatter_butterflies<7, Add>(transform, packed, columns, rows, used); break;
+        default: scatter_butterflies<8, Add>(transform, packed, columns, rows, used); break;
+    }
+    return finite(sum);
+}
+
 }  // namespace
 
-void ingest_chunk(const Transform& transform, const IngestGeometry& geometry, const IngestJob& job, std::size_t chunk,
+std::size_t ingest_chunk(const Transform& transform, const IngestGeometry& geometry, const IngestJob& job, std::size_t chunk,
                   float* scratch) {
     const std::size_t first = chunk * kReadoutsAtOnce;
     const std::size_t readouts = std::min(kReadoutsAtOnce, job.readouts - first);
@@ -121,9 +214,15 @@ void ingest_chunk(const Transform& transform, const IngestGeometry& geometry, co
             to[lane] = job.out + 2 * (job.lines[first + readout] * geometry.coils + coil) * geometry.columns;
         }
         gather(from, job.count, job.offset, transform.length, packed);
-        forward(transform, packed, butterflies);
-        scatter(transform, packed, geometry.columns, to, used, job.add);
+        const bool sound = job.add ? transform_rows<true>(transform, packed, butterflies, geometry.columns, to, used)
+                                   : transform_rows<false>(transform, packed, butterflies, geometry.columns, to, used);
+        if (sound) continue;
+        const std::size_t last = first + (begin + static_cast<std::size_t>(used) - 1) / static_cast<std::size_t>(geometry.coils);
+        for (std::size_t readout = first + begin / static_cast<std::size_t>(geometry.coils); readout <= last; ++readout) {
+            if (!finite_readout(geometry, job, readout)) return readout;
+        }
     }
+    return kAllFinite;
 }
 
 bool all_finite(const unsigned char* floats, std::size_t count) {

@@ -43,6 +43,7 @@ Fault fault(Check check, MessageId id, std::array<std::uint64_t, 7> numbers) {
 
 // An acquisition message up to its trajectory, seen through the fields that are checked; offsets are from the message's id.
 constexpr std::size_t kFrameBytes = kIdBytes + kAcquisitionHeaderBytes;
+constexpr std::size_t kFlagsAt = 4, kEncodingSpaceAt = 176;
 struct Frame {
     explicit Frame(const unsigned char* message)
         : version(number_at<std::uint16_t>(message + 2)),
@@ -135,8 +136,11 @@ std::shared_ptr<unsigned char[]> memory_of(std::size_t bytes) {
 
 }  // namespace
 
-MrdStream::MrdStream(std::size_t buffer_bytes, AllFinite all_finite)
-    : all_finite_(all_finite), memory_(memory_of(std::max(buffer_bytes, kIdBytes))), capacity_(std::max(buffer_bytes, kIdBytes)) {}
+MrdStream::MrdStream(std::size_t buffer_bytes, AllFinite all_finite, std::optional<std::uint64_t> checked_flags)
+    : all_finite_(all_finite),
+      checked_flags_(checked_flags),
+      memory_(memory_of(std::max(buffer_bytes, kIdBytes))),
+      capacity_(std::max(buffer_bytes, kIdBytes)) {}
 
 void MrdStream::accept(const StreamLimits& limits) {
     limits_ = limits;
@@ -257,6 +261,11 @@ MrdStream::Need MrdStream::needed_by_waveform() const {
     return static_cast<std::size_t>(size);
 }
 
+bool MrdStream::is_checked(const unsigned char* readout) const {
+    return !checked_flags_ || (number_at<std::uint64_t>(readout + kFlagsAt) & *checked_flags_) ||
+           number_at<std::uint16_t>(readout + kEncodingSpaceAt) != 0;
+}
+
 // The run of sound readouts that begins with the first message, which is complete, has `size` bytes, and whose header has passed.
 Item MrdStream::take_readouts(std::size_t size) {
     const Frame first(message());
@@ -273,7 +282,7 @@ Item MrdStream::take_readouts(std::size_t size) {
                 break;
             }
         }
-        if (!all_finite_(at + size - payload, payload / 4)) break;
+        if (is_checked(at) && !all_finite_(at + size - payload, payload / 4)) break;
     }
     if (!count) return not_finite(first, message() + size - payload);
     const Readouts readouts{message(), count, size, first.coils, first.samples};

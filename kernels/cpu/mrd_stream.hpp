@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <variant>
 
 #include "ingest.hpp"
@@ -77,7 +78,7 @@ struct Fault {
     std::array<float, kGeometryNumbers> floats;
 };
 
-// Sound readouts of one shape, one whole message after the other from `begin`. The header of a message follows its id; its samples,
+// Sound readouts of one shape (but for samples that were not to be checked), one whole message after the other from `begin`. The header of a message follows its id; its samples,
 // complex64 (coils, samples) at any address, are the last `coils * samples * kSampleBytes` of its `stride` bytes.
 struct Readouts {
     const unsigned char* begin;
@@ -104,8 +105,9 @@ typedef std::variant<NeedMore, Readouts, Body, StreamEnd, Fault> Item;
 class MrdStream {
   public:
     // The buffer has `buffer_bytes` at first, and grows to no more than one admissible message needs. Until `accept`, no message of
-    // a length of its own is.
-    MrdStream(std::size_t buffer_bytes, AllFinite all_finite);
+    // a length of its own is. Samples are checked, but those of readouts of the first encoding space without any of the flags in
+    // `checked_flags`: whoever transforms those sees what they hold. Without a value, all are.
+    MrdStream(std::size_t buffer_bytes, AllFinite all_finite, std::optional<std::uint64_t> checked_flags = std::nullopt);
 
     // What is accepted from here on.
     void accept(const StreamLimits& limits);
@@ -138,9 +140,11 @@ class MrdStream {
     Need needed_by_image() const;
     Need needed_by_waveform() const;
     Item take_readouts(std::size_t size);
+    bool is_checked(const unsigned char* readout) const;
 
     StreamLimits limits_{};
     AllFinite all_finite_;
+    std::optional<std::uint64_t> checked_flags_;
     std::shared_ptr<unsigned char[]> memory_;
     std::size_t capacity_;
     std::size_t start_ = 0;  // of the first message not yet yielded

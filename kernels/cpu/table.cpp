@@ -44,13 +44,6 @@ std::atomic<const Kernels*> chosen{nullptr};
 
 }  // namespace
 
-std::size_t ingest_scratch(const Transform& transform, const IngestGeometry& geometry) {
-    constexpr std::size_t kPacked = 16;  // floats of a packed element: see vector.hpp
-    const std::size_t length = static_cast<std::size_t>(transform.length), coils = static_cast<std::size_t>(geometry.coils);
-    const std::size_t whitened = 2 * kReadoutsAtOnce * coils * static_cast<std::size_t>(whitened_stride(transform.length));
-    return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + coils + length) + whitened;
-}
-
 std::size_t coil_scratch(const Transform& transform, int coils) {
     constexpr std::size_t kPacked = 16, kPower = 8;
     const std::size_t length = static_cast<std::size_t>(transform.length);

@@ -45,7 +45,7 @@ struct Kernels {
 
 #define EDGE_DECLARE(isa)                                                                                              \
     namespace isa {                                                                                                    \
-    void ingest_chunk(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);   \
+    std::size_t ingest_chunk(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t, float* scratch);  \
     bool all_finite(const unsigned char* floats, std::size_t count);                                                   \
     void compress_line(const CoilTask&, std::size_t line, float* scratch);                                             \
     void combine_block(const Transform&, const CoilTask&, std::size_t block, float* scratch);                          \

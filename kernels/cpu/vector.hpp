@@ -48,23 +48,52 @@ inline void store_interleaved(void* to, Complex<Vector> value) {
     std::memcpy(static_cast<char*>(to) + sizeof first, &second, sizeof second);
 }
 
-// Turns kLanes vectors of kLanes floats over their diagonal.
-inline void transpose(Vector* rows) {
-    Vector a[kLanes], b[kLanes];
-    for (int i = 0; i < kLanes; i += 2) {
-        a[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        a[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-    for (int i = 0; i < kLanes; i += 4) {
-        b[i] = __builtin_shufflevector(a[i], a[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-        b[i + 1] = __builtin_shufflevector(a[i], a[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        b[i + 2] = __builtin_shufflevector(a[i + 1], a[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-        b[i + 3] = __builtin_shufflevector(a[i + 1], a[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-    }
+typedef float Quad __attribute__((vector_size(16)));
+
+inline Quad load_quad(const void* from) {
+    Quad value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+inline void store_quad(void* to, Quad value) { std::memcpy(to, &value, sizeof value); }
+
+// Two interleaved complex numbers of each of kLanes rows, at any address: `even` and `odd` hold the rows side by side.
+inline void load_pairs(const unsigned char* const* rows, std::ptrdiff_t offset, Complex<Vector>& even, Complex<Vector>& odd) {
+    Vector wide[4];  // of rows i and i + 4
     for (int i = 0; i < 4; ++i) {
-        rows[i] = __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        rows[i + 4] = __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        const Quad low = load_quad(rows[i] + offset), high = load_quad(rows[i + 4] + offset);
+        wide[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
     }
+    const Vector even_01 = __builtin_shufflevector(wide[0], wide[1], 0, 1, 8, 9, 4, 5, 12, 13);
+    const Vector even_23 = __builtin_shufflevector(wide[2], wide[3], 0, 1, 8, 9, 4, 5, 12, 13);
+    const Vector odd_01 = __builtin_shufflevector(wide[0], wide[1], 2, 3, 10, 11, 6, 7, 14, 15);
+    const Vector odd_23 = __builtin_shufflevector(wide[2], wide[3], 2, 3, 10, 11, 6, 7, 14, 15);
+    even = {__builtin_shufflevector(even_01, even_23, 0, 2, 8, 10, 4, 6, 12, 14),
+            __builtin_shufflevector(even_01, even_23, 1, 3, 9, 11, 5, 7, 13, 15)};
+    odd = {__builtin_shufflevector(odd_01, odd_23, 0, 2, 8, 10, 4, 6, 12, 14),
+           __builtin_shufflevector(odd_01, odd_23, 1, 3, 9, 11, 5, 7, 13, 15)};
+}
+
+// What `store_pairs` stores, still in registers: pair i is that of rows i and i + 4.
+struct Pairs {
+    Vector wide[4];
+    Quad operator[](int row) const {
+        const Vector value = wide[row % 4];
+        return row < 4 ? __builtin_shufflevector(value, value, 0, 1, 2, 3) : __builtin_shufflevector(value, value, 4, 5, 6, 7);
+    }
+};
+
+// The inverse of `load_pairs`.
+inline Pairs pairs_of(Complex<Vector> even, Complex<Vector> odd) {
+    const Vector even_01 = __builtin_shufflevector(even.re, even.im, 0, 8, 1, 9, 4, 12, 5, 13);
+    const Vector even_23 = __builtin_shufflevector(even.re, even.im, 2, 10, 3, 11, 6, 14, 7, 15);
+    const Vector odd_01 = __builtin_shufflevector(odd.re, odd.im, 0, 8, 1, 9, 4, 12, 5, 13);
+    const Vector odd_23 = __builtin_shufflevector(odd.re, odd.im, 2, 10, 3, 11, 6, 14, 7, 15);
+    return {{__builtin_shufflevector(even_01, odd_01, 0, 1, 8, 9, 4, 5, 12, 13),
+             __builtin_shufflevector(even_01, odd_01, 2, 3, 10, 11, 6, 7, 14, 15),
+             __builtin_shufflevector(even_23, odd_23, 0, 1, 8, 9, 4, 5, 12, 13),
+             __builtin_shufflevector(even_23, odd_23, 2, 3, 10, 11, 6, 7, 14, 15)}};
 }
 
 #else
@@ -113,25 +142,44 @@ inline void store_interleaved(void* to, Complex<Vector> value) {
     store_quad(bytes + 48, __builtin_shufflevector(value.re.high, value.im.high, 2, 6, 3, 7));
 }
 
-inline void transpose_quads(Quad& a, Quad& b, Quad& c, Quad& d) {
-    const Quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    const Quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-    b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-    c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-    d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+// Four rows of two interleaved complex numbers.
+inline void load_quads(const unsigned char* const* rows, std::ptrdiff_t offset, Quad& even_re, Quad& even_im, Quad& odd_re, Quad& odd_im) {
+    const Quad a = load_quad(rows[0] + offset), b = load_quad(rows[1] + offset);
+    const Quad c = load_quad(rows[2] + offset), d = load_quad(rows[3] + offset);
+    const Quad even_01 = __builtin_shufflevector(a, b, 0, 1, 4, 5), even_23 = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+    const Quad odd_01 = __builtin_shufflevector(a, b, 2, 3, 6, 7), odd_23 = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+    even_re = __builtin_shufflevector(even_01, even_23, 0, 2, 4, 6);
+    even_im = __builtin_shufflevector(even_01, even_23, 1, 3, 5, 7);
+    odd_re = __builtin_shufflevector(odd_01, odd_23, 0, 2, 4, 6);
+    odd_im = __builtin_shufflevector(odd_01, odd_23, 1, 3, 5, 7);
 }
 
-inline void transpose(Vector* rows) {
-    transpose_quads(rows[0].low, rows[1].low, rows[2].low, rows[3].low);
-    transpose_quads(rows[4].high, rows[5].high, rows[6].high, rows[7].high);
-    transpose_quads(rows[0].high, rows[1].high, rows[2].high, rows[3].high);
-    transpose_quads(rows[4].low, rows[5].low, rows[6].low, rows[7].low);
-    for (int i = 0; i < 4; ++i) {
-        const Quad upper = rows[i].high;
-        rows[i].high = rows[i + 4].low;
-        rows[i + 4].low = upper;
-    }
+inline void load_pairs(const unsigned char* const* rows, std::ptrdiff_t offset, Complex<Vector>& even, Complex<Vector>& odd) {
+    load_quads(rows, offset, even.re.low, even.im.low, odd.re.low, odd.im.low);
+    load_quads(rows + 4, offset, even.re.high, even.im.high, odd.re.high, odd.im.high);
+}
+
+struct Pairs {
+    Quad rows[kLanes];
+    Quad operator[](int row) const { return rows[row]; }
+};
+
+inline void quads_of(Quad even_re, Quad even_im, Quad odd_re, Quad odd_im, Quad* rows) {
+    const Quad even_01 = __builtin_shufflevector(even_re, even_im, 0, 4, 1, 5);
+    const Quad even_23 = __builtin_shufflevector(even_re, even_im, 2, 6, 3, 7);
+    const Quad odd_01 = __builtin_shufflevector(odd_re, odd_im, 0, 4, 1, 5);
+    const Quad odd_23 = __builtin_shufflevector(odd_re, odd_im, 2, 6, 3, 7);
+    rows[0] = __builtin_shufflevector(even_01, odd_01, 0, 1, 4, 5);
+    rows[1] = __builtin_shufflevector(even_01, odd_01, 2, 3, 6, 7);
+    rows[2] = __builtin_shufflevector(even_23, odd_23, 0, 1, 4, 5);
+    rows[3] = __builtin_shufflevector(even_23, odd_23, 2, 3, 6, 7);
+}
+
+inline Pairs pairs_of(Complex<Vector> even, Complex<Vector> odd) {
+    Pairs pairs;
+    quads_of(even.re.low, even.im.low, odd.re.low, odd.im.low, pairs.rows);
+    quads_of(even.re.high, even.im.high, odd.re.high, odd.im.high, pairs.rows + 4);
+    return pairs;
 }
 
 #endif

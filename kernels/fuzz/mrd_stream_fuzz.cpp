@@ -1,4 +1,4 @@
-// Arbitrary bytes in pieces of arbitrary sizes into `MrdStream`, and what must hold whatever they are. Built with ASan and UBSan:
+// Arbitrary bytes in pieces of arbitrary sizes into `MrdStream`, its readouts into the lines of slices, and what must hold whatever they are. Built with ASan and UBSan:
 // memory that was not received into is poisoned, so that a look at it is an error although the buffer is larger.
 //
 // An input is: a byte that chooses limits; a byte n; n bytes, the sizes of the pieces, used in turn; the stream.
@@ -11,7 +11,10 @@
 #include <cstring>
 #include <vector>
 
+#include "ingest.hpp"
+#include "lines.hpp"
 #include "mrd_stream.hpp"
+#include "scratch.hpp"
 
 #define MUST_HOLD(condition)                                                        \
     do {                                                                            \
@@ -24,21 +27,27 @@
 namespace edge {
 namespace baseline {
 bool all_finite(const unsigned char* floats, std::size_t count);
+std::size_t ingest_chunk(const Transform&, const IngestGeometry&, const IngestJob&, std::size_t chunk, float* scratch);
 }
 }  // namespace edge
 
 namespace {
 
+// Of an acquisition header.
+constexpr edge::HeaderFields kFields = {2, {248, 250, 252, 254, 256}, 242, 244, 246, 172, 168, 170, 174, {182, 194, 206, 218}};
+
 struct Settings {
     edge::StreamLimits limits;
     std::size_t buffer_bytes;
+    std::optional<std::uint64_t> checked_flags;
 };
 
 const Settings kSettings[] = {
-    {{1 << 20, 1024, 65535, 4 << 20}, 64 << 10},  // a server's, but smaller: it is poisoned again and again
-    {{4096, 1024, 65535, 32 << 10}, 256},
-    {{64, 2, 8, 2048}, 0},
-    {{~0ull, ~0ull, ~0ull, 1 << 20}, 1024},  // nothing but the size of messages is limited
+    {{1 << 20, 1024, 65535, 4 << 20}, 64 << 10, std::nullopt},  // a server's, but smaller: it is poisoned again and again
+    {{4096, 1024, 65535, 32 << 10}, 256, std::nullopt},
+    {{64, 2, 8, 2048}, 0, std::nullopt},
+    {{~0ull, ~0ull, ~0ull, 1 << 20}, 1024, std::nullopt},  // nothing but the size of messages is limited
+    {{4096, 8, 64, 32 << 10}, 256, 0x40000},               // noise readouts are checked, and none without a flag
 };
 
 // What was yielded, whatever pieces it came in.
@@ -65,12 +74,60 @@ void check_readouts(const edge::Readouts& run, const Settings& settings) {
     MUST_HOLD(run.count == 1 || run.count * payload <= edge::kBatchBytes);
     MUST_HOLD(run.stride >= edge::kIdBytes + edge::kAcquisitionHeaderBytes + payload);
     for (std::size_t i = 0; i < run.count; ++i) {
+        const unsigned char* header = run.begin + i * run.stride + edge::kIdBytes;
+        std::uint64_t flags;
+        std::memcpy(&flags, header + kFields.flags, sizeof flags);
+        std::uint16_t space;
+        std::memcpy(&space, header + kFields.encoding_space, sizeof space);
+        if (settings.checked_flags && !(flags & *settings.checked_flags) && space == 0) continue;
         const unsigned char* samples = run.begin + (i + 1) * run.stride - payload;
         for (std::size_t at = 0; at < payload; at += sizeof(float)) {
             float number;
             std::memcpy(&number, samples + at, sizeof number);
             MUST_HOLD(std::isfinite(number));
         }
+    }
+}
+
+// The readouts into slices of ten lines, as a session does it: a slice for each run of them.
+void place_readouts(const edge::Readouts& run) {
+    if (run.samples > 64 || run.coils > 8) return;  // it would take too long
+    constexpr std::size_t kLines = 10;
+    const std::size_t payload = run.coils * run.samples * edge::kSampleBytes;
+    const edge::Headers headers{run.begin + edge::kIdBytes, static_cast<std::int64_t>(run.stride), run.count, kFields};
+    const edge::Survey found = edge::survey(headers);
+    const edge::Transform transform(static_cast<int>(run.samples));
+    const edge::IngestGeometry geometry{static_cast<int>(run.coils), static_cast<int>(run.samples)};
+    const edge::Scratch scratch(1, edge::ingest_scratch(transform, geometry));
+    for (std::size_t begin = 0; begin < run.count;) {
+        edge::LineBook book(kLines, {-2, 0x80, 2, {0.1f, 0.1f, 0.1f, 0.1f}}, {});
+        std::vector<float> out(2 * kLines * run.coils * run.samples);
+        const auto transformed = [&](std::size_t first, std::size_t count, const std::int64_t* lines, bool add) {
+            for (std::size_t i = 0; i < count; ++i) MUST_HOLD(lines[i] >= 0 && lines[i] < static_cast<std::int64_t>(kLines));
+            const edge::IngestJob job{run.begin + (first + 1) * run.stride - payload,
+                                      static_cast<std::int64_t>(run.stride),
+                                      static_cast<std::int64_t>(run.samples * edge::kSampleBytes),
+                                      count, static_cast<int>(run.samples), 0, nullptr, lines, out.data(), add};
+            for (std::size_t chunk = 0; chunk * edge::kReadoutsAtOnce < count; ++chunk) {
+                const std::size_t bad = edge::baseline::ingest_chunk(transform, geometry, job, chunk, scratch[0]);
+                if (bad == edge::kAllFinite) continue;
+                MUST_HOLD(bad < count);
+                MUST_HOLD(!edge::baseline::all_finite(run.begin + (first + bad + 1) * run.stride - payload, payload / 4));
+                return first + bad;
+            }
+            return edge::kAllSound;
+        };
+        const edge::Placed placed = book.place(headers, begin, transformed);
+        MUST_HOLD(placed.count <= run.count - begin);
+        std::int64_t counted = 0;
+        for (const std::int32_t count : book.counts()) counted += count;
+        MUST_HOLD(counted == static_cast<std::int64_t>(placed.count));
+        for (std::size_t i = begin; i < begin + placed.count; ++i) {
+            MUST_HOLD(edge::baseline::all_finite(run.begin + (i + 1) * run.stride - payload, payload / 4));
+        }
+        MUST_HOLD(placed.stop != edge::Stop::kEnd || begin + placed.count == run.count);
+        MUST_HOLD(placed.stop != edge::Stop::kOther || !found.one_slice || placed.count < run.count - begin);
+        begin += std::max<std::size_t>(placed.count, 1);  // past one that is refused
     }
 }
 
@@ -90,7 +147,7 @@ void check_body(const edge::Body& body, const Settings& settings) {
 // Pieces of `sizes` in turn; everything at once where there are none.
 Outcome parse(const Settings& settings, const unsigned char* sizes, std::size_t pieces, const unsigned char* stream,
               std::size_t size) {
-    edge::MrdStream parser(settings.buffer_bytes, &edge::baseline::all_finite);
+    edge::MrdStream parser(settings.buffer_bytes, &edge::baseline::all_finite, settings.checked_flags);
     parser.accept(settings.limits);
     const std::size_t largest =
         std::max({settings.buffer_bytes, static_cast<std::size_t>(settings.limits.message_bytes),
@@ -119,6 +176,7 @@ Outcome parse(const Settings& settings, const unsigned char* sizes, std::size_t 
         } else if (const edge::Readouts* run = std::get_if<edge::Readouts>(&item)) {
             MUST_HOLD(!std::memcmp(run->begin, stream + outcome.consumed, run->count * run->stride));
             check_readouts(*run, settings);
+            place_readouts(*run);
             outcome.consumed += run->count * run->stride;
             outcome.kinds.insert(outcome.kinds.end(), run->count, 0);
         } else if (const edge::Body* body = std::get_if<edge::Body>(&item)) {

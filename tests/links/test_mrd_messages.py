@@ -407,6 +407,31 @@ def test_non_finite_samples_are_named() -> None:
     assert "coil 1, sample 5 of the readout with scan_counter 102" in error.expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "looked_at"),
+    [
+        ({}, False),
+        ({"flags": int(ReadoutFlag.LAST_IN_SLICE | ReadoutFlag.IS_PARALLEL_CALIBRATION_AND_IMAGING)}, False),
+        ({"flags": int(ReadoutFlag.IS_NOISE_MEASUREMENT)}, True),
+        ({"flags": int(ReadoutFlag.IS_PARALLEL_CALIBRATION)}, True),
+        ({"flags": int(ReadoutFlag.IS_NAVIGATION_DATA)}, True),
+        ({"encoding_space": 1}, True),
+    ],
+)
+def test_samples_of_image_lines_can_be_left_to_who_transforms_them(changes: dict[str, int], looked_at: bool) -> None:
+    batch = batch_of(3, coils=2, samples=8)
+    batch.samples[2, 1, 5] = complex(0, np.nan)
+    for name, value in changes.items():
+        batch.header[name] = value
+    messages = iter(MessageReader(feed(pack_readouts(batch)), check_image_lines=False))
+    first = next(messages)
+    assert isinstance(first, ReadoutBatch)
+    assert len(first) == (2 if looked_at else 3)
+    if looked_at:
+        with pytest.raises(ReadoutError, match="not at coil 1, sample 5"):
+            next(messages)
+
+
 def test_huge_finite_samples_are_accepted() -> None:
     batch = batch_of(1)
     batch.samples[:] = np.finfo(np.float32).max

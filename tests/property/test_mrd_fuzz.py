@@ -37,7 +37,7 @@ def seeds() -> dict[str, bytes]:
         f"{stream}-{piece}-{limits}": bytes([limits, len(pieces[piece])]) + pieces[piece] + streams[stream]
         for stream in streams
         for piece in pieces
-        for limits in range(4)
+        for limits in range(5)
     }
 
 
@@ -48,7 +48,8 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("clang++ not installed: apt install clang libclang-rt-dev")
     target = tmp_path_factory.mktemp("fuzz") / "mrd_stream_fuzz"
-    sources = [KERNELS / "fuzz/mrd_stream_fuzz.cpp", KERNELS / "cpu/mrd_stream.cpp", KERNELS / "cpu/ingest.cpp"]
+    parts = ("mrd_stream", "lines", "ingest", "transform")
+    sources = [KERNELS / "fuzz/mrd_stream_fuzz.cpp", *(KERNELS / f"cpu/{part}.cpp" for part in parts)]
     options = ["-std=gnu++17", "-g", "-O1", "-Wno-psabi", "-DEDGE_ISA=baseline"]
     checks = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined"]
     folders = [f"-I{KERNELS / 'cpu'}", f"-I{KERNELS / 'include'}"]
@@ -117,7 +118,12 @@ def test_the_extension_is_sound_under_sanitizers(tmp_path):
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
     plans = ("coil", "sense", "volume", "pack", "sensitivity", "adaptive")
-    tests = ["tests/test_kernels.py", "tests/test_adjointness.py", *(f"tests/test_{name}_plan.py" for name in plans)]
+    tests = [
+        "tests/test_kernels.py",
+        "tests/test_place.py",
+        "tests/test_adjointness.py",
+        *(f"tests/test_{name}_plan.py" for name in plans),
+    ]
     tests += ["tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
     done = subprocess.run(
         [sys.executable, "-c", SANITIZED, extension, "-p", "no:cacheprovider", *tests],

@@ -11,39 +11,40 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
-from edge_runtime.kernels import IngestPlan, Lines, Workers
+from edge_runtime.kernels import PLACEMENT, IngestPlan, LineBook, Lines, Placed, Stop, Workers, survey
 from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples, SeparateAcs, SliceBuffer
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, WORKING_COPIES, Layout
 from edge_runtime.modalities.mri.noise import NoiseLevel, NoiseModel, noise_model
 from edge_runtime.modalities.mri.numbering import Numbering
 from edge_runtime.modalities.mri.reconstruct import MOST_ACS_LINES, SliceSamples, calibration_lines
-from edge_runtime.scan import BESIDE_THE_IMAGE, Geometry, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
+from edge_runtime.scan import (
+    BESIDE_THE_IMAGE,
+    COMPRESSED,
+    NOT_AN_IMAGE_LINE,
+    SLICE_COUNTERS,
+    Geometry,
+    ReadoutBatch,
+    ReadoutFlag,
+    ScanHeader,
+    SliceKey,
+)
 
-COMPRESSED = ReadoutFlag.COMPRESSION1 | ReadoutFlag.COMPRESSION2 | ReadoutFlag.COMPRESSION3 | ReadoutFlag.COMPRESSION4
 ENDS = (ReadoutFlag.LAST_IN_MEASUREMENT, ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_SLICE)
 """What ends slices: all, those of the repetition, and the readout's own. The first that is set counts."""
 
 END_OF_SLICES = functools.reduce(ReadoutFlag.__or__, ENDS)
-UNUSUAL = functools.reduce(
-    ReadoutFlag.__or__,
-    (
-        *BESIDE_THE_IMAGE,
-        COMPRESSED,
-        ReadoutFlag.IS_REVERSE,
-        ReadoutFlag.IS_NOISE_MEASUREMENT,
-        ReadoutFlag.IS_PARALLEL_CALIBRATION,
-    ),
-)
-"""A readout without any of these is an image line."""
+TOLERANCES = {"position": 1e-2, "read_direction": 1e-3, "phase_direction": 1e-3, "slice_direction": 1e-3}
+"""The differences in where a readout's image lies (millimetres; of unit vectors) from which on readouts disagree."""
 
-PLACEMENT = {"position": 1e-2, "read_direction": 1e-3, "phase_direction": 1e-3, "slice_direction": 1e-3}
-"""Where a readout's image lies, and the differences (millimetres; of unit vectors) from which on readouts disagree."""
+LAST_LINE = "the last of its phase encodes"
+LATE = "a place in an image that was made without them"
 
 MOST_NOTES = 32
 
@@ -52,6 +53,20 @@ MOST_ENDED = 1 << 14
 
 COPIES_OF_A_WAITING_SLICE = 2
 """Its samples and, at most as many, those to calibrate from."""
+
+
+UNUSUAL = int(NOT_AN_IMAGE_LINE)
+
+UNFAULTED = (Stop.END, Stop.OTHER, Stop.SLICE_ENDS)
+"""Why lines end that nothing is wrong with."""
+
+
+class _Transform(NamedTuple):
+    """How readouts are transformed, see `IngestPlan.place`."""
+
+    used: tuple[int, int]
+    first_sample: int
+    whitening: Complex | None
 
 
 class Assembler:
@@ -71,6 +86,7 @@ class Assembler:
         self._budget_bytes = budget_bytes
         self._open: dict[SliceKey, SliceBuffer] = {}
         self._ended: dict[SliceKey, str] = {}
+        self._came: dict[str, set[int]] = {name: set() for name in SLICE_COUNTERS}
         self._separate: dict[tuple[int, int, int], SeparateAcs] = {}
         centre = layout.lines // 2
         self._central = slice(max(0, centre - MOST_ACS_LINES // 2), min(layout.lines, centre + MOST_ACS_LINES // 2))
@@ -90,7 +106,8 @@ class Assembler:
             ScanRefused: a readout contradicts the header, or memory would not suffice; readouts before it are kept.
         """
         self._check_coils(batch)
-        if not _has(batch.header["flags"], UNUSUAL).any() and not batch.header["encoding_space"].any():
+        found = survey(batch.header)
+        if found.one_space and not found.flags & UNUSUAL:
             yield from self._add_image_lines(batch)
             return
         unsupported, name, mend = self._unsupported(batch.header)
@@ -160,13 +177,39 @@ class Assembler:
     def is_whole(self, key: SliceKey) -> bool:
         """Whether a slice has ended by the scanner's word, or lacks nothing."""
         buffer = self._open[key]
-        return buffer.ended_by_flag or not self.layout.missing(buffer.measured)
+        return buffer.ended_by_flag or not self.lacking(key)
+
+    def lacking(self, key: SliceKey) -> str:
+        """What a slice lacks of what the header declares, in words; empty where it lacks nothing."""
+        buffer, averages = self._open[key], self.layout.averages
+        if missing := self.layout.missing(buffer.measured):
+            return missing
+        short = int(np.count_nonzero(buffer.counts[buffer.measured] < averages))
+        if short:
+            return f"{short} of {buffer.lines_measured} phase encodes were measured in fewer than {averages} averages"
+        return ""
+
+    def absent(self) -> tuple[str, ...]:
+        """Counters of which fewer values came than the header declares, in words."""
+        said = []
+        for name, came in self._came.items():
+            limit = self._header.encoding.limits.get(name)
+            if limit is not None and came and len(came) < limit.maximum - limit.minimum + 1:
+                said.append(f"of {limit.maximum - limit.minimum + 1} {name}s that the header declares {len(came)} came")
+        return tuple(said)
 
     def acs(self, key: SliceKey) -> AcsState:
-        """What a slice could be calibrated from now."""
-        counts, measured, _ = self._calibration_counts(self._open[key])
-        lines = calibration_lines(measured)
-        return AcsState(lines.stop - lines.start, int(counts[lines].sum()))
+        """What a slice could be calibrated from now; only the central lines matter."""
+        buffer = self._open[key]
+        central = buffer.counts[self._central].tobytes()
+        if buffer.calibration is not None:
+            central += buffer.calibration.counts.tobytes()
+        if central != buffer.central:
+            counts, measured, _ = self._calibration_counts(buffer)
+            lines = calibration_lines(measured)
+            buffer.central = central
+            buffer.acs = AcsState(lines.stop - lines.start, int(counts[lines].sum()))
+        return buffer.acs
 
     def share(self, key: SliceKey) -> float:
         """How much of a slice is measured, see `Layout.share`."""
@@ -311,7 +354,9 @@ class Assembler:
 
     def _add_image(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
         self._settle_noise()
-        for key, part in _alike(batch):
+        begin = 0
+        while begin < len(batch):
+            key = SliceKey.of(batch.header[begin])
             if key not in self._open:
                 earlier = [
                     k
@@ -319,32 +364,43 @@ class Assembler:
                     if k.repetition < key.repetition and replace(k, repetition=key.repetition) == key
                 ]
                 yield from self._end(earlier, f"the beginning of repetition {key.repetition}")
-            ends = self._ends(part.header)
-            flagged = int(np.argmax(ends)) + 1 if ends.any() else 0
-            completing = self._completing(key, part)
-            last = min((count for count in (flagged, completing) if count), default=len(part))
-            self._place(key, part[:last])
-            if last == flagged:
-                yield from self._end_by_flag(key, part.header[last - 1])
-            elif last == completing and not self.layout.missing(self.measured(key)):
-                yield from self._end([key], "the last of its phase encodes")
+            if self._came_too_late(key, batch.header[begin : begin + 1]):
+                begin += 1
+                continue
+            completing = self._completing(key, batch.header[begin:])
+            placed = self._place(key, batch[: begin + completing] if completing else batch, begin)
+            begin += placed.count
+            if placed.stop is Stop.SLICE_ENDS:  # whatever else comes for it is refused, once it has been taken
+                yield from self._end_by_flag(key, batch.header[begin - 1])
+            elif placed.count == completing and not self.lacking(key):
+                yield from self._end([key], LAST_LINE)
             else:
                 yield key, False
-            if last < len(part):
-                yield from self._add_image(part[last:])  # refused where the slice has been taken
 
-    def _completing(self, key: SliceKey, part: ReadoutBatch) -> int:
-        """How many of the readouts bring the last line of the last average of their slice, which then ends without a flag; 0 where
-        they do not, or where the header does not tell how many lines and averages there are."""
+    def _completing(self, key: SliceKey, header: npt.NDArray[np.void]) -> int:
+        """After how many readouts the slice has every line of every average, at which it ends without a flag; 0 where they do not
+        suffice, and where the header does not say how many there must be. That there is one average is what headers say that
+        nobody filled in, and is not believed."""
         layout = self.layout
-        if not layout.lines_are_known or "average" not in self._header.encoding.limits:
+        if not (layout.lines_are_known and (layout.lines_are_stated or layout.averages > 1)):
             return 0
         buffer = self._open.get(key)
         left = layout.expected_lines * layout.averages - (int(buffer.counts.sum()) if buffer else 0)
-        if not 0 < left <= len(part):
+        if not 0 < left <= len(header):
             return 0
-        averages = [int(part.header["average"][:left].max()), *(buffer.seen if buffer else ())]
-        return left if max(averages) < layout.averages else 0  # more averages than declared: nobody knows how many
+        highest = max(int(header["average"][:left].max()), buffer.highest_average if buffer else 0)
+        return left if highest < layout.averages else 0  # more averages than declared: nobody knows how many
+
+    def _came_too_late(self, key: SliceKey, header: npt.NDArray[np.void]) -> bool:
+        """Whether readouts are of a slice that ended with its last line, without the scanner's word: they are left out, and said."""
+        if self._ended.get(key) != LAST_LINE:
+            return False
+        self.left_out[LATE] += len(header)
+        self._note(
+            f"{key}: phase encode {int(header['phase_encode'][0])} of average {int(header['average'][0])} came after the last that the "
+            f"header declares and was left out; let encodingLimits.average.maximum tell of every average"
+        )
+        return True
 
     def _ends(self, header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
         """Which readouts end slices; in a scan with averages, those of the last average."""
@@ -354,7 +410,7 @@ class Assembler:
     def _end_beside_the_image(self, header: npt.NDArray[np.void]) -> Iterator[tuple[SliceKey, bool]]:
         """Ends slices whose last readout is no line of theirs. Slices of another encoding space are not this one's."""
         for readout in header[self._ends(header) & (header["encoding_space"] == 0)]:
-            yield from self._end_by_flag(SliceKey(*(int(readout[name]) for name in KEY_COUNTERS)), readout)
+            yield from self._end_by_flag(SliceKey.of(readout), readout)
 
     def _end_by_flag(self, key: SliceKey, header: np.void) -> Iterator[tuple[SliceKey, bool]]:
         """Ends every slice that a readout's flag says to be over."""
@@ -373,28 +429,74 @@ class Assembler:
                 buffer.ended_by, buffer.ended_by_flag = by, by_flag
                 yield key, True
 
-    def _place(self, key: SliceKey, batch: ReadoutBatch) -> None:
-        """Transforms image lines and adds them to their slice."""
-        buffer = self._buffer(key, batch)
-        for name, tolerance in PLACEMENT.items():
-            if (np.abs(batch.header[name] - buffer.placed[name]) > tolerance).any():
-                self._note(f"{name} changes within slice {key.slice}: its images are placed by the first line of each")
-        lines, fault = self._lines(batch)
-        lines, fault = self._unseen(buffer, batch[: len(lines)], lines, fault)
-        if len(lines):
-            self._add_lines(buffer, batch[: len(lines)], lines)
-        if fault is not None:
-            raise fault
+    def _place(self, key: SliceKey, batch: ReadoutBatch, begin: int) -> Placed:
+        """Transforms image lines from the readout ``begin`` on, as many as belong together, and adds them to their slice.
+
+        Raises:
+            ReadoutError: about the readout after the last of them.
+        """
+        buffer = self._open.get(key)
+        if buffer is None:
+            buffer = self._open_slice(key, batch[begin:])
+        how = self._transform_of(batch.header[begin], batch.samples.shape[2])
+        placed = self._plan(batch.coils).place(
+            batch.header,
+            batch.samples,
+            buffer.book,
+            buffer.samples,
+            begin=begin,
+            used=how.used,
+            first_sample=how.first_sample,
+            whitening=how.whitening,
+        )
+        if placed.moved:
+            for part, name in enumerate(PLACEMENT):
+                if placed.moved >> part & 1:
+                    self._note(
+                        f"{name} changes within slice {key.slice}: its images are placed by the first line of each"
+                    )
+        if placed.count:
+            buffer.highest_average = max(buffer.highest_average, placed.highest_average)
+            for average in {placed.lowest_average, placed.highest_average}:
+                self._check_declared({"average": average})
+        if placed.stop not in UNFAULTED:
+            raise self._fault(placed.stop, batch[begin + placed.count :])
+        return placed
+
+    def _fault(self, stop: Stop, rest: ReadoutBatch) -> ReadoutError:
+        """What is wrong with the first of the readouts."""
+        culprit = rest.header[0]
+        scan_counter, phase_encode = int(culprit["scan_counter"]), int(culprit["phase_encode"])
+        where = f"(scan_counter {scan_counter})"
+        if stop is Stop.PARTITION:
+            expected = f"lies outside the one partition of a 2D scan {where}"
+            return ReadoutError("kspace_encode_step_2", int(culprit["partition"]), expected)
+        if stop is Stop.PHASE_ENCODE:
+            layout = self.layout
+            expected = f"lies outside the {layout.lines} phase encodes around centre {layout.centre_step} {where}"
+            return ReadoutError("kspace_encode_step_1", phase_encode, expected)
+        if stop is Stop.NOT_FINITE:
+            samples = rest.samples[0]
+            coil, sample = np.argwhere(~np.isfinite(samples))[0].tolist()
+            return ReadoutError.not_finite(samples[coil, sample], coil=coil, sample=sample, scan_counter=scan_counter)
+        return ReadoutError(
+            "kspace_encode_step_1",
+            phase_encode,
+            f"was measured before in the same slice and average {int(culprit['average'])} "
+            f"(scan_counter {scan_counter}); give repeats their own average or repetition",
+        )
 
     def _add_calibration(self, key: SliceKey, batch: ReadoutBatch) -> None:
         """Transforms calibration lines and keeps the central ones."""
+        if self._came_too_late(key, batch.header):
+            return
         self._check_not_ended(key, batch)
         lines, fault = self._lines(batch)
         central = (lines >= self._central.start) & (lines < self._central.stop)
         if central.any():
             acs = self._separate_acs(key)
             lines = lines[central] - self._central.start
-            self._transform(batch[: len(central)][central], lines, acs.samples, add=True)
+            self._transform(batch[: len(central)][central], lines, acs.samples)
             np.add.at(acs.counts, lines, 1)
         if fault is not None:
             raise fault
@@ -413,21 +515,8 @@ class Assembler:
                 self._open[key].calibration = acs
         return acs
 
-    def _add_lines(self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines) -> None:
-        first = (buffer.counts[lines] == 0) & ~_repeated(lines)
-        if first.all():
-            self._transform(part, lines, buffer.samples, add=False)
-            buffer.counts[lines] = 1
-            return
-        # Several averages, perhaps in one batch.
-        self._transform(part[first], lines[first], buffer.samples, add=False)
-        self._transform(part[~first], lines[~first], buffer.samples, add=True)
-        np.add.at(buffer.counts, lines, 1)
-
-    def _buffer(self, key: SliceKey, part: ReadoutBatch) -> SliceBuffer:
-        buffer = self._open.get(key)
-        if buffer is not None:
-            return buffer
+    def _open_slice(self, key: SliceKey, part: ReadoutBatch) -> SliceBuffer:
+        """Of which the readouts hold the first line."""
         self._check_not_ended(key, part)
         layout = self.layout
         self._check_room("slices in progress", len(self._open) + 1, layout.slice_bytes(part.coils))
@@ -435,15 +524,24 @@ class Assembler:
             samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
         else:  # memory that is new to the process costs as much as the transform
             samples, self._spare = self._spare, None
-        self._check_declared({name: getattr(key, name) for name in KEY_COUNTERS})
-        geometry = _geometry(part.header[0], layout)
-        if geometry.read_direction is None or geometry.phase_direction is None:
-            self._note("Geometry unknown because the scanner sent no directions")
+        self._check_declared({name: getattr(key, name) for name in SLICE_COUNTERS})
+        for name, came in self._came.items():
+            came.add(getattr(key, name))
+        first = part.header[0]
+        geometry = _geometry(first, layout)
+        if problem := geometry.axes()[2]:
+            self._note(f"Geometry unknown because {problem}")
+        book = LineBook(
+            layout.lines,
+            layout.centre_step - layout.lines // 2,
+            end_flags=END_OF_SLICES,
+            averages=layout.averages,
+            placement=first,
+            tolerances=TOLERANCES,
+        )
         calibration = self._separate.get((key.slice, key.contrast, key.set))
-        placed = part.header[[*PLACEMENT]][0].copy()
-        buffer = SliceBuffer(samples, np.zeros(layout.lines, np.int32), geometry, placed, calibration)
-        self._open[key] = buffer
-        return buffer
+        self._open[key] = SliceBuffer(samples, book, geometry, calibration)
+        return self._open[key]
 
     def _check_declared(self, counters: Mapping[str, int]) -> None:
         """Notes counters beyond the header's limits, which many consoles do not fill in; what they do not limit may be anything."""
@@ -457,7 +555,7 @@ class Assembler:
     def _check_not_ended(self, key: SliceKey, part: ReadoutBatch) -> None:
         if key not in self._ended:
             return
-        average = int(part.header["average"].max())
+        average = max(int(readout["average"]) for readout in part.header if SliceKey.of(readout) == key)
         if average >= self.layout.averages:
             raise ReadoutError(
                 "average",
@@ -495,59 +593,39 @@ class Assembler:
         if not outside.any():
             return lines, None
         first = int(np.argmax(outside))
-        culprit = header[first]
-        where = f"(scan_counter {int(culprit['scan_counter'])})"
-        if culprit["partition"]:
-            expected = f"lies outside the one partition of a 2D scan {where}"
-            fault = ReadoutError("kspace_encode_step_2", int(culprit["partition"]), expected)
-        else:
-            expected = f"lies outside the {layout.lines} phase encodes around centre {layout.centre_step} {where}"
-            fault = ReadoutError("kspace_encode_step_1", int(culprit["phase_encode"]), expected)
-        return lines[:first], fault
+        stop = Stop.PARTITION if header["partition"][first] else Stop.PHASE_ENCODE
+        return lines[:first], self._fault(stop, part[first:])
 
-    def _unseen(
-        self, buffer: SliceBuffer, part: ReadoutBatch, lines: Lines, fault: ReadoutError | None
-    ) -> tuple[Lines, ReadoutError | None]:
-        """The leading lines that their average has not brought before, marked as seen, and what is wrong with the next one."""
-        averages = part.header["average"].copy()
-        numbers = sorted(set(averages.tolist()))
-        again = np.zeros(len(lines), np.bool_)
-        for average in numbers:
-            self._check_declared({"average": average})
-            seen = buffer.seen.setdefault(average, np.zeros(self.layout.lines, np.bool_))
-            here = np.flatnonzero(averages == average)
-            again[here] = seen[lines[here]] | _repeated(lines[here])
-        if again.any():
-            stop = int(np.argmax(again))
-            culprit = part.header[stop]
-            fault = ReadoutError(
-                "kspace_encode_step_1",
-                int(culprit["phase_encode"]),
-                f"was measured before in the same slice and average {int(culprit['average'])} "
-                f"(scan_counter {int(culprit['scan_counter'])}); give repeats their own average or repetition",
-            )
-            lines, averages = lines[:stop], averages[:stop]
-        for average in numbers:
-            buffer.seen[average][lines[averages == average]] = True
-        return lines, fault
-
-    def _transform(self, part: ReadoutBatch, lines: Lines, out: Complex, *, add: bool) -> None:
-        """Puts whitened lines into ``out`` ``(lines, coils, columns)``; the readouts are of one kind, see `_alike`."""
+    def _transform(self, part: ReadoutBatch, lines: Lines, out: Complex) -> None:
+        """Adds whitened lines to ``out`` ``(lines, coils, columns)``; the readouts are of one kind, see `_alike`."""
         if not len(part):
             return
-        first = part.header[0]
-        start, stop = int(first["discard_pre"]), part.samples.shape[2] - int(first["discard_post"])
-        kept = part.samples[:, :, start:stop]
-        length = self.layout.samples
-        if kept.shape[2] > length:
-            raise ReadoutError(
-                "number_of_samples", kept.shape[2], f"is more than encodedSpace.matrixSize.x = {length} declares"
-            )
+        how = self._transform_of(part.header[0], part.samples.shape[2])
+        start, stop = how.used
+        self._plan(part.coils).execute(
+            part.samples[:, :, start:stop],
+            lines,
+            out,
+            first_sample=how.first_sample,
+            whitening=how.whitening,
+            add=True,
+        )
+
+    def _plan(self, coils: int) -> IngestPlan:
         if self._ingest is None:
-            self._ingest = IngestPlan(Workers(threads=1), part.coils, length, self.layout.columns)
-        whitening = self._noise.whitening_for(float(first["sample_time_us"])) if self._noise is not None else None
-        offset = self._offset(kept.shape[2], int(first["centre_sample"]) - start)
-        self._ingest.execute(kept, lines, out, first_sample=offset, whitening=whitening, add=add)
+            self._ingest = IngestPlan(Workers(threads=1), coils, self.layout.samples, self.layout.columns)
+        return self._ingest
+
+    def _transform_of(self, header: np.void, samples: int) -> _Transform:
+        """How readouts of so many samples are transformed."""
+        start, stop = int(header["discard_pre"]), samples - int(header["discard_post"])
+        count, length = stop - start, self.layout.samples
+        if count > length:
+            raise ReadoutError(
+                "number_of_samples", count, f"is more than encodedSpace.matrixSize.x = {length} declares"
+            )
+        whitening = self._noise.whitening_for(float(header["sample_time_us"])) if self._noise is not None else None
+        return _Transform((start, stop), self._offset(count, int(header["centre_sample"]) - start), whitening)
 
     def _offset(self, count: int, centre: int) -> int:
         """Where the first of ``count`` samples belongs in the readout, so that the echo's centre comes to its centre."""
@@ -572,27 +650,14 @@ def _has(flags: npt.NDArray[np.uint64], wanted: ReadoutFlag) -> npt.NDArray[np.b
     return np.asarray((flags & np.uint64(wanted)) != 0)
 
 
-def _repeated(lines: Lines) -> npt.NDArray[np.bool_]:
-    """Marks the lines that stand further ahead already."""
-    repeated = np.zeros(len(lines), np.bool_)
-    if not (lines[1:] > lines[:-1]).all():  # which is quicker to see than which are the first of their kind
-        repeated[:] = True
-        repeated[np.unique(lines, return_index=True)[1]] = False
-    return repeated
-
-
-KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
-"""In the order of `SliceKey`."""
-
-
 def _alike(batch: ReadoutBatch) -> Iterator[tuple[SliceKey, ReadoutBatch]]:
     """Parts of a batch that belong to one image and are transformed alike, in their order; mostly the whole batch."""
-    fields = (*KEY_COUNTERS, "centre_sample", "discard_pre", "discard_post")
+    fields = (*SLICE_COUNTERS, "centre_sample", "discard_pre", "discard_post")
     rows = np.empty((len(batch), len(fields)), np.uint16)
     for column, name in enumerate(fields):
         rows[:, column] = batch.header[name]
     for run in _runs(rows):
-        yield SliceKey(*rows[run.start, : len(KEY_COUNTERS)].tolist()), batch[run]
+        yield SliceKey(*rows[run.start, : len(SLICE_COUNTERS)].tolist()), batch[run]
 
 
 def _runs(rows: npt.NDArray[np.generic]) -> Iterator[slice]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.kernels import LineBook
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.scan import Geometry
 
@@ -29,6 +30,16 @@ class SeparateAcs:
     counts: npt.NDArray[np.int32]
 
 
+class AcsState(NamedTuple):
+    """How many lines a slice can be calibrated from, and how many readouts brought them; grows with every one that does."""
+
+    lines: int
+    readouts: int
+
+
+NO_ACS = AcsState(0, 0)
+
+
 @dataclass
 class SliceBuffer:
     """One slice being filled.
@@ -36,23 +47,30 @@ class SliceBuffer:
     Attributes:
         samples: sums over averages, ``(phase_encodes, coils, columns)``: a readout is contiguous. Lines that are not measured
             hold anything: clearing all, most of which are overwritten, would take time.
-        counts: averages summed, ``(phase_encodes,)``.
+        book: which lines have come.
         geometry: of the first image line.
-        placed: the fields of that line from which it was made.
-        seen: which lines each average has brought.
+        highest_average: that a line has come of.
         ended_by: what ended the slice.
         ended_by_flag: whether that was the scanner's word, not a conclusion.
         calibration: the separate ACS that serves the slice.
+        central: the counts that `acs` was made of.
+        acs: what the slice can be calibrated from.
     """
 
     samples: Complex
-    counts: npt.NDArray[np.int32]
+    book: LineBook
     geometry: Geometry
-    placed: np.void
     calibration: SeparateAcs | None
-    seen: dict[int, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    highest_average: int = 0
     ended_by: str = ""
     ended_by_flag: bool = False
+    central: bytes = b""
+    acs: AcsState = NO_ACS
+
+    @property
+    def counts(self) -> npt.NDArray[np.int32]:
+        """Averages summed, ``(phase_encodes,)``."""
+        return self.book.counts
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
@@ -61,13 +79,6 @@ class SliceBuffer:
     @property
     def lines_measured(self) -> int:
         return int(np.count_nonzero(self.counts))
-
-
-class AcsState(NamedTuple):
-    """How many lines a slice can be calibrated from, and how many readouts brought them; grows with every one that does."""
-
-    lines: int
-    readouts: int
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Layout:
         averages: averages declared.
         expected_lines: phase encodes that a complete slice has measured at least.
         acceleration: of the lines outside the ACS; 1 where the scan states how many lines a slice has.
+        lines_are_stated: whether the scan itself says how many lines a slice has.
         embedded_lines: of the ACS among the image lines, as Siemens' converted headers tell; 0 where unknown.
         margin: phase encodes that a complete slice may leave out at either end of those declared.
         notes: what had to be assumed.
@@ -58,6 +59,7 @@ class Layout:
     averages: int
     expected_lines: int
     acceleration: int
+    lines_are_stated: bool
     embedded_lines: int
     margin: int
     notes: tuple[str, ...]
@@ -130,6 +132,7 @@ class Layout:
             # The acceleration alone does not tell how many lines the ACS adds, only how far apart the others are.
             expected_lines=stated or max(1, full // acceleration),
             acceleration=acceleration,
+            lines_are_stated=stated is not None,
             embedded_lines=_embedded_lines(header, full),
             margin=full if stated else acceleration - 1,
             notes=tuple(notes),

@@ -607,8 +607,8 @@ def test_a_slice_that_a_flag_ended_is_whole_by_the_scanners_word():
     assert assembler.is_whole(KEY)
 
 
-@pytest.mark.parametrize("size", [1, 7, 2 * LINES])
-@pytest.mark.parametrize("averages", [1, 2])
+@pytest.mark.parametrize("size", [1, 7, 3 * LINES])
+@pytest.mark.parametrize("averages", [2, 3])
 def test_a_slice_that_has_all_its_lines_ends_without_a_flag(size, averages):
     whole = joined(*(readouts_of(KSPACE, last=False, average=average) for average in range(averages)))
     assembler = assembler_of(header_of(limits={"average": Limit(0, averages - 1)}))
@@ -621,9 +621,9 @@ def test_a_slice_that_has_all_its_lines_ends_without_a_flag(size, averages):
     ("header", "steps"),
     [
         (header_of(), range(LINES)),  # how many averages there are is not said
+        (header_of(limits={"average": Limit(0, 0)}), range(LINES)),  # as good as not said
         (header_of(limits={"average": Limit(0, 1)}), range(LINES)),
-        (header_of(limits={"average": Limit(0, 0)}, acceleration=2), range(0, LINES, 2)),
-        (header_of(limits={"average": Limit(0, 0)}), range(LINES - 1)),
+        (header_of(limits={"average": Limit(0, 1)}, acceleration=2), range(0, LINES, 2)),
     ],
 )
 def test_a_slice_that_may_lack_lines_stays_open(header, steps):
@@ -631,27 +631,53 @@ def test_a_slice_that_may_lack_lines_stays_open(header, steps):
 
 
 def test_an_accelerated_slice_ends_with_the_last_of_the_lines_that_are_stated():
-    header = header_of(limits={"average": Limit(0, 0)}, acceleration=2, parameters={"edge_expected_lines": "16"})
+    header = header_of(acceleration=2, parameters={"edge_expected_lines": "16"})
     assembler = assembler_of(header)
     assert feed(assembler, readouts_of(KSPACE, range(0, LINES, 2), last=False)) == [(KEY, True)]
 
 
+@pytest.mark.parametrize("declared", [None, 1, 2])
 @pytest.mark.parametrize("together", [True, False])
-def test_averages_beyond_those_declared_that_come_line_by_line_are_all_taken_in(together):
+def test_averages_beyond_those_declared_that_come_line_by_line_are_all_taken_in(together, declared):
     """Nobody knows how many there are, so that the slice waits for the end."""
-    lines = np.repeat(np.arange(LINES), 2)
-    batch = readouts_of(KSPACE, lines, last=False, average=np.arange(2 * LINES) % 2)
-    assembler = assembler_of(header_of(limits={"average": Limit(0, 0)}))
-    feed(assembler, *([batch] if together else [batch[at : at + 1] for at in range(2 * LINES)]))
+    lines = np.repeat(np.arange(LINES), 3)
+    batch = readouts_of(KSPACE, lines, last=False, average=np.arange(3 * LINES) % 3)
+    assembler = assembler_of(header_of(limits={"average": Limit(0, declared - 1)} if declared else {}))
+    feed(assembler, *([batch] if together else [batch[at : at + 1] for at in range(3 * LINES)]))
     np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_another_average_after_all_that_were_declared_is_refused_with_the_mend(together):
+def test_averages_of_a_header_that_nobody_filled_in_are_averaged(together):
     first, more = (readouts_of(KSPACE, last=False, average=average) for average in (0, 1))
     assembler = assembler_of(header_of(limits={"average": Limit(0, 0)}))
-    with pytest.raises(ReadoutError, match=r"encodingLimits\.average\.maximum = 1"):
-        take_in(assembler, *([joined(first, more)] if together else [first, more]))
+    take_in(assembler, *([joined(first, more)] if together else [first, more]))
+    assert assembler.take(KEY)[0].measured.all() and not assembler.left_out
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("flags", [0, int(ReadoutFlag.IS_PARALLEL_CALIBRATION)])
+def test_readouts_that_come_after_the_last_declared_are_left_out_and_said(together, flags):
+    averages = [readouts_of(KSPACE, last=False, average=average) for average in (0, 1)]
+    late = readouts_of(KSPACE, [5, 6], last=False, average=2, flags=flags)
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 1)}))
+    take_in(assembler, *([joined(*averages, late)] if together else [*averages, late]))
+    assert sum(assembler.left_out.values()) >= 1
+    assert any("phase encode 5 of average 2 came after the last" in note for note in assembler.notes)
+    assert not assembler.open_slices()
+
+
+def test_a_slice_that_lacks_averages_is_not_whole():
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 1)}))
+    feed(assembler, readouts_of(KSPACE, last=False), readouts_of(KSPACE, range(20), last=False, average=1))
+    assert not assembler.is_whole(KEY)
+    assert assembler.lacking(KEY) == f"{LINES - 20} of {LINES} phase encodes were measured in fewer than 2 averages"
+
+
+def test_slices_and_repetitions_that_never_came_are_said():
+    assembler = assembler_of(header_of(limits={"slice": Limit(0, 4), "repetition": Limit(0, 0)}))
+    feed(assembler, readouts_of(KSPACE), readouts_of(KSPACE, slice=3))
+    assert assembler.absent() == ("of 5 slices that the header declares 2 came",)
 
 
 def test_an_average_that_was_not_declared_is_refused_with_the_mend():
@@ -739,3 +765,28 @@ def test_fewer_slices_may_wait_the_more_are_in_progress():
         feed(assembler, readouts_of(KSPACE, [1], last=False, slice=number))
         allowed.append(assembler.slices_that_may_wait())
     assert allowed == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, complex(0, -np.inf)])
+def test_a_sample_that_is_not_finite_is_named_and_the_lines_before_it_are_kept(value):
+    batch = readouts_of(KSPACE)
+    batch.samples[20, 1, 7] = value
+    assembler = assembler_of()
+    with pytest.raises(
+        ReadoutError, match=f"data = .*: finite samples, but not at coil 1, sample 7 .* scan_counter {20}"
+    ):
+        take_in(assembler, batch)
+    assert assembler.lines_measured(KEY) == 20
+
+
+def test_an_average_that_is_not_finite_is_not_added():
+    header = header_of(limits={"average": Limit(0, 1, 0)})
+    first = readouts_of(KSPACE, last=False)
+    second = ReadoutBatch(first.header.copy(), first.samples.copy())
+    second.header["average"] = 1
+    second.samples[5, 0, 0] = np.nan
+    assembler = assembler_of(header)
+    with pytest.raises(ReadoutError, match="coil 0, sample 0"):
+        take_in(assembler, first, second)
+    averaged = assembler.snapshot(KEY).hybrid
+    assert np.abs(averaged - direct(KSPACE)).max() <= 1e-5 * np.abs(averaged).max()
