@@ -392,12 +392,13 @@ class Assembler:
         return left if highest < layout.averages else 0  # more averages than declared: nobody knows how many
 
     def _came_too_late(self, key: SliceKey, header: npt.NDArray[np.void]) -> bool:
-        """Whether readouts are of a slice that ended with its last line, without the scanner's word: they are left out, and said."""
+        """Whether readouts are of a slice that ended with its last line, not by the scanner's word: they are left out, and said."""
         if self._ended.get(key) != LAST_LINE:
             return False
         self.left_out[LATE] += len(header)
+        step, average = int(header["phase_encode"][0]), int(header["average"][0])
         self._note(
-            f"{key}: phase encode {int(header['phase_encode'][0])} of average {int(header['average'][0])} came after the last that the "
+            f"{key}: phase encode {step} of average {average} came after the last that the "
             f"header declares and was left out; let encodingLimits.average.maximum tell of every average"
         )
         return True
