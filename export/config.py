@@ -53,16 +53,22 @@ class NetworkConfig:
 class TrainingConfig:
     """How long and on what; together with the network's configuration and the pool's seed it reproduces a model.
 
-    The first ``bfloat16_steps`` use bfloat16 convolutions: twice as fast on processors that have them, and refused on others.
+    The learning rate falls to a hundredth within every cycle, whose numbers of steps are given, and begins the next at half of
+    where it began the one before. The first ``bfloat16_steps`` use bfloat16 convolutions: twice as fast on processors that have them, and refused on others.
     """
 
     seed: int = _within(*SEEDS)
-    steps: int = _within(1, 10_000_000)
+    cycles: tuple[int, ...] = _within(1, 10_000_000)
     batch: int = _within(1, 1024)
     columns: int = _within(1, 4096)
     learning_rate: float = _within(1e-8, 1)
     warmup_steps: int = _within(0, 10_000_000)
     bfloat16_steps: int = _within(0, 10_000_000)
+
+    @property
+    def steps(self) -> int:
+        """Of all cycles."""
+        return sum(self.cycles)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,9 @@ def load_config(path: Path) -> ModelConfig:
     for key in ("warmup_steps", "bfloat16_steps"):
         value = getattr(config.train, key)
         if value > config.train.steps:
-            raise ConfigError(f"{path}: [train] {key} = {value}: at most steps = {config.train.steps} is expected")
+            raise ConfigError(
+                f"{path}: [train] {key} = {value}: at most {config.train.steps}, the steps of all cycles, is expected"
+            )
     return config
 
 

@@ -228,11 +228,16 @@ def _batches(dataset: PoolDataset, config: TrainingConfig, first_step: int) -> I
 
 
 def _learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then a half cosine to a hundredth."""
+    """Linear warm-up, then a half cosine to a hundredth in every cycle (Loshchilov and Hutter, SGDR, ICLR 2017), from half as high
+    as in the one before."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    begin, number = 0, 0
+    while step >= begin + config.cycles[number]:
+        begin, number = begin + config.cycles[number], number + 1
+    first = max(begin, config.warmup_steps)
+    progress = (step - first) / max(1, begin + config.cycles[number] - first)
+    return config.learning_rate * 0.5**number * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:

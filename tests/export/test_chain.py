@@ -29,7 +29,7 @@ cg_steps = 2
 widths = [4, 6]
 [train]
 seed = 2
-steps = {steps}
+cycles = [{steps}]
 batch = 2
 columns = 24
 learning_rate = 1e-3
