@@ -54,7 +54,8 @@ class TrainingConfig:
     """How long and on what; together with the network's configuration and the pool's seed it reproduces a model.
 
     The learning rate falls to a hundredth within every cycle, whose numbers of steps are given, and begins the next at half of
-    where it began the one before. The first ``bfloat16_steps`` use bfloat16 convolutions: twice as fast on processors that have them, and refused on others.
+    where it began the one before. The first ``bfloat16_steps`` use bfloat16 convolutions: twice as fast on processors that have
+    them, and refused on others.
     """
 
     seed: int = _within(*SEEDS)
