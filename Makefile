@@ -80,7 +80,7 @@ KEY ?= build/keys/mine.pem
 $(KEY): | $(VENV)/.export
 	$(BIN)/edge-export key new $@
 
-train: $(VENV)/.export $(KEY)  ## the shipped bundle from its committed configuration (two hours on two cores)
+train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the committed configuration (two hours on two cores)
 	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d --threads 1  # sums depend on them
 	$(BIN)/edge-export quantize export/configs/brain2d.toml --data $(DATA)/validate --work build/brain2d
 	$(BIN)/edge-export pack export/configs/brain2d.toml --work build/brain2d --key $(KEY) \

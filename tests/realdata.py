@@ -15,3 +15,7 @@ MATLAB = sorted(path for folder in RAW.glob("hku_0.055T_*") for path in folder.r
 needs_recorded_scans = pytest.mark.skipif(
     not TWIX or not MATLAB, reason=f"realdata: no recorded scans in {RAW} (set EDGE_DATA)"
 )
+
+needs_training_volumes = pytest.mark.skipif(
+    not (DATA / "train").is_dir(), reason=f"realdata: no training volumes in {DATA / 'train'} (set EDGE_DATA)"
+)

@@ -1,0 +1,89 @@
+"""The committed code and configuration still begin the training run that gave the shipped weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from realdata import DATA, needs_training_volumes
+
+from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
+from export.config import ModelConfig
+
+pytestmark = pytest.mark.full
+
+CONFIG = Path(__file__).parents[2] / "export" / "configs" / "brain2d.toml"
+
+ROUNDING = 1e-3
+"""Relative; what other vector instructions may make of the losses. The same ones give them to the last digit."""
+
+
+@pytest.fixture
+def provenance() -> Mapping[str, Any]:
+    made_of = load_bundle(DEFAULT_BUNDLE).manifest["provenance"]
+    if "first_losses" not in made_of:
+        pytest.skip("provenance: the shipped weights are of before losses were recorded")
+    return made_of
+
+
+def test_the_shipped_weights_come_of_the_committed_configuration(provenance: Mapping[str, Any]) -> None:
+    assert provenance["configuration"] == CONFIG.read_text(encoding="utf-8")
+
+
+@needs_training_volumes
+def test_training_begins_as_that_of_the_shipped_weights_did(provenance: Mapping[str, Any], tmp_path: Path) -> None:
+    """Every step hangs on all before it, so that another pool, draw, network or solver shows in the first losses."""
+    first_losses_of = pytest.importorskip("export.train").load_model
+    losses = provenance["first_losses"]
+    np.testing.assert_allclose(
+        first_losses_of(begin_training(len(losses), tmp_path)).first_losses, losses, rtol=ROUNDING
+    )
+
+
+@needs_training_volumes
+def test_training_begins_the_same_way_every_time(tmp_path: Path) -> None:
+    load_model = pytest.importorskip("export.train").load_model
+    first, second = (load_model(begin_training(3, tmp_path / name)) for name in ("first", "second"))
+    assert first.first_losses == second.first_losses
+
+
+def begin_training(steps: int, folder: Path) -> Path:
+    """The first steps of the committed configuration's run, on one thread; the file of the model."""
+    import torch
+
+    from export.config import load_config
+    from export.train import train
+
+    config = load_config(CONFIG)
+    run = replace(config.train, cycles=(steps,))
+    folder.mkdir(exist_ok=True)
+    write_first_acquisitions(folder / "pool", config, run.steps * run.batch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return train(config.network, run, folder / "pool", folder / "work", lambda _: None)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def write_first_acquisitions(pool: Path, config: ModelConfig, draws: int) -> None:
+    """A pool in which only those acquisitions can be read that the first draws take."""
+    from export.simulate.pool import simulate_acquisition
+    from export.simulate.volumes import load_volumes
+
+    volumes = load_volumes(DATA / "train")
+    wanted = {
+        int(np.random.default_rng([config.train.seed, draw]).integers(config.simulate.count)) for draw in range(draws)
+    }
+    pool.mkdir()
+    for index in range(config.simulate.count):
+        path = pool / f"{index:05d}.npy"
+        if index in wanted:
+            rng = np.random.default_rng([config.simulate.seed, index])
+            np.save(path, simulate_acquisition(volumes, rng, phantom_share=config.simulate.phantom_share))
+        else:
+            path.touch()
