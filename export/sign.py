@@ -47,23 +47,27 @@ def sign_bundle(source: Path, out: Path, key: SigningKey, *, quality: bytes | No
     return write_whole(out, seal(*with_quality(document, rest, quality, override or kept), key))
 
 
+UNREADABLE = (
+    zipfile.BadZipFile,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zlib.error,
+)
+"""What reading an archive or its manifest may raise."""
+
+
 def _is_format_1(content: bytes) -> bool:
     """Whether it is an archive of before signatures, whose members were compressed."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             compressed = archive.getinfo(MANIFEST).compress_type != zipfile.ZIP_STORED
             return compressed and json.loads(_read(archive, MANIFEST))["format"] == 1
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        zlib.error,
-    ):
+    except UNREADABLE:
         return False
 
 
@@ -96,17 +100,7 @@ def _from_format_1(content: bytes, out: Path, key: SigningKey, *, quality: bytes
         golden_input = _array(members[manifest["golden_input"]])
         licence = "Apache-2.0" if members.get("LICENSE", b"").startswith(b"Apache-2.0") else UNSTATED_LICENCE
         name, version, provenance = manifest["name"], manifest["version"], manifest["provenance"]
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        zlib.error,
-    ) as error:
+    except UNREADABLE as error:
         raise BundleMalformed(f"a bundle of format 1 that can't be read: {error!r}") from error
     return write_bundle(
         out,
