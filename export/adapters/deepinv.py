@@ -22,7 +22,7 @@ from export.adapters.checkpoint import fill, load_weights
 from export.adapters.errors import ImportRefused
 from export.adapters.graphs import export_graph
 from export.adapters.interpret import Acquisition, Complex, Given
-from export.adapters.mapping import Table, build, package
+from export.adapters.mapping import Table, build, checkpoint_entry, package
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported, KSpaceAxes, SingleNetwork, Watch, WatchedModel, array
 from export.adapters.program import (
@@ -70,9 +70,7 @@ def adapt(mapping: Table, checkpoint: Path) -> Imported:
     name, version = mapping.text("name"), mapping.text("version")
     table = mapping.table("model")
     kind = table.text("kind", among=(*DENOISERS, *UNROLLED))
-    weights = mapping.table("checkpoint", needed=False)
-    key, prefix = weights.text("key", ""), weights.text("prefix", "")
-    weights.done()
+    key, prefix = checkpoint_entry(mapping)
     declare_operators()
     package("deepinv", "deepinv")
     if kind in DENOISERS:

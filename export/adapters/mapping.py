@@ -107,6 +107,18 @@ def read_mapping(path: Path) -> Table:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def checkpoint_entry(mapping: Table) -> tuple[str, str]:
+    """Key and name prefix of the weights in a checkpoint, as the table ``checkpoint`` says; both empty by default.
+
+    Raises:
+        ConfigError: the table holds something else.
+    """
+    table = mapping.table("checkpoint", needed=False)
+    key, prefix = table.text("key", ""), table.text("prefix", "")
+    table.done()
+    return key, prefix
+
+
 def package(name: str, what: str) -> Any:
     """A module of a package that not every installation has.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from export.adapters.checkpoint import fill, load_weights
 from export.adapters.errors import ImportRefused
 from export.adapters.graphs import export_graph
-from export.adapters.mapping import Table, build, package
+from export.adapters.mapping import Table, build, checkpoint_entry, package
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported, SingleNetwork
 from export.adapters.program import Shaping
@@ -32,9 +32,7 @@ def adapt(mapping: Table, checkpoint: Path) -> Imported:
     name, version = mapping.text("name"), mapping.text("version")
     table = mapping.table("model")
     path = table.text("class")
-    weights = mapping.table("checkpoint", needed=False)
-    key, prefix = weights.text("key", ""), weights.text("prefix", "")
-    weights.done()
+    key, prefix = checkpoint_entry(mapping)
     image = read_image(mapping.table("image"))
     mapping.done()
     model, arguments = build(_class(path, table), table)

@@ -16,7 +16,7 @@ from export.adapters import end_to_end
 from export.adapters.checkpoint import fill, load_weights
 from export.adapters.errors import ImportRefused
 from export.adapters.graphs import export_graph
-from export.adapters.mapping import Table, build, package
+from export.adapters.mapping import Table, build, checkpoint_entry, package
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported, SingleNetwork
 from export.adapters.program import Graph, Network, Origin, Padding, Sensitivities, Shaping, SplitProgram
@@ -37,9 +37,7 @@ def adapt(mapping: Table, checkpoint: Path) -> Imported:
     name, version = mapping.text("name"), mapping.text("version")
     table = mapping.table("model")
     kind = table.text("kind", among=KINDS)
-    weights = mapping.table("checkpoint", needed=False)
-    key, prefix = weights.text("key", ""), weights.text("prefix", "")
-    weights.done()
+    key, prefix = checkpoint_entry(mapping)
     unet = package(f"{NETS}.complex_unet", "MONAI's reconstruction networks").ComplexUnet
     if kind == "ComplexUnet":
         mapping.done()
