@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from edge_runtime.errors import NoImage
 from export.config import ConfigError, NetworkConfig, TrainingConfig
 from export.digest import code_digest
 from export.draws import Draw, draw_problem
-from export.families.unrolled import SenseProblem, UnrolledNetwork
+from export.families.unrolled import SenseProblem, UnrolledNetwork, substituted_power
 
 SHOWN_WEIGHT = 1.0
 SSIM_WEIGHT = 0.5
@@ -28,6 +27,9 @@ EMA_DECAY = 0.998
 LARGEST_GRADIENT = 2.0
 WEIGHT_LR_FACTOR = 5.0
 """The few data-consistency weights move on a logarithmic scale and need longer steps."""
+
+WHOLE_EVERY = 10
+"""Of the shallow steps one in so many trains the whole network all the same, so that its other parts follow."""
 
 TRACED_STEPS = 20
 """The losses of so many first steps go into the bundle: a later version of the code that gives others trains another model."""
@@ -104,19 +106,22 @@ def train(
             group["lr"] = group["factor"] * _learning_rate(step, config)
         network.low_precision = step < config.bfloat16_steps
         optimiser.zero_grad(set_to_none=True)
-        problems = [problem_of(draw) for draw in draws]
-        firsts = [torch.from_numpy(draw.first) for draw in draws]
-        estimates = network(problems, firsts, [draw.noise_level for draw in draws])
-        losses = [scan_loss(e, d) for e, d in zip(estimates, draws, strict=True)]
-        loss = torch.stack(losses).mean()
-        loss.backward()
+        shallow = step < config.shallow_steps and step % WHOLE_EVERY
+        depth = 1 if shallow else network_config.iterations
+        losses = []
+        for draw in draws:
+            estimates = network(problem_of(draw), torch.from_numpy(draw.first), draw.noise_level, depth)
+            loss = scan_loss(estimates, draw) / len(draws)
+            loss.backward()
+            losses.append(loss.item())
+        loss_of_step = sum(losses)
         norm = nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         if torch.isfinite(norm):
             optimiser.step()
             averaged.update_parameters(network)
         if step < TRACED_STEPS:
-            first_losses.append(loss.item())
-        running = 0.98 * running + 0.02 * loss.item() if step > first_step else loss.item()
+            first_losses.append(loss_of_step)
+        running = 0.98 * running + 0.02 * loss_of_step if step > first_step else loss_of_step
         if (step + 1) % 50 == 0:
             elapsed = time.monotonic() - started
             report(
@@ -175,14 +180,8 @@ def load_model(path: Path) -> TrainedModel:
 
 
 def problem_of(draw: Draw) -> SenseProblem:
-    """What the network may see of a draw, as the torch operator."""
-    return _problem(draw, draw.visible)
-
-
-def _problem(draw: Draw, mask: npt.NDArray[np.bool_]) -> SenseProblem:
-    return SenseProblem(
-        torch.from_numpy(draw.hybrid), torch.from_numpy(draw.sensitivities), torch.from_numpy(mask).float()
-    )
+    """What the network may see of a draw."""
+    return SenseProblem(draw.hybrid, draw.sensitivities, draw.visible)
 
 
 def scan_loss(estimates: list[Tensor], draw: Draw) -> Tensor:
@@ -194,16 +193,15 @@ def scan_loss(estimates: list[Tensor], draw: Draw) -> Tensor:
     target, reference = torch.from_numpy(draw.target), torch.from_numpy(draw.reference)
     scale = target.abs().square().sum().sqrt().clamp_min(1e-6)
     errors = [(e - target).abs().square().sum().clamp_min(1e-12).sqrt() / scale for e in estimates[1:]]
-    inside = torch.from_numpy(draw.sensitivities).abs().square().sum(0)
-    shown = _problem(draw, draw.measured).substituted(estimates[-1]).add(1e-10).sqrt()
+    sensitivities = torch.from_numpy(draw.sensitivities)
+    inside = sensitivities.abs().square().sum(0)
+    measured = torch.from_numpy(draw.measured).float()
+    power = substituted_power(estimates[-1], torch.from_numpy(draw.hybrid), sensitivities, measured)
+    shown = power.add(1e-10).sqrt()
     shown_error = (inside * (shown - reference).square()).sum().clamp_min(1e-12).sqrt() / scale
     dissimilarity = (inside * (1 - ssim(shown, reference))).sum() / inside.sum().clamp_min(1)
-    return (
-        errors[-1]
-        + SHOWN_WEIGHT * shown_error
-        + SSIM_WEIGHT * dissimilarity
-        + INTERMEDIATE_WEIGHT * torch.stack(errors[:-1]).mean()
-    )
+    loss = errors[-1] + SHOWN_WEIGHT * shown_error + SSIM_WEIGHT * dissimilarity
+    return loss + INTERMEDIATE_WEIGHT * torch.stack(errors[:-1]).mean() if len(errors) > 1 else loss
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:

@@ -12,19 +12,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from edge_runtime.kernels import SensePlan, Workers
 from export.config import NetworkConfig
+
+Complex = npt.NDArray[np.complex64]
+Mask = npt.NDArray[np.bool_]
 
 IMAGE_CHANNELS = 4
 """Real and imaginary part of the current estimate and of the first one."""
 
 CONDITION_CHANNELS = 2
 """Constant planes: logarithm of the noise level, and progress through the iterations."""
-
-TINY = 1e-20
-"""Keeps an empty column's step length finite."""
 
 
 class ResidualBlock(nn.Module):
@@ -78,55 +81,49 @@ class Regulariser(nn.Module):
 class SenseProblem:
     """One hybrid-space SENSE problem: sensitivities ``(coils, phase_encodes, columns)``, mask ``(phase_encodes, columns)``.
 
-    ``hybrid`` holds samples, of which only those under the mask are looked at. All arrays are centred; only the mask is turned to
-    FFT order, because ``Fᴴ M F`` commutes with a shift of the image, which saves every shift inside the iterations.
+    ``hybrid`` holds samples, of which only those under the mask are looked at. All arrays are centred. Solved on the
+    device's own kernels.
     """
 
-    def __init__(self, hybrid: Tensor, sensitivities: Tensor, mask: Tensor) -> None:
-        self.sensitivities = sensitivities
-        self.conjugate = sensitivities.conj().resolve_conj()
-        self.mask = torch.fft.ifftshift(mask, dim=-2)
-        seen = torch.fft.ifftshift(hybrid * mask, dim=-2)
-        self.zero_filled = torch.fft.fftshift(torch.fft.ifft(seen, dim=-2, norm="ortho"), dim=-2)
-        self.adjoint = self._combine(self.zero_filled)
+    def __init__(self, hybrid: Complex, sensitivities: Complex, mask: Mask) -> None:
+        self._plan = _plan(sensitivities)
+        self._plan.set_samples(hybrid, mask)
+        self._without_samples = _plan(sensitivities)
+        self._without_samples.set_samples(np.zeros_like(hybrid), mask)
 
-    def _combine(self, coil_images: Tensor) -> Tensor:
-        return (self.conjugate * coil_images).sum(0)
+    def data_consistent(self, prior: Tensor, weight: float, steps: int) -> Tensor:
+        """``argmin |A x - y|² + weight |x - prior|²`` by conjugate gradients from ``prior``."""
+        return torch.from_numpy(self._plan.data_consistent(prior.numpy(), weight, steps))
 
-    def normal(self, image: Tensor) -> Tensor:
-        spectrum = torch.fft.fft(self.sensitivities * image, dim=-2, norm="ortho") * self.mask
-        return self._combine(torch.fft.ifft(spectrum, dim=-2, norm="ortho"))
-
-    def substituted(self, image: Tensor) -> Tensor:
-        """The power of the image that agrees with every sample under the mask: what the device shows, squared."""
-        coil_images = self.sensitivities * image
-        spectrum = torch.fft.fft(coil_images, dim=-2, norm="ortho") * self.mask
-        modelled = torch.fft.ifft(spectrum, dim=-2, norm="ortho")
-        return torch.view_as_real(coil_images - modelled + self.zero_filled).square().sum((0, -1))
-
-    def solve(self, right_side: Tensor, weight: Tensor, start: Tensor | None, steps: int) -> Tensor:
-        """Conjugate gradients on ``(AᴴA + weight) x = right_side``, with a step length of its own in every column.
-
-        The columns are separate problems; solving them so makes the result independent of how they are cut into bands.
-        """
-        x = torch.zeros_like(right_side) if start is None else start
-        residual = right_side if start is None else right_side - self.normal(x) - weight * x
-        direction = residual
-        energy = _column_energy(residual)
-        for _ in range(steps):
-            image = self.normal(direction) + weight * direction
-            curvature = (direction.real * image.real + direction.imag * image.imag).sum(-2, keepdim=True)
-            step = energy / curvature.clamp_min(TINY)
-            x = x + step * direction
-            residual = residual - step * image
-            previous, energy = energy, _column_energy(residual)
-            direction = residual + (energy / previous.clamp_min(TINY)) * direction
-        return x
+    def gradient(self, of_solution: Tensor, weight: float, steps: int) -> Tensor:
+        """With respect to the prior, from that with respect to the solution: ``weight (Aᴴ A + weight)⁻¹`` is its own adjoint."""
+        solved = self._without_samples.data_consistent(of_solution.resolve_conj().contiguous().numpy(), weight, steps)
+        return torch.from_numpy(solved)
 
 
-def _column_energy(image: Tensor) -> Tensor:
-    """Squared norm of every column, ``(1, columns)``."""
-    return torch.view_as_real(image).square().sum((-3, -1))[None]
+def _plan(sensitivities: Complex) -> SensePlan:
+    plan = SensePlan(Workers(threads=1), *sensitivities.shape)
+    plan.set_maps(sensitivities)
+    return plan
+
+
+def substituted_power(image: Tensor, hybrid: Tensor, sensitivities: Tensor, mask: Tensor) -> Tensor:
+    """The power of the image that agrees with every sample under the mask: what the device shows, squared.
+
+    Only the mask is turned to FFT order, because ``Fᴴ M F`` commutes with a shift of the image.
+
+    Args:
+        image: ``(phase_encodes, columns)``.
+        hybrid, sensitivities: ``(coils, phase_encodes, columns)``, of which those samples are looked at that are under the mask.
+        mask: ones and zeros, ``(phase_encodes, columns)``.
+    """
+    measured = torch.fft.fftshift(
+        torch.fft.ifft(torch.fft.ifftshift(hybrid * mask, dim=-2), dim=-2, norm="ortho"), dim=-2
+    )
+    coil_images = sensitivities * image
+    spectrum = torch.fft.fft(coil_images, dim=-2, norm="ortho") * torch.fft.ifftshift(mask, dim=-2)
+    modelled = torch.fft.ifft(spectrum, dim=-2, norm="ortho")
+    return torch.view_as_real(coil_images - modelled + measured).square().sum((0, -1))
 
 
 class DataConsistency(torch.autograd.Function):
@@ -134,7 +131,7 @@ class DataConsistency(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor, problem: SenseProblem, steps: int) -> Tensor:
-        x = problem.solve(problem.adjoint + weight * z, weight, z, steps)
+        x = problem.data_consistent(z, float(weight), steps)
         ctx.save_for_backward(z, weight, x)
         ctx.problem, ctx.steps = problem, steps
         return x
@@ -142,9 +139,9 @@ class DataConsistency(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         z, weight, x = ctx.saved_tensors
-        solved = ctx.problem.solve(gradients[0], weight, None, ctx.steps + 1)
-        weight_gradient = ((z - x).conj() * solved).sum().real
-        return weight * solved, weight_gradient.reshape(weight.shape), None, None
+        gradient = ctx.problem.gradient(gradients[0], float(weight), ctx.steps + 1)
+        weight_gradient = ((z - x).conj() * gradient).sum().real / weight
+        return gradient, weight_gradient.reshape(weight.shape), None, None
 
 
 class UnrolledNetwork(nn.Module):
@@ -167,42 +164,33 @@ class UnrolledNetwork(nn.Module):
         return torch.exp(self.log_weights[:, 0] + self.log_weights[:, 1] * condition_of_noise(noise_level))
 
     def forward(
-        self, problems: list[SenseProblem], firsts: list[Tensor], noise_levels: list[float]
-    ) -> list[list[Tensor]]:
-        """Reconstructs a batch whose scans may differ in size and coil count.
+        self, problem: SenseProblem, first: Tensor, noise_level: float, depth: int | None = None
+    ) -> list[Tensor]:
+        """The estimates of a scan: the first one, and the one after every iteration, or after the first ``depth``.
 
         Args:
-            firsts: the classical image of every scan, complex ``(phase_encodes, columns)``: the network starts from it.
-            noise_levels: standard deviation of a complex sample, by scan.
-
-        Returns:
-            for every scan its estimates: the first one and the one after every iteration.
+            first: the classical image, complex ``(phase_encodes, columns)``: the network starts from it.
+            noise_level: standard deviation of a complex sample.
         """
-        steps = self.config.cg_steps
-        weights = [self.weights(level) for level in noise_levels]
-        estimates = [[first] for first in firsts]
-        for iteration in range(self.config.iterations):
-            progress = iteration / self.config.iterations
-            channels = [
-                _channels(e[-1], e[0], level, progress) for e, level in zip(estimates, noise_levels, strict=True)
-            ]
-            for estimate, problem, weight, correction in zip(
-                estimates, problems, weights, self._correct(channels), strict=True
-            ):
-                z = estimate[-1] + torch.view_as_complex(correction)
-                estimate.append(DataConsistency.apply(z, weight[iteration], problem, steps))
+        weights = self.weights(noise_level)
+        estimates = [first]
+        for iteration in range(self.config.iterations if depth is None else depth):
+            channels = _channels(estimates[-1], first, noise_level, iteration / self.config.iterations)
+            z = estimates[-1] + torch.view_as_complex(self._correct(channels))
+            estimates.append(DataConsistency.apply(z, weights[iteration], problem, self.config.cg_steps))
         return estimates
 
-    def _correct(self, channels: list[Tensor]) -> list[Tensor]:
-        """Runs the regulariser on ``(channels, rows, columns)`` each, zero-padded at the end to one size that it takes."""
+    def _correct(self, channels: Tensor) -> Tensor:
+        """Runs the regulariser on ``(channels, rows, columns)``, zero-padded at the end to a size that it takes.
+
+        One scan at a time: scans of a batch differ in size, and what it costs to pad them to one is more than what a batch saves.
+        """
         multiple = self.regulariser.multiple
-        rows, columns = (-(-max(c.shape[axis] for c in channels) // multiple) * multiple for axis in (1, 2))
-        padded = [nn.functional.pad(c, (0, columns - c.shape[2], 0, rows - c.shape[1])) for c in channels]
-        batch = torch.stack(padded)
+        rows, columns = channels.shape[1:]
+        padded = nn.functional.pad(channels, (0, -columns % multiple, 0, -rows % multiple))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training and self.low_precision):
-            corrections = self.regulariser(batch)
-        corrections = corrections.float().permute(0, 2, 3, 1)
-        return [out[: c.shape[1], : c.shape[2]].contiguous() for out, c in zip(corrections, channels, strict=True)]
+            correction: Tensor = self.regulariser(padded[None])[0]
+        return correction.float().permute(1, 2, 0)[:rows, :columns].contiguous()
 
 
 def _channels(estimate: Tensor, first: Tensor, noise_level: float, progress: float) -> Tensor:

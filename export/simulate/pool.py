@@ -13,11 +13,31 @@ import numpy as np
 
 from edge_runtime.modalities.mri.coils import compression_matrix
 from export.simulate.objects import draw_anatomy, draw_phantom, random_field_phase, tissue_phase
-from export.simulate.receive import KSpace, gaussian_coils, loop_coils, measure
+from export.simulate.receive import CoilMaps, KSpace, Ring, gaussian_coils, loop_coils, measure
+from export.simulate.volume_coils import volume_coils
 from export.simulate.volumes import Volume
 
 COIL_COUNTS = (1, 2, 2, 3, 4, 4, 6, 8, 8, 12)
 COILS_AFTER_COMPRESSION = 8
+
+
+def _transformed_quickly(least: int, most: int) -> list[int]:
+    """Even sizes without a prime factor above 7: training spends its time in the network then, not in transforms."""
+
+    def is_smooth(size: int) -> bool:
+        for prime in (2, 3, 5, 7):
+            while size % prime == 0:
+                size //= prime
+        return size == 1
+
+    return [size for size in range(least, most + 1, 2) if is_smooth(size)]
+
+
+PHASE_ENCODES, SAMPLES = _transformed_quickly(96, 224), _transformed_quickly(96, 192)
+
+MOST_OF_A_CAGE, FEWEST_OF_AN_ARRAY = 4, 6
+CLOSE_RING = Ring(distance=(0.9, 1.2), radius=(0.25, 0.6))
+"""Small loops near the head, as the measured 16-channel array seems to have (docs/simulate.md)."""
 
 
 def simulate_acquisition(
@@ -25,8 +45,6 @@ def simulate_acquisition(
     rng: np.random.Generator,
     *,
     phantom_share: float,
-    phase_encodes: tuple[int, int] = (96, 224),
-    samples: tuple[int, int] = (96, 192),
     validation: bool = False,
 ) -> KSpace:
     """One fully sampled, noise-free multi-coil k-space ``(coils, phase_encodes, samples)``, compressed to at most eight coils.
@@ -34,10 +52,7 @@ def simulate_acquisition(
     ``validation`` draws coils and phase from generators that training never uses. Magnitudes are scaled so that the
     root-sum-of-squares image has its 99th percentile at 1.
     """
-    matrix = (
-        2 * int(rng.integers(phase_encodes[0] // 2, phase_encodes[1] // 2 + 1)),
-        2 * int(rng.integers(samples[0] // 2, samples[1] // 2 + 1)),
-    )
+    matrix = int(rng.choice(PHASE_ENCODES)), int(rng.choice(SAMPLES))
     finer = rng.uniform(1.5, 2.2)
     size = (_even(matrix[0] * finer), _even(matrix[1] * finer))
     phase = random_field_phase if validation else tissue_phase
@@ -45,8 +60,8 @@ def simulate_acquisition(
         draw_phantom(size, rng, phase) if rng.random() < phantom_share else draw_anatomy(volumes, size, rng, phase)
     )
     coils = int(rng.choice(COIL_COUNTS))
-    make_coils = gaussian_coils if validation else loop_coils
-    kspace = measure(complex_object, make_coils(size, coils, rng), matrix)
+    maps = gaussian_coils(size, coils, rng) if validation else _training_coils(size, coils, rng)
+    kspace = measure(complex_object, maps, matrix)
     if coils > COILS_AFTER_COMPRESSION:
         kspace = np.einsum("vc,cyx->vyx", compression_matrix(kspace, COILS_AFTER_COMPRESSION), kspace)
     image = np.fft.ifft2(kspace, norm="ortho")
@@ -74,6 +89,16 @@ def write_pool(
                 np.save(file, kspace)
             partial.rename(path)
         progress(index + 1, count)
+
+
+def _training_coils(size: tuple[int, int], coils: int, rng: np.random.Generator) -> CoilMaps:
+    """Loops; half of the few-channel coils are cages, whose channels see nearly the same, half of the arrays stand close."""
+    common = rng.random() < 0.5
+    if coils <= MOST_OF_A_CAGE and not common:
+        return volume_coils(size, coils, rng)
+    if coils >= FEWEST_OF_AN_ARRAY and not common:
+        return loop_coils(size, coils, rng, CLOSE_RING)
+    return loop_coils(size, coils, rng)
 
 
 def _even(value: float) -> int:

@@ -7,6 +7,8 @@ polynomial phase.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +18,20 @@ CoilMaps = npt.NDArray[np.complex64]
 KSpace = npt.NDArray[np.complex64]
 
 
-def loop_coils(size: tuple[int, int], coils: int, rng: np.random.Generator) -> CoilMaps:
+@dataclass(frozen=True)
+class Ring:
+    """How loops stand around the head, in halves of the field of view: the least and the largest of each.
+
+    Attributes:
+        distance: of a loop from the centre.
+        radius: of a loop.
+    """
+
+    distance: tuple[float, float] = (0.95, 1.5)
+    radius: tuple[float, float] = (0.5, 1.3)
+
+
+def loop_coils(size: tuple[int, int], coils: int, rng: np.random.Generator, ring: Ring = Ring()) -> CoilMaps:
     """Coil maps ``(coils, rows, columns)`` of loops around the head: a ring's field, falling with distance."""
     y = np.linspace(-1, 1, size[0], dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, size[1], dtype=np.float32)[None, :]
@@ -24,8 +39,8 @@ def loop_coils(size: tuple[int, int], coils: int, rng: np.random.Generator) -> C
     maps = np.empty((coils, *size), np.complex64)
     for coil in range(coils):
         angle = start + 2 * np.pi * coil / coils + rng.normal(0, 0.1)
-        distance = rng.uniform(0.95, 1.5)
-        radius = rng.uniform(0.5, 1.3)
+        distance = rng.uniform(*ring.distance)
+        radius = rng.uniform(*ring.radius)
         dy, dx = y - distance * np.sin(angle), x - distance * np.cos(angle)
         along = -(dy * np.sin(angle) + dx * np.cos(angle))  # towards the centre
         across = dy * np.cos(angle) - dx * np.sin(angle)

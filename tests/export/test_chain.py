@@ -34,6 +34,7 @@ batch = 2
 columns = 24
 learning_rate = 1e-3
 warmup_steps = 1
+shallow_steps = 1
 bfloat16_steps = 0
 [quantize]
 calibration_scans = 1

@@ -32,10 +32,10 @@ def test_the_shipped_configuration_is_read() -> None:
         ("learning_rate = 1e-3", "learning_rate = 0", "[train] learning_rate = 0: a number from 1e-08 to 1"),
         (
             "warmup_steps = 100",
-            "warmup_steps = 10201",
-            "[train] warmup_steps = 10201: at most 10200, the steps of all cycles",
+            "warmup_steps = 13001",
+            "[train] warmup_steps = 13001: at most 13000, the steps of all cycles",
         ),
-        ("cycles = [8000, 2200]", "cycle = [8000]", "[train] differs in ['cycle', 'cycles']"),
+        ("cycles = [13000]", "cycle = [8000]", "[train] differs in ['cycle', 'cycles']"),
         ("[quantize]", "[quantise]", "differs in ['quantise', 'quantize']"),
         ('name = "brain2d"', "name = 7", "name = 7: a text is expected"),
         ('version = "0.2.0"', 'version = "new"', "version = 'new': whole numbers with dots are expected"),
@@ -47,7 +47,7 @@ def test_the_shipped_configuration_is_read() -> None:
             "limits: int8_loss_db = {'most': 0.1}: at_least, at_most or both",
         ),
         ('name = "brain2d"', 'nmae = "brain2d"', "differs in ['name', 'nmae']"),
-        ('name = "brain2d"', 'name = "brain2d', "line 2"),
+        ('name = "brain2d"', 'name = "brain2d', "Illegal character '\\n' (at line "),
     ],
     ids=lambda value: value,
 )

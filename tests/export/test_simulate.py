@@ -15,11 +15,16 @@ pytest.importorskip("scipy", reason="the extra 'export' is not installed")
 from export.simulate import pool
 from export.simulate.objects import random_field_phase, tissue_phase
 from export.simulate.receive import gaussian_coils, loop_coils
+from export.simulate.volume_coils import volume_coils
 from export.validate import whitened
 
 pytestmark = pytest.mark.full
 
-SIZES = {"phase_encodes": (32, 40), "samples": (32, 40)}
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "PHASE_ENCODES", [32, 36, 40])
+    monkeypatch.setattr(pool, "SAMPLES", [32, 36, 40])
 
 
 def write(folder: Path, seed: int = 5, count: int = 2) -> list[bytes]:
@@ -44,13 +49,17 @@ def test_an_interrupted_pool_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_an_acquisition_is_noise_free_normalised_and_compressed() -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        kspace = pool.simulate_acquisition([made_volume()], rng, phantom_share=0.5, **SIZES)
+        kspace = pool.simulate_acquisition([made_volume()], rng, phantom_share=0.5)
         coils, lines, samples = kspace.shape
         assert kspace.dtype == np.complex64
         assert coils <= pool.COILS_AFTER_COMPRESSION
-        assert 32 <= lines <= 40 and 32 <= samples <= 40 and lines % 2 == samples % 2 == 0
+        assert {lines, samples} <= {32, 36, 40}
         rss = np.sqrt(np.sum(np.abs(np.fft.ifft2(kspace, norm="ortho")) ** 2, axis=0))
         assert np.percentile(rss, 99) == pytest.approx(1, rel=1e-3)
+
+
+def test_sizes_are_even_and_have_fast_transforms() -> None:
+    assert pool._transformed_quickly(90, 112) == [90, 96, 98, 100, 108, 112]
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -64,12 +73,12 @@ def test_validation_has_coils_and_phase_of_its_own(validation: bool, monkeypatch
 
         return call
 
-    for generator in (loop_coils, gaussian_coils, tissue_phase, random_field_phase):
+    for generator in (loop_coils, volume_coils, gaussian_coils, tissue_phase, random_field_phase):
         monkeypatch.setattr(pool, generator.__name__, watched(generator))
-    for seed in range(3):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
-        pool.simulate_acquisition([made_volume()], rng, phantom_share=0.5, validation=validation, **SIZES)
-    assert used == ({gaussian_coils, random_field_phase} if validation else {loop_coils, tissue_phase})
+        pool.simulate_acquisition([made_volume()], rng, phantom_share=0.5, validation=validation)
+    assert used == ({gaussian_coils, random_field_phase} if validation else {loop_coils, volume_coils, tissue_phase})
 
 
 def test_validation_noise_is_correlated_between_coils_before_it_iswhitened(monkeypatch: pytest.MonkeyPatch) -> None:

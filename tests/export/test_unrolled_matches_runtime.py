@@ -48,12 +48,39 @@ def test_the_runtime_reproduces_the_torch_network(lines, columns, scale):
         plan, first, scale, noise * scale, Plans(Workers(threads=1))
     )
 
-    in_torch = unrolled.SenseProblem(
-        torch.from_numpy(hybrid), torch.from_numpy(maps), torch.from_numpy(mask.astype(np.float32))
-    )
+    in_torch = unrolled.SenseProblem(hybrid, maps, mask)
     with torch.no_grad():
-        (estimates,) = network([in_torch], [torch.from_numpy(first / np.float32(scale))], [noise])
+        estimates = network(in_torch, torch.from_numpy(first / np.float32(scale)), noise)
     expected = estimates[-1].numpy() * scale
     change = np.linalg.norm(expected - first) / np.linalg.norm(first)
     assert change > 0.05, "the network does nothing: the comparison would prove nothing"
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_the_gradient_of_data_consistency_is_that_of_finite_differences():
+    """With steps enough for the exact solution, of which the gradient's one more solve is the derivative."""
+    torch = pytest.importorskip("torch")
+    from export.families.unrolled import DataConsistency, SenseProblem
+
+    rng = np.random.default_rng(4)
+    coils, lines, columns, steps = 3, 16, 5, 60
+    maps = coil_maps(coils, lines, columns)
+    mask = rng.random((lines, columns)) < 0.5
+    hybrid = to_image(kspace_of(object_image(lines, columns), maps, noise=0.1), axis=2) * mask
+    problem = SenseProblem(hybrid, maps, mask)
+    towards = torch.from_numpy((rng.standard_normal((lines, columns, 2)) @ np.array([1, 1j])).astype(np.complex64))
+
+    def loss(z, weight):
+        return (DataConsistency.apply(z, weight, problem, steps) * towards.conj()).real.sum()
+
+    z = torch.from_numpy(object_image(lines, columns) * np.complex64(1 + 0.3j)).requires_grad_()
+    weight = torch.tensor(0.2, requires_grad=True)
+    loss(z, weight).backward()
+    direction = torch.from_numpy((rng.standard_normal((lines, columns, 2)) @ np.array([1, 1j])).astype(np.complex64))
+    with torch.no_grad():
+        of_z = (loss(z + 0.01 * direction, weight) - loss(z - 0.01 * direction, weight)) / 0.02
+        of_weight = (loss(z, weight + 0.01) - loss(z, weight - 0.01)) / 0.02
+    expected = (z.grad.conj() * direction).real.sum()
+    assert abs(of_z) > 1 and abs(of_weight) > 0.1, "nothing changes: the comparison would prove nothing"
+    assert float(of_z) == pytest.approx(float(expected), rel=1e-2)
+    assert float(of_weight) == pytest.approx(float(weight.grad), rel=3e-2)  # differences in single precision
