@@ -77,12 +77,17 @@ compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/qual
 # Who signs. The private half is nobody's but its maker's: without one, a key is made, and this checkout trusts it from then on.
 KEY ?= build/keys/mine.pem
 
+# Fully sampled raw scans that the model is judged on beside simulated ones.
+RECORDINGS ?= $(wildcard $(DATA)/raw/siemens_twix/tutorials_04_*-164120.dat)
+
 $(KEY): | $(VENV)/.export
 	$(BIN)/edge-export key new $@
 
 train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the committed configuration (two hours on two cores)
 	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d --threads 1  # sums depend on them
 	$(BIN)/edge-export quantize export/configs/brain2d.toml --data $(DATA)/validate --work build/brain2d
+	$(BIN)/edge-export qualify export/configs/brain2d.toml --data $(DATA)/validate --work build/brain2d \
+		$(foreach scan,$(RECORDINGS),--recording $(scan))
 	$(BIN)/edge-export pack export/configs/brain2d.toml --work build/brain2d --key $(KEY) \
 		--out edge_runtime/bundles/brain2d.edgebundle
 	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))

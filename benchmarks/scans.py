@@ -23,10 +23,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from benchmarks.metrics import root_sum_of_squares
-from edge_runtime.links.files import open_recording
-from edge_runtime.links.files.slices import is_image
 from edge_runtime.modalities.mri import sampling
-from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image, to_kspace
+from edge_runtime.modalities.mri.fourier import Complex, to_image
+from export.recordings import fully_sampled_slices
 from export.simulate.receive import complex_noise, gaussian_coils, measure
 
 TWIX_LICENCE = "MIT, pulseq/MR-Physics-with-Pulseq"
@@ -104,37 +103,15 @@ def _twix(name: str, file: str, licence: str = TWIX_LICENCE) -> Callable[[Path],
     """A twix file."""
 
     def read(root: Path) -> Scan:
-        return Scan(name, fully_sampled(root / "raw" / "siemens_twix" / file), "measured", licence)
+        return Scan(name, _only_slice(root / "raw" / "siemens_twix" / file), "measured", licence)
 
     return read
 
 
-def fully_sampled(path: Path) -> Complex:
-    """The k-space ``(coils, phase_encodes, samples)`` of a recording of one slice, read as `edge-runtime replay` reads it.
-
-    Raises:
-        RecordingError: it can't be read.
-        ValueError: it measured a line twice or not at all.
-    """
-    recording = open_recording(path)
-    columns, lines, _ = recording.header.encoding.encoded.matrix
-    kspace = np.zeros((recording.header.scanner.receiver_coils or 1, lines, columns), np.complex64)
-    measured = np.zeros(lines, np.intp)
-    for batch in recording.readouts():
-        image = batch[is_image(batch.header)]
-        kspace[:, image.header["phase_encode"]] = image.samples.transpose(1, 0, 2)
-        np.add.at(measured, image.header["phase_encode"], 1)
-    if not np.all(measured == 1):
-        raise ValueError(f"{path}: {np.sum(measured != 1)} of {lines} phase encodes are not measured once")
-    return crop_readout(kspace, recording.header.encoding.recon.matrix[0])
-
-
-def crop_readout(kspace: Complex, samples: int) -> Complex:
-    """Keeps the central ``samples`` columns of the field of view: removes readout oversampling."""
-    if kspace.shape[2] == samples:
-        return kspace
-    hybrid = to_image(kspace, axis=2)[:, :, centre_slice(kspace.shape[2], samples)]
-    return np.asarray(to_kspace(hybrid, axis=2), dtype=np.complex64)
+def _only_slice(path: Path) -> Complex:
+    """The k-space of a recording that has one slice."""
+    (kspace,) = fully_sampled_slices(path)
+    return kspace
 
 
 def _fernando(number: int) -> Callable[[Path], Scan]:
@@ -170,7 +147,7 @@ def _shepp_logan(_: Path) -> Scan:
         path = Path(folder) / "phantom.h5"
         command = ["ismrmrd_generate_cartesian_shepp_logan", "--noise-level", "0", "--output", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
-        kspace = fully_sampled(path)
+        kspace = _only_slice(path)
     bright = float(np.percentile(root_sum_of_squares(coil_images(kspace)), 99))
     noise = complex_noise(kspace.shape, np.random.default_rng(0))
     return Scan("shepp-logan", kspace + np.float32(SIMULATED_NOISE * bright) * noise, "simulated", "MIT, ismrmrd")

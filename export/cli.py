@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export import | simulate | train | quantize | pack | sign | verify | …``.
+"""The desk toolchain's command line: ``edge-export import | simulate | train | quantize | qualify | pack | sign | verify | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
 """
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_runtime.errors import EdgeRuntimeError
-from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack, trust_of
+from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack
 from export.progress import Progress
+from export.qualification.command import add_qualify
 from export.simulate.command import add_fidelity, add_simulate
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n"
         "  edge-export train export/configs/brain2d.toml --data ../shared/data/train --work build/brain2d\n"
         "  edge-export quantize export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
+        "  edge-export qualify export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
         "  edge-export key new signing.pem\n"
         "  edge-export pack export/configs/brain2d.toml --work build/brain2d --key signing.pem --out brain2d.edgebundle\n"
         "  edge-export verify brain2d.edgebundle\n",
@@ -77,16 +79,6 @@ def _parser() -> argparse.ArgumentParser:
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
     add_pack_options(command("pack", "pack and sign a trained and quantized model", pack, folders, data=False))
     add_bundle_commands(commands)
-    text = "quality of a bundle on simulated scans of unseen volumes"
-    example = "example: edge-export validate brain2d.edgebundle --data ../shared/data/validate --count 24"
-    validate = commands.add_parser("validate", help=text, description=text, epilog=example)
-    validate.add_argument("bundle", type=Path, help="the bundle")
-    validate.add_argument("--data", type=Path, required=True, metavar="DIR", help="volumes that were not trained on")
-    add_trust_option(validate)
-    validate.add_argument("--count", type=int, default=24, help="scans (%(default)s)")
-    validate.add_argument("--seed", type=int, default=1, help="seed of the draws (%(default)s)")
-    validate.add_argument("--json", action="store_true", help="one JSON line a scan, acceleration and method")
-    validate.set_defaults(run=_validate)
     _add_import(commands)
     text = "simulate the scan that the demo plays"
     example = "example: edge-export demo-scan ../shared/data/demo/mricron_ch2.nii.gz --out edge_runtime/demo"
@@ -94,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("volume", type=Path, help="Colin27 T1 (Debian mricron-data: ch2.nii.gz)")
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.set_defaults(run=_demo_scan)
+    add_qualify(commands, add_trust_option)
     add_simulate(commands)
     add_fidelity(commands)
     return parser
@@ -152,39 +145,6 @@ def _quantize(options: argparse.Namespace) -> int:
     folder = quantize_model(load_config(options.config), options.work, load_volumes(options.data), report)
     print((folder / "front.md").read_text(encoding="utf-8"))
     print(f"written: {folder}")
-    return 0
-
-
-def _validate(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-    from statistics import median
-
-    from edge_runtime.bundle import load_bundle
-    from export.foreground import foreground
-    from export.simulate.volumes import load_volumes
-    from export.validate import Row, validate
-
-    groups: dict[tuple[int, str], list[Row]] = {}
-    for row in validate(
-        load_bundle(options.bundle, trust_of(options)),
-        load_volumes(options.data),
-        options.count,
-        options.seed,
-        foreground,
-    ):
-        groups.setdefault((row.acceleration, row.method), []).append(row)
-        if options.json:
-            print(json.dumps(asdict(row)), flush=True)
-    if not options.json:
-        print("simulated scans; median (worst)\nR  method         NRMSE            PSNR dB          SSIM")
-        for (acceleration, method), rows in sorted(groups.items()):
-            nrmse = [row.quality.nrmse for row in rows]
-            psnr = [row.quality.psnr_db for row in rows]
-            ssim = [row.quality.ssim for row in rows]
-            print(
-                f"{acceleration}  {method:<13}  {median(nrmse):.4f} ({max(nrmse):.4f})  "
-                f"{median(psnr):.2f} ({min(psnr):.2f})  {median(ssim):.4f} ({min(ssim):.4f})"
-            )
     return 0
 
 

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.errors import RecordingError
 from edge_runtime.kernels import Plans, Workers
-from edge_runtime.links.files import open_recording
-from edge_runtime.links.files.slices import is_image
 from edge_runtime.modalities.mri.coils import estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import centre_slice, to_image, to_kspace
 from edge_runtime.modalities.mri.reconstruct import calibration_lines
 from export.adapters.interpret import Acquisition, Complex, Given, Mask
 from export.adapters.program import Graph, SplitProgram, shapings_of
+from export.recordings import fully_sampled_slices
 
 SEED = 20190710
 RANDOM_SIZES = ((1, 4, 48, 40), (2, 3, 37, 45), (3, 1, 64, 33))
@@ -70,7 +68,7 @@ def measured_case(program: SplitProgram, recording: Path) -> Case:
     Raises:
         RecordingError: the recording can't be read, or has no fully measured slice.
     """
-    hybrid = _cut(_fully_sampled(recording))
+    hybrid = _cut(to_image(fully_sampled_slices(recording)[0], axis=2))
     hybrid /= np.abs(to_image(hybrid, axis=1)).max()
     coils, lines, columns = hybrid.shape
     if program.domain == "image":
@@ -122,25 +120,6 @@ def _is_padded(program: SplitProgram, graph: Graph) -> bool:
     """Whether planes are padded to what the graph takes wherever it is run."""
     paddings = [shaping.padding for shaping in shapings_of(program, graph)]
     return all(one is not None and one.multiple % graph.multiple == 0 for one in paddings)
-
-
-def _fully_sampled(path: Path) -> Complex:
-    """The first slice's k-space in hybrid space, ``(coils, phase_encodes, columns)``, without readout oversampling."""
-    recording = open_recording(path)
-    samples, lines, _ = recording.header.encoding.encoded.matrix
-    kspace = np.zeros((recording.header.scanner.receiver_coils or 1, lines, samples), np.complex64)
-    measured = np.zeros(lines, np.bool_)
-    for batch in recording.readouts():
-        image = batch[is_image(batch.header)]
-        image = image[image.header["slice"] == 0]
-        kspace[:, image.header["phase_encode"]] = image.samples.transpose(1, 0, 2)
-        measured[image.header["phase_encode"]] = True
-    if not measured.all():
-        raise RecordingError(f"{path}: {int((~measured).sum())} of {lines} lines of its first slice are not measured")
-    hybrid = to_image(kspace, axis=2)
-    return np.ascontiguousarray(
-        hybrid[:, :, centre_slice(samples, min(samples, recording.header.encoding.recon.matrix[0]))]
-    )
 
 
 def _cut(hybrid: Complex) -> Complex:

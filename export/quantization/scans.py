@@ -21,7 +21,7 @@ from edge_runtime.scan import Method
 from export.foreground import foreground
 from export.simulate.pool import simulate_acquisition
 from export.simulate.volumes import Volume
-from export.validate import whitened
+from export.whitening import whitened
 
 
 @dataclass(frozen=True)

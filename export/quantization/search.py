@@ -9,13 +9,11 @@ within the budget is chosen. What was measured is kept in a file, so that an int
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +25,7 @@ from edge_runtime.hil.quality import Quality
 from export.quantization.forms import int8_form
 from export.quantization.layers import layer_times_us, layers_of
 from export.quantization.scans import Loss, ValidationScan, loss, qualities
+from export.remembered import Remembered
 
 TIMED_RUNS = 15
 LEAST_SAVING_US = 1.0
@@ -132,7 +131,7 @@ class Search:
         self._report = report
         self._engine = OnnxRuntimeEngine()
         self._layers = layers_of(prepared)
-        self._results = _Results(kept_results, self._identity())
+        self._results = Remembered(kept_results, self._identity())
         self._full: list[Quality] | None = None
 
     def run(self, budget: Budget) -> SearchResult:
@@ -222,25 +221,3 @@ class Search:
         for scan in self._scans:
             digest.update(scan.reference.tobytes())
         return digest.hexdigest()
-
-
-class _Results:
-    """Measurements by name, in a file of one JSON line each; those of another identity are passed over."""
-
-    def __init__(self, path: Path, identity: str) -> None:
-        self._path, self._identity = path, identity
-        self._known = {}
-        if path.exists():
-            whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")  # a torn last line is dropped
-            lines = [json.loads(line) for line in whole]
-            self._known = {line["name"]: line["value"] for line in lines if line["identity"] == identity}
-
-    def remembered(self, name: str, measure: Callable[[], object]) -> Any:
-        """The value that is known, or a new one, which is kept."""
-        if name not in self._known:
-            self._known[name] = measure()
-            line = {"identity": self._identity, "name": name, "value": self._known[name]}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        return self._known[name]

@@ -168,11 +168,35 @@ def test_training_changes_the_weights_and_repeats_itself(trained: Path) -> None:
     assert any(not np.array_equal(first[name], value) for name, value in weights_of(other).items())
 
 
-def test_an_unseen_volume_scores_every_method(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = pack(trained, "validated")
+def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_reason(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.cli import main
+    from export.qualification import run as qualification
+
+    for module in ("export.qualification.cases", "export.simulate.pool"):
+        monkeypatch.setattr(f"{module}.PHASE_ENCODES", [48])
+        monkeypatch.setattr(f"{module}.SAMPLES", [48])
+    monkeypatch.setattr("export.qualification.cost.SIZE", 64)
+    arguments = ("qualify", trained / "made.toml", "--work", trained / "work", "--data", trained / "data")
+    arguments = (*arguments, "--draws", 1, "--off-draws", 1, "--out", tmp_path, "--json")
     capsys.readouterr()
-    run("validate", out, "--data", trained / "data", "--trust", trained / "trust", "--count", 1, "--json")
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {row["acceleration"] for row in rows} == {2, 4, 6}
-    assert {row["method"] for row in rows} == {"learned fp32", "learned int8", "classical", "zero_filled"}
-    assert all(0 < row["quality"]["nrmse"] < 2 for row in rows)
+    assert main([str(one) for one in arguments]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["missed"] == ["unmeasured is not in the quality report, at most 1 is the limit"]
+    report = json.loads((tmp_path / "quality.json").read_text())
+    assert {row["group"] for row in report["rows"]} >= {"as trained for", "inverted contrast", "R = 10"}
+    assert {row["method"] for row in report["rows"]} == {"learned fp32", "learned int8", "classical", "zero-filled"}
+    page = (tmp_path / "quality.html").read_text()
+    assert page.count("data:image/png;base64,") >= 2 and "http" not in page and "unmeasured" in page
+
+    monkeypatch.setattr(qualification, "judge", None)  # what was judged is not judged again
+    monkeypatch.setattr(qualification, "stabilities", None)
+    assert main([str(one) for one in arguments]) == 1
+    assert json.loads(capsys.readouterr().out)["figures"].keys() == said["figures"].keys()
+
+    options = ("--key", trained / "key.pem", "--quality", tmp_path / "quality.json", "--out", tmp_path / "q.edgebundle")
+    packing = [str(one) for one in ("pack", trained / "made.toml", "--work", trained / "work", *options)]
+    assert main(packing) == 1
+    assert "unmeasured is not in the quality report" in capsys.readouterr().err
+    assert main([*packing, "--override", "a test"]) == 0

@@ -16,7 +16,7 @@ from export.simulate import pool
 from export.simulate.objects import random_field_phase, tissue_phase
 from export.simulate.receive import gaussian_coils, loop_coils
 from export.simulate.volume_coils import volume_coils
-from export.validate import whitened
+from export.whitening import whitened
 
 pytestmark = pytest.mark.full
 
@@ -89,7 +89,7 @@ def test_validation_noise_is_correlated_between_coils_before_it_iswhitened(monke
         models.append(noise_model(*arguments))
         return models[-1]
 
-    monkeypatch.setattr("export.validate.noise_model", watched)
+    monkeypatch.setattr("export.whitening.noise_model", watched)
     noise = whitened(np.zeros((4, 64, 64), np.complex64), np.random.default_rng(1)).reshape(4, -1)
     (model,) = models
     mixing = np.linalg.inv(model.whitening)

@@ -1,0 +1,72 @@
+"""The few numbers of a report that a configuration's limits bound; units are in the names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
+from typing import TypeVar
+
+from export.qualification.cases import AS_TRAINED, OFF_DISTRIBUTION, RECORDED
+from export.qualification.cost import Cost
+from export.qualification.judge import CLASSICAL, Row, learned
+from export.qualification.stability import Stability
+
+Judged = TypeVar("Judged", Row, Stability)
+
+MEANINGS: Mapping[str, str] = {
+    "int8_loss_db": "PSNR of FP32 less that of INT8, worst case as trained for or recorded",
+    "int8_loss_ssim": "SSIM of FP32 less that of INT8, likewise",
+    "gain_db_median": "PSNR of the learned image less that of the classical one, median of the cases as trained for and recorded",
+    "gain_db_worst": "the same, worst case",
+    "gain_ssim_worst": "SSIM of the learned image less that of the classical one, worst case",
+    "off_distribution_gain_db_worst": "PSNR over the classical image, worst case of those it was not trained for",
+    "flagged_over_classical_worst": "share of patches with structure that the reference has not, less that of the classical image, "
+    "worst case",
+    "noise_gain_over_classical_worst": "how much more of new noise reaches the learned image than the classical one, as a factor, "
+    "worst case",
+    "contrast_kept_worst": "share of a small structure's contrast in the learned image, worst structure",
+    "contrast_kept_over_classical_worst": "the same less that in the classical image, worst case",
+    "image_ms": "samples to learned image, 256 x 256, 8 coils, R = 4, on the machine that qualified, with its threads",
+    "memory_mb": "most memory of a process that makes it",
+}
+"""What each figure says."""
+
+
+def figures_of(
+    rows: Sequence[Row], stabilities: Sequence[Stability], costs: Sequence[Cost], precision: str
+) -> dict[str, float]:
+    """Figures by name, of the form that is to run (``precision``)."""
+    at_home = [row for row in rows if row.group in (AS_TRAINED, RECORDED)]
+    away = [row for row in rows if row.group in OFF_DISTRIBUTION]
+    method = learned(precision)
+    figures: dict[str, float] = {}
+
+    def put(name: str, values: Iterable[float], pick: Callable[[list[float]], float]) -> None:
+        found = list(values)
+        if found:
+            figures[name] = float(pick(found))
+
+    if precision != "fp32":
+        lost = _pairs(at_home, learned("fp32"), method)
+        put(f"{precision}_loss_db", (a.psnr_db - b.psnr_db for a, b in lost), max)
+        put(f"{precision}_loss_ssim", (a.ssim - b.ssim for a, b in lost), max)
+    gained = _pairs(at_home, method, CLASSICAL)
+    put("gain_db_median", (a.psnr_db - b.psnr_db for a, b in gained), median)
+    put("gain_db_worst", (a.psnr_db - b.psnr_db for a, b in gained), min)
+    put("gain_ssim_worst", (a.ssim - b.ssim for a, b in gained), min)
+    put("flagged_over_classical_worst", (a.flagged - b.flagged for a, b in gained), max)
+    put("off_distribution_gain_db_worst", (a.psnr_db - b.psnr_db for a, b in _pairs(away, method, CLASSICAL)), min)
+    stable = _pairs(stabilities, method, CLASSICAL)
+    put("noise_gain_over_classical_worst", (a.noise_gain / b.noise_gain for a, b in stable), max)
+    put("contrast_kept_worst", (a.contrast_kept for a, _ in stable), min)
+    put("contrast_kept_over_classical_worst", (a.contrast_kept - b.contrast_kept for a, b in stable), min)
+    dearest = [cost for cost in costs if cost.precision == precision]
+    put("image_ms", (cost.image_ms for cost in dearest if cost.threads == max(one.threads for one in dearest)), max)
+    put("memory_mb", (cost.memory_mb for cost in dearest), max)
+    return figures
+
+
+def _pairs(rows: Sequence[Judged], one: str, other: str) -> list[tuple[Judged, Judged]]:
+    """Two methods on the same case."""
+    others = {row.case: row for row in rows if row.method == other}
+    return [(row, others[row.case]) for row in rows if row.method == one and row.case in others]

@@ -1,0 +1,82 @@
+"""How every method and form fares on one case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edge_runtime.hil.quality import Magnitude, compare_within
+from edge_runtime.kernels import Plans
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.reconstruct import reconstruct
+from edge_runtime.scan import Method
+from export.qualification.cases import Case
+from export.qualification.rings import flagged_share
+
+CLASSICAL, ZERO_FILLED = "classical", "zero-filled"
+
+
+def learned(precision: str) -> str:
+    """The name of the learned method in that precision."""
+    return f"learned {precision}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image against its reference.
+
+    Attributes:
+        case, group, acceleration: of which scan.
+        method: `CLASSICAL`, `ZERO_FILLED` or `learned`.
+        nrmse, psnr_db, ssim: see `edge_runtime.hil.quality`.
+        flagged: share of its patches with structure that the reference has not (`rings`).
+        believed: share of the network's correction that the held-out samples let pass; ``None`` where there is none.
+    """
+
+    case: str
+    group: str
+    acceleration: int
+    method: str
+    nrmse: float
+    psnr_db: float
+    ssim: float
+    flagged: float
+    believed: float | None
+
+
+def images(
+    case: Case, models: Mapping[str, LearnedReconstruction], plans: Plans
+) -> dict[str, tuple[Magnitude, float | None]]:
+    """Magnitude image ``(phase_encodes, columns)`` and share believed, by method, as a session makes them."""
+    made: dict[str, tuple[Magnitude, float | None]] = {}
+    for precision, model in models.items():
+        for method, one in reconstruct(case.samples, case.calibration, model, plans):
+            if method is Method.LEARNED:
+                made[learned(precision)] = one.image, one.evidence.learned_share if one.evidence else None
+            elif method is Method.CLASSICAL:
+                made[CLASSICAL] = one.image, None
+            else:
+                made[ZERO_FILLED] = one.image, None
+    return made
+
+
+def judge(case: Case, models: Mapping[str, LearnedReconstruction], plans: Plans) -> list[Row]:
+    """A row a method."""
+    rows = []
+    for method, (image, believed) in images(case, models, plans).items():
+        quality = compare_within(image, case.reference, case.where)
+        flagged = flagged_share(image, case.reference, case.where)
+        rows.append(
+            Row(
+                str(case.name),
+                case.name.group,
+                case.name.acceleration,
+                method,
+                quality.nrmse,
+                quality.psnr_db,
+                quality.ssim,
+                flagged,
+                believed,
+            )
+        )
+    return rows

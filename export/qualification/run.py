@@ -1,0 +1,177 @@
+"""`edge-export qualify`: judges a model and writes ``quality.json`` and ``quality.html``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.bundle.quality import SCHEMA, missed_limits, parse_report
+from edge_runtime.kernels import Plans, Workers, instruction_set
+from edge_runtime.profile import DEFAULT_PROFILE, load_profile
+from edge_runtime.runtime import runtime_version
+from export.digest import ROOT as CODE
+from export.digest import files_digest, imported_sources
+from export.qualification.cases import AS_TRAINED, OFF_ACCELERATION, RECORDED, Case, CaseName, Sources
+from export.qualification.cost import costs
+from export.qualification.figures import figures_of
+from export.qualification.judge import CLASSICAL, Row, images, judge, learned
+from export.qualification.page import page, picture
+from export.qualification.stability import Stability, stabilities
+from export.qualification.subject import Subject
+from export.remembered import Remembered
+
+STABILITY_DRAWS = 4
+"""How many of recorded slices and of those as trained for have their stability measured."""
+
+WORST_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is judged: slices as trained for, cases of every other kind, and what they are drawn from."""
+
+    draws: int
+    off_draws: int
+    seed: int
+
+
+def qualify(
+    subject: Subject, sources: Sources, extent: Extent, precision: str, out: Path, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Judges every case, writes the report into a folder and returns what ``quality.json`` holds.
+
+    What has been judged is kept in ``judged.jsonl`` in that folder: an interrupted run goes on where it stopped.
+
+    Args:
+        precision: the form whose figures the limits are held against.
+        report: told in words how far it is.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    profile = load_profile(DEFAULT_PROFILE)
+    plans, models = Plans(Workers(threads=1)), subject.models(threads=1)
+    known = Remembered(out / "judged.jsonl", _identity(subject, sources))
+    names = list(sources.names(extent.draws, extent.off_draws, extent.seed))
+    rows: list[Row] = []
+    stable: list[Stability] = []
+    left_out = []
+    for number, name in enumerate(names, start=1):
+        judged = known.remembered(f"judged {name!r}", lambda name=name: _judged(name, sources, models, plans))  # type: ignore[misc]
+        rows += [Row(**row) for row in judged]
+        if not judged:
+            left_out.append(str(name))
+        report(f"{number} of {len(names)}: {name}{'' if judged else ' has nothing to calibrate on'}")
+    for name in _looked_into(names):
+        found = known.remembered(f"stable {name!r}", lambda name=name: _stable(name, sources, models, plans))  # type: ignore[misc]
+        stable += [Stability(**one) for one in found]
+        report(f"stability: {name}")
+    report("time and memory …")
+    spent = costs(subject, profile.threads)
+    figures = figures_of(rows, stable, spent, precision)
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": subject.name,
+        "version": subject.version,
+        "forms": subject.digests(),
+        "judged_form": precision,
+        "figures": figures,
+        "limits": {name: str(limit) for name, limit in sorted(subject.limits.items())},
+        "made_with": _made_with(subject, sources, extent, left_out),
+        "rows": [asdict(row) for row in rows],
+        "stability": [asdict(one) for one in stable],
+        "costs": [asdict(one) for one in spent],
+    }
+    held = parse_report(json.dumps(document).encode())
+    document["missed"] = list(missed_limits(subject.limits, subject.digests(), held))
+    (out / "quality.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    report("pictures …")
+    pictures = [
+        (
+            f"{title}: {case.name}",
+            picture(case, {method: image for method, (image, _) in images(case, models, plans).items()}),
+        )
+        for title, case in _worst(rows, names, sources, plans, precision)
+    ]
+    (out / "quality.html").write_text(page(document, rows, stable, spent, pictures), encoding="utf-8")
+    return document
+
+
+def _judged(name: CaseName, sources: Sources, models: dict, plans: Plans) -> list[dict[str, object]]:  # type: ignore[type-arg]
+    case = sources.make(name, plans)
+    return [] if case is None else [asdict(row) for row in judge(case, models, plans)]
+
+
+def _stable(name: CaseName, sources: Sources, models: dict, plans: Plans) -> list[dict[str, object]]:  # type: ignore[type-arg]
+    case = sources.make(name, plans)
+    return [] if case is None else [asdict(one) for one in stabilities(case, models, plans)]
+
+
+def _looked_into(names: Sequence[CaseName]) -> list[CaseName]:
+    """Those whose stability is measured: the first slices of scans as trained for and of recorded ones, at R = 4."""
+    found = []
+    for group in (AS_TRAINED, RECORDED):
+        found += [one for one in names if one.group == group and one.acceleration == OFF_ACCELERATION][:STABILITY_DRAWS]
+    return found
+
+
+def _worst(
+    rows: Sequence[Row], names: Sequence[CaseName], sources: Sources, plans: Plans, precision: str
+) -> list[tuple[str, Case]]:
+    """The cases that somebody must look at: where the learned image gains least, errs most, and is flagged most, of each kind."""
+    by_name = {str(name): name for name in names}
+    ours = [row for row in rows if row.method == learned(precision)]
+    classical = {row.case: row for row in rows if row.method == CLASSICAL}
+    home = [row for row in ours if row.group in (AS_TRAINED, RECORDED)]
+    away = [row for row in ours if row not in home]
+    wanted: dict[str, str] = {}
+    for where, kind in ((home, "as trained for or recorded"), (away, "not trained for")):
+        if where:
+            wanted.setdefault(
+                min(where, key=lambda row: row.psnr_db - classical[row.case].psnr_db).case, f"gains least, {kind}"
+            )
+            wanted.setdefault(min(where, key=lambda row: row.ssim).case, f"lowest SSIM, {kind}")
+            wanted.setdefault(
+                max(where, key=lambda row: row.flagged - classical[row.case].flagged).case,
+                f"most flagged over classical, {kind}",
+            )
+    for row in [row for row in ours if row.group == RECORDED][:WORST_SHOWN]:
+        wanted.setdefault(row.case, "recorded")
+    made = ((title, sources.make(by_name[case], plans)) for case, title in wanted.items())
+    return [(title, case) for title, case in made if case is not None]
+
+
+def _made_with(subject: Subject, sources: Sources, extent: Extent, left_out: Sequence[str]) -> dict[str, str]:
+    """What a reader needs to make the report again."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "scipy", "onnxruntime"))
+    return {
+        "model": subject.origin,
+        "volumes": ", ".join(volume.name for volume in sources.volumes),
+        "other anatomy": ", ".join(volume.name for volume in sources.foreign) or "drawn phantoms",
+        "recordings": ", ".join(f"{name} ({_digest(path)[:16]})" for name, path in sources.recordings.items())
+        or "none",
+        "extent": f"{extent.draws} draws, {extent.off_draws} of every other kind, seed {extent.seed}",
+        "left out": ", ".join(left_out) or "nothing",
+        "simulated": "every scan but the recorded ones",
+        "versions": f"edge-runtime {runtime_version()}, {versions}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, kernels for {instruction_set()}",
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _identity(subject: Subject, sources: Sources) -> str:
+    """Of all that a judgement hangs on: graphs and settings, code, data."""
+    digest = hashlib.sha256(repr((sorted(subject.digests().items()), subject.settings)).encode())
+    digest.update(files_digest(imported_sources(__name__), CODE).encode())
+    for volume in (*sources.volumes, *sources.foreign):
+        digest.update(volume.voxels.tobytes())
+    for path in sources.recordings.values():
+        digest.update(_digest(path).encode())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""What is judged: the forms of a model, from a bundle or from the work folder it will be packed from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime.bundle import TrustStore, UnrolledSettings, load_bundle
+from edge_runtime.bundle.quality import Limit, parse_limits
+from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from export.config import ConfigError, load_config
+
+PRECISIONS = ("fp32", "int8")
+"""FP32 is what the others are held against."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as the device would run it.
+
+    Attributes:
+        forms: graphs by precision.
+        limits: bounds of figures that it must keep.
+        origin: where it came from, in words; a bundle's with its SHA-256.
+    """
+
+    name: str
+    version: str
+    settings: UnrolledSettings
+    forms: Mapping[str, bytes]
+    limits: Mapping[str, Limit]
+    origin: str
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the graphs, by precision."""
+        return {precision: hashlib.sha256(graph).hexdigest() for precision, graph in self.forms.items()}
+
+    def models(self, threads: int) -> dict[str, LearnedReconstruction]:
+        """Every form, made ready on the engine that every device has."""
+        engine = OnnxRuntimeEngine()
+        return {
+            precision: LearnedReconstruction(self.settings, engine.plan(graph, threads))
+            for precision, graph in self.forms.items()
+        }
+
+
+def of_bundle(path: Path, trust: TrustStore | None) -> Subject:
+    """The forms of a bundle that the trust store admits.
+
+    Raises:
+        BundleError: the runtime would not use it.
+    """
+    bundle = load_bundle(path, trust)
+    forms = {precision: bundle.forms[precision].onnx for precision in sorted(bundle.forms)}
+    limits = parse_limits(bundle.manifest["limits"])
+    origin = f"bundle of SHA-256 {bundle.digest}, signed by {bundle.signed_by[0]}"
+    return Subject(bundle.name, bundle.version, bundle.settings, forms, limits, origin)
+
+
+def of_work(config_path: Path, work: Path) -> Subject:
+    """The forms that `edge-export quantize` wrote into a work folder.
+
+    Raises:
+        ConfigError: there are none, or they are of another model than the folder's.
+    """
+    from export.quantization.run import FOLDER, settings_of
+    from export.split import regulariser_onnx
+    from export.train import load_model
+
+    config, folder = load_config(config_path), work / FOLDER
+    missing = [precision for precision in PRECISIONS if not (folder / f"{precision}.onnx").exists()]
+    if missing:
+        raise ConfigError(f"{folder / missing[0]}.onnx: there is none; run edge-export quantize {config_path} first")
+    network = load_model(work / "model.pt").network
+    forms = {precision: (folder / f"{precision}.onnx").read_bytes() for precision in PRECISIONS}
+    if forms["fp32"] != regulariser_onnx(network):
+        raise ConfigError(f"{folder}: not of the model in {work}; run edge-export quantize {config_path} again")
+    limits = parse_limits(config.limits)
+    return Subject(config.name, config.version, settings_of(network), forms, limits, f"work folder {work.name}")

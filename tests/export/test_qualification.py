@@ -1,0 +1,182 @@
+"""What the report says of images whose faults are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_volumes import made_volume
+
+pytest.importorskip("scipy", reason="the extra 'export' is not installed")
+
+from scipy import ndimage
+
+from edge_runtime.kernels import Plans, Workers
+from export.qualification.cases import AS_TRAINED, OFF_DISTRIBUTION, Sources
+from export.qualification.cost import Cost
+from export.qualification.figures import MEANINGS, figures_of
+from export.qualification.judge import CLASSICAL, Row, judge
+from export.qualification.rings import PATCH, agreement, flagged_patches, flagged_share
+from export.qualification.stability import Stability, stabilities
+
+pytestmark = pytest.mark.full
+
+SIZE = 96
+
+
+@pytest.fixture
+def textured() -> np.ndarray:
+    """Structure of all sizes, ``(96, 96)``."""
+    rng = np.random.default_rng(3)
+    fine, coarse = (ndimage.gaussian_filter(rng.standard_normal((SIZE, SIZE)), sigma) for sigma in (1.0, 3.0))
+    return 1 + 0.2 * fine / fine.std() + 0.2 * coarse / coarse.std()
+
+
+EVERYWHERE = np.ones((SIZE, SIZE), np.bool_)
+
+
+def test_an_image_agrees_with_itself_at_any_brightness(textured: np.ndarray) -> None:
+    assert flagged_share(3 * textured, textured, EVERYWHERE) == 0
+    assert agreement(textured[:PATCH, :PATCH], textured[:PATCH, :PATCH]) == 1
+
+
+def test_a_little_blur_and_noise_are_no_invention(textured: np.ndarray) -> None:
+    blurred = ndimage.gaussian_filter(textured, 0.7) + 0.02 * np.random.default_rng(1).standard_normal(textured.shape)
+    assert flagged_share(blurred, textured, EVERYWHERE) == 0
+
+
+def test_an_invented_structure_is_flagged_where_it_is_and_nowhere_else(textured: np.ndarray) -> None:
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    invented = textured + 1.5 * np.exp(-((rows - 70) ** 2 + (columns - 30) ** 2) / (2 * 2.5**2))
+    flags = flagged_patches(invented, textured, EVERYWHERE)
+    found = [(row + PATCH / 2, column + PATCH / 2) for row, column, flagged in flags if flagged]
+    assert found
+    assert all(np.hypot(row - 70, column - 30) < PATCH for row, column in found)
+
+
+def test_a_lost_structure_is_flagged_too(textured: np.ndarray) -> None:
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    spot = 1.5 * np.exp(-((rows - 40) ** 2 + (columns - 60) ** 2) / (2 * 2.5**2))
+    assert flagged_share(textured, textured + spot, EVERYWHERE) > 0
+
+
+def test_air_is_not_compared(textured: np.ndarray) -> None:
+    where = np.zeros_like(EVERYWHERE)
+    where[: SIZE // 2] = True
+    other = np.where(where, textured, np.random.default_rng(2).random(textured.shape))
+    flags = flagged_patches(other, textured, where)
+    assert flags and all(row + PATCH <= SIZE // 2 + PATCH // 4 for row, _, _ in flags)
+
+
+class Nothing:
+    """A network that corrects nothing: the learned image is then the classical one of the samples it may see."""
+
+    def run(self, plan, first, scale, noise, plans):
+        return first
+
+
+class Eraser:
+    """A network that leaves nothing but the coarse: it keeps no small structure."""
+
+    def run(self, plan, first, scale, noise, plans):
+        blurred = ndimage.gaussian_filter(first.real, 6) + 1j * ndimage.gaussian_filter(first.imag, 6)
+        return blurred.astype(np.complex64)
+
+
+@pytest.fixture(scope="module")
+def sources() -> Sources:
+    return Sources([made_volume(64)], [], [])
+
+
+def cases_of(sources: Sources, monkeypatch: pytest.MonkeyPatch, off_draws: int = 1) -> list:
+    monkeypatch.setattr("export.qualification.cases.PHASE_ENCODES", [64])
+    monkeypatch.setattr("export.qualification.cases.SAMPLES", [64])
+    names = list(sources.names(1, off_draws, 5))
+    return [sources.make(name, Plans(Workers(threads=1))) for name in names]
+
+
+def test_every_kind_of_case_is_made_and_made_again_the_same(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, again = (cases_of(sources, monkeypatch) for _ in range(2))
+    made = [case for case in cases if case is not None]
+    assert {case.name.group for case in made} == {AS_TRAINED, *OFF_DISTRIBUTION}
+    for one, other in zip(made, [case for case in again if case is not None], strict=True):
+        np.testing.assert_array_equal(one.samples.hybrid, other.samples.hybrid)
+    by_group = {case.name.group: case for case in made}
+    assert by_group["32 coils"].full.shape[0] == 32
+    assert by_group["R = 10"].samples.measured.sum() < 16
+    level = {group: np.percentile(case.reference, 99) for group, case in by_group.items()}
+    assert level["a tenth of the noise"] > 5 * level["three times the noise"]  # whitened: noise is 1 in both
+
+
+def test_a_network_that_corrects_nothing_is_as_good_and_as_stable_as_the_classical_image(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(one for one in cases_of(sources, monkeypatch) if one.name.acceleration == 4)
+    plans = Plans(Workers(threads=1))
+    rows = {row.method: row for row in judge(case, {"fp32": Nothing()}, plans)}
+    assert rows["learned fp32"].psnr_db == pytest.approx(rows[CLASSICAL].psnr_db, abs=1.0)  # held-out samples miss
+    found = {one.method: one for one in stabilities(case, {"fp32": Nothing()}, plans)}
+    assert found["learned fp32"].noise_gain == pytest.approx(found[CLASSICAL].noise_gain, rel=0.3)
+    assert found["learned fp32"].contrast_kept == pytest.approx(found[CLASSICAL].contrast_kept, abs=0.2)
+
+
+def test_a_network_that_erases_small_structures_is_caught(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "edge_runtime.modalities.mri.reconstruct.believed_share", lambda step: 1.0
+    )  # whatever held-out samples say
+    case = next(one for one in cases_of(sources, monkeypatch) if one.name.acceleration == 6)
+    plans = Plans(Workers(threads=1))
+    found = {one.method: one for one in stabilities(case, {"fp32": Eraser()}, plans)}
+    assert found["learned fp32"].contrast_kept < found[CLASSICAL].contrast_kept - 0.1
+    rows = {row.method: row for row in judge(case, {"fp32": Eraser()}, plans)}
+    assert rows["learned fp32"].psnr_db < rows[CLASSICAL].psnr_db
+
+
+def row(case: str, group: str, method: str, psnr_db: float, ssim: float = 0.9, flagged: float = 0.0) -> Row:
+    return Row(case, group, 4, method, 0.1, psnr_db, ssim, flagged, None)
+
+
+def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
+    rows = [
+        row("a", AS_TRAINED, "learned fp32", 30.0),
+        row("a", AS_TRAINED, "learned int8", 29.95, 0.899, 0.2),
+        row("a", AS_TRAINED, CLASSICAL, 28.0, 0.85, 0.1),
+        row("b", "recorded", "learned fp32", 20.0),
+        row("b", "recorded", "learned int8", 19.5, 0.88),
+        row("b", "recorded", CLASSICAL, 20.0, 0.9, 0.3),
+        row("c", "32 coils", "learned int8", 22.0),
+        row("c", "32 coils", CLASSICAL, 25.0),
+    ]
+    stable = [
+        Stability("a", "learned int8", 3.0, 0.5),
+        Stability("a", CLASSICAL, 2.0, 0.6),
+        Stability("b", "learned int8", 1.0, 0.7),
+        Stability("b", CLASSICAL, 2.0, 0.5),
+    ]
+    costs = [Cost("int8", 1, 90.0, 95.0, 150.0), Cost("int8", 2, 50.0, 60.0, 160.0), Cost("fp32", 2, 80.0, 81.0, 170.0)]
+    found = figures_of(rows, stable, costs, "int8")
+    assert found == pytest.approx(
+        {
+            "int8_loss_db": 0.5,
+            "int8_loss_ssim": 0.02,
+            "gain_db_median": 0.725,
+            "gain_db_worst": -0.5,
+            "gain_ssim_worst": -0.02,
+            "flagged_over_classical_worst": 0.1,
+            "off_distribution_gain_db_worst": -3.0,
+            "noise_gain_over_classical_worst": 1.5,
+            "contrast_kept_worst": 0.5,
+            "contrast_kept_over_classical_worst": -0.1,
+            "image_ms": 50.0,
+            "memory_mb": 160.0,
+        }
+    )
+    assert found.keys() <= MEANINGS.keys()
+
+
+def test_a_bundle_and_a_work_folder_are_not_mixed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    from export.cli import main
+
+    assert main(["qualify", "made.toml", "--data", "nowhere"]) == 1
+    assert "a bundle goes without --work, a configuration with it" in capsys.readouterr().err
+    assert main(["qualify", "made.edgebundle", "--data", "nowhere", "--draws", "0"]) == 1
+    assert "--draws 0: at least 1 is expected" in capsys.readouterr().err
