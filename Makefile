@@ -22,7 +22,7 @@ $(VENV)/.test: $(VENV)/.device
 	@touch $@
 
 $(VENV)/.export: $(VENV)/.test
-	$(PIP) -e '.[export,bench]' $(CONSTRAINTS)
+	$(PIP) -e '.[export,openvino,bench]' $(CONSTRAINTS)
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.export requirements/peers.txt

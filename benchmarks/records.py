@@ -18,7 +18,18 @@ import numpy as np
 
 Better = Literal["lower", "higher"]
 
-PACKAGES = ("edge-runtime", "numpy", "onnxruntime", "pydicom", "ismrmrd", "bartorch", "mrpro")
+PACKAGES = (
+    "edge-runtime",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "torch",
+    "pydicom",
+    "ismrmrd",
+    "bartorch",
+    "mrpro",
+)
 """Those whose versions the environment record names."""
 
 

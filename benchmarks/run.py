@@ -25,6 +25,8 @@ BENCHMARKS = {
     "kernels.sense_cg_ms": "benchmarks.sense_cg:sense_cg",
     "ingest": "benchmarks.ingest:ingest",
     "latency": "benchmarks.latency:latency",
+    "engine": "benchmarks.engines:engines",
+    "export.calibration_peak_mb": "benchmarks.calibration:calibration",
     "install": "benchmarks.footprint:install",
     "quality": "benchmarks.quality:quality",
 }

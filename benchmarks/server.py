@@ -33,15 +33,20 @@ class RunningServer:
 
     def peak_bytes(self) -> int:
         """Largest resident memory of the process so far (``VmHWM``)."""
-        status = Path(f"/proc/{self.process_id}/status").read_text(encoding="ascii", errors="replace")
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+        return peak_bytes(self.process_id)
 
     def latest_report(self) -> dict[str, Any]:
         """``report.json`` of the latest scan (docs/report.md); it is written before the scanner is told CLOSE."""
         latest = max(self.output.glob("*/report.json"))  # folders are named by time and number
         report: dict[str, Any] = json.loads(latest.read_text(encoding="utf-8"))
         return report
+
+
+def peak_bytes(process: int | str = "self") -> int:
+    """Largest resident memory of a process so far (``VmHWM``)."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 @contextlib.contextmanager

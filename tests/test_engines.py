@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,22 @@ def test_the_highest_score_wins_whatever_the_order(order):
 @pytest.mark.usefixtures("registry")
 def test_an_engine_that_is_not_installed_is_passed_over():
     assert choose_engine(("tensorrt", "onnxruntime"), "fp32").name == "onnxruntime"
+
+
+def test_of_equal_scores_the_first_wins(monkeypatch):
+    class Equal(OnnxRuntimeEngine):
+        name = "equal"
+
+    monkeypatch.setattr(engines, "REGISTRY", {**engines.REGISTRY, "equal": Equal})
+    assert choose_engine(("equal", "onnxruntime"), "int8").name == "equal"
+    assert choose_engine(("onnxruntime", "equal"), "int8").name == "onnxruntime"
+
+
+def test_a_profile_that_names_an_engine_without_its_package_is_told_the_mend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "edge_runtime.engines.openvino", raising=False)
+    with pytest.raises(EngineError, match=r"openvino: not installed .*pip install 'edge-runtime\[openvino\]'"):
+        choose_engine(("openvino",), "fp32")
 
 
 @pytest.mark.usefixtures("registry")

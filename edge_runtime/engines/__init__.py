@@ -57,12 +57,20 @@ def _onnxruntime() -> Engine:
     return OnnxRuntimeEngine()
 
 
-REGISTRY: dict[str, Callable[[], Engine]] = {"onnxruntime": _onnxruntime}
+def _openvino() -> Engine:
+    try:
+        from edge_runtime.engines.openvino import OpenVinoEngine
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install 'edge-runtime[openvino]'") from error
+    return OpenVinoEngine()
+
+
+REGISTRY: dict[str, Callable[[], Engine]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 """Engines by the name that a hardware profile uses. Makers import their library only when called."""
 
 
 def choose_engine(allowed: tuple[str, ...], precision: str) -> Engine:
-    """The allowed engine with the highest score for a precision.
+    """The allowed engine with the highest score for a precision; of equal ones the first.
 
     Raises:
         EngineError: none of the allowed engines runs it, with the reason for each.

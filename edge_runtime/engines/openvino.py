@@ -1,0 +1,101 @@
+"""OpenVINO on the CPU; the extra ``openvino``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import OrderedDict
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+
+from edge_runtime.engines import Session, Tensor
+from edge_runtime.errors import EngineError
+
+# When imported, OpenVINO reports that to its makers over the network. A device tells nobody anything: without this package of its
+# own it can't, and goes on.
+sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+
+import openvino as ov  # noqa: E402
+
+VERSION = ov.__version__.partition("-")[0]
+"""Without what names the build."""
+
+PRECISIONS = {"fp32": 10, "int8": 10}
+
+SIZES_KEPT = 4
+"""Input shapes whose compiled graphs are kept; each holds packed weights and its own tensors. A scan has one, its previews too."""
+
+
+class OpenVinoEngine:
+    """OpenVINO's CPU plugin; no other device is admitted, so nothing falls back in silence."""
+
+    name = "openvino"
+
+    def __init__(self) -> None:
+        self._core = ov.Core()
+
+    def version(self) -> str:
+        return f"openvino {VERSION} CPU"
+
+    def score(self, precision: str) -> int:
+        return PRECISIONS.get(precision, 0)
+
+    def plan(self, onnx: bytes, threads: int) -> Session:
+        try:
+            return OpenVinoSession(self._core, self._core.read_model(onnx), threads)
+        except Exception as error:  # its frontends raise classes of their own, with no common base but Exception
+            raise EngineError(f"openvino {VERSION} can't plan the graph: {_one_line(error)}") from error
+
+
+class OpenVinoSession:
+    """A graph that is compiled once for each shape of its input: a fixed one lets OpenVINO lay all tensors out beforehand.
+
+    Args:
+        model: of ``core.read_model``, with one input and one output.
+        threads: computing threads; calls from several threads take turns, so that there are never more.
+    """
+
+    def __init__(self, core: ov.Core, model: ov.Model, threads: int) -> None:
+        self._core, self._model = core, model
+        self._properties: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 otherwise, where the processor has it: other images on other devices
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # pinned, threads would wait for whoever else runs on their cores
+        }
+        self._turn = threading.Lock()
+        self._requests: OrderedDict[tuple[int, ...], ov.InferRequest] = OrderedDict()
+
+    def run(self, batch: Tensor) -> Tensor:
+        if batch.dtype != np.float32:  # OpenVINO would convert it
+            raise EngineError(
+                f"openvino failed on an input of shape {batch.shape}: float32 is expected, {batch.dtype} came"
+            )
+        if not np.isfinite(batch).all():  # its ReLU makes zeros of what is not a number: the output would look sound
+            raise EngineError(f"openvino was given values that are not finite, in an input of shape {batch.shape}")
+        with self._turn:
+            try:
+                output = self._request(batch.shape).infer([batch])[0]
+            except Exception as error:  # as above
+                raise EngineError(f"openvino failed on an input of shape {batch.shape}: {_one_line(error)}") from error
+        if not np.isfinite(output).all():
+            raise EngineError(f"openvino returned values that are not finite for an input of shape {batch.shape}")
+        return np.asarray(output, dtype=np.float32)
+
+    def _request(self, shape: tuple[int, ...]) -> ov.InferRequest:
+        """Of the graph compiled for a shape; the one that was not used for longest gives way."""
+        if shape not in self._requests:
+            model = self._model.clone()
+            model.reshape(list(shape))
+            self._requests[shape] = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+            if len(self._requests) > SIZES_KEPT:
+                self._requests.popitem(last=False)
+        self._requests.move_to_end(shape)
+        return self._requests[shape]
+
+
+def _one_line(error: Exception) -> str:
+    """OpenVINO's errors are several lines long."""
+    return " ".join(str(error).split())
