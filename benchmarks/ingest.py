@@ -126,6 +126,7 @@ def share_of_plain_c(rates: Mapping[str, list[float]]) -> Record:
         )
     best = max(forms, key=lambda size: float(np.median(forms[size])))
     medians = ", ".join(f"{np.median(rate):,.0f} by {size >> 10} KiB" for size, rate in forms.items())
+    parsed = np.median([ours / plain for ours, plain in zip(rates["parsed"], forms[best], strict=True)])
     return summarise(
         name,
         [ours / plain for ours, plain in zip(rates["assembled"], forms[best], strict=True)],
@@ -134,7 +135,8 @@ def share_of_plain_c(rates: Mapping[str, list[float]]) -> Record:
         target=SHARE_WANTED,
         note=f"ingest.readouts_per_s over the readouts/s of {plain_receiver.SOURCE.name} ({' '.join(plain_receiver.COMPILE)}) in "
         "the same turn: recv, message lengths, a copy of each readout to its line, nothing checked or transformed; medians by its "
-        f"receive buffer: {medians}; the faster one counts",
+        f"receive buffer: {medians}; the faster one counts. Received, parsed and checked, but neither transformed nor placed "
+        f"(ingest.parsed_readouts_per_s): {parsed:.2f}",
     )
 
 

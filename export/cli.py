@@ -15,7 +15,7 @@ from pathlib import Path
 from edge_runtime.errors import EdgeRuntimeError
 from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack
 from export.progress import Progress
-from export.qualification.command import add_qualify
+from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, required=True, metavar="DIR")
     demo.set_defaults(run=_demo_scan)
     add_qualify(commands, add_trust_option)
+    add_sweep(commands, add_trust_option)
     add_simulate(commands)
     add_fidelity(commands)
     return parser

@@ -22,9 +22,21 @@ class Remembered:
 
     def remembered(self, name: str, measure: Callable[[], object]) -> Any:
         """The value that is known, or a new one, which is kept."""
-        if name not in self._known:
-            self._known[name] = measure()
-            line = {"identity": self._identity, "name": name, "value": self._known[name]}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        if not self.has(name):
+            self.keep(name, measure())
+        return self.value(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a value is known."""
+        return name in self._known
+
+    def value(self, name: str) -> Any:
+        """The value that is known."""
         return self._known[name]
+
+    def keep(self, name: str, value: object) -> None:
+        """Remembers a value from now on."""
+        self._known[name] = value
+        line = {"identity": self._identity, "name": name, "value": value}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")

@@ -6,6 +6,7 @@ interruption, or on another machine that has the same data. Simulated ones use o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,15 @@ class Sources:
             for index in range(off_draws):
                 acceleration = FAST_ACCELERATION if group == FAST else OFF_ACCELERATION
                 yield CaseName(group, "", index, acceleration, seed)
+
+    def identity(self) -> str:
+        """SHA-256 of all of it."""
+        digest = hashlib.sha256()
+        for volume in (*self.volumes, *self.foreign):
+            digest.update(volume.voxels.tobytes())
+        for name, path in self.recordings.items():
+            digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
     def make(self, name: CaseName, plans: Plans) -> Case | None:
         """The case; ``None`` where the mask leaves nothing to calibrate on.

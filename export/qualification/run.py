@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from export.digest import ROOT as CODE
 from export.digest import files_digest, imported_sources
 from export.qualification.cases import AS_TRAINED, OFF_ACCELERATION, RECORDED, Case, CaseName, Sources
 from export.qualification.cost import costs
+from export.qualification.extent import Extent
 from export.qualification.figures import figures_of
 from export.qualification.judge import CLASSICAL, Row, images, judge, learned
 from export.qualification.page import page, picture
@@ -30,15 +31,6 @@ STABILITY_DRAWS = 4
 """How many of recorded slices and of those as trained for have their stability measured."""
 
 WORST_SHOWN = 4
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How much is judged: slices as trained for, cases of every other kind, and what they are drawn from."""
-
-    draws: int
-    off_draws: int
-    seed: int
 
 
 def qualify(
@@ -152,8 +144,8 @@ def _made_with(subject: Subject, sources: Sources, extent: Extent, left_out: Seq
         "model": subject.origin,
         "volumes": ", ".join(volume.name for volume in sources.volumes),
         "other anatomy": ", ".join(volume.name for volume in sources.foreign) or "drawn phantoms",
-        "recordings": ", ".join(f"{name} ({_digest(path)[:16]})" for name, path in sources.recordings.items())
-        or "none",
+        "recordings": ", ".join(sources.recordings) or "none",
+        "data, SHA-256": sources.identity(),
         "extent": f"{extent.draws} draws, {extent.off_draws} of every other kind, seed {extent.seed}",
         "left out": ", ".join(left_out) or "nothing",
         "simulated": "every scan but the recorded ones",
@@ -162,16 +154,9 @@ def _made_with(subject: Subject, sources: Sources, extent: Extent, left_out: Seq
     }
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _identity(subject: Subject, sources: Sources) -> str:
     """Of all that a judgement hangs on: graphs and settings, code, data."""
     digest = hashlib.sha256(repr((sorted(subject.digests().items()), subject.settings)).encode())
     digest.update(files_digest(imported_sources(__name__), CODE).encode())
-    for volume in (*sources.volumes, *sources.foreign):
-        digest.update(volume.voxels.tobytes())
-    for path in sources.recordings.values():
-        digest.update(_digest(path).encode())
+    digest.update(sources.identity().encode())
     return digest.hexdigest()

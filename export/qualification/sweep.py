@@ -1,0 +1,186 @@
+"""`edge-export sweep`: every form of several models on every case, on this machine or on a Dask cluster.
+
+A task is one model on one case, and small: its name goes to a worker, which makes the case from its own copy of the data and sends
+rows back. Results are kept as they come; where and in which order they were made does not show in the table.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.kernels import Plans, Workers
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from export.digest import ROOT, files_digest, imported_sources
+from export.qualification.cases import CaseName, Sources, foreign_volumes
+from export.qualification.extent import Extent
+from export.qualification.judge import Row, judge
+from export.qualification.subject import Subject
+from export.remembered import Remembered
+from export.simulate.volumes import load_volumes
+
+LOST_WORKERS = 5
+"""So many workers may die over one task before it is given up."""
+
+CONNECT_S = 20
+
+Task = tuple[int, CaseName]
+"""Which model, by its place, and which case."""
+
+
+class SweepFailed(EdgeRuntimeError):
+    """A scheduler that can't be reached, or a task that no worker could finish."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where cases come from, as every worker must find it: the same folders with the same content.
+
+    Attributes:
+        volumes: folder.
+        recordings: files.
+    """
+
+    volumes: Path
+    recordings: tuple[Path, ...]
+
+    def open(self) -> Sources:
+        """Reads it, once a process."""
+        return _opened(self)
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(data: Data) -> Sources:
+    return Sources(load_volumes(data.volumes), foreign_volumes(data.volumes), data.recordings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    """What a process needs to judge any task; models are made ready once."""
+
+    subjects: tuple[Subject, ...]
+    data: Data
+
+    def judge(self, task: Task) -> list[dict[str, Any]]:
+        subject, name = task
+        plans = Plans(Workers(threads=1))
+        case = self.data.open().make(name, plans)
+        return [] if case is None else [asdict(row) for row in judge(case, self._models(subject), plans)]
+
+    def _models(self, subject: int) -> Mapping[str, LearnedReconstruction]:
+        key = tuple(sorted(self.subjects[subject].digests().items()))
+        if key not in _READY:
+            _READY[key] = self.subjects[subject].models(threads=1)
+        return _READY[key]
+
+
+_READY: dict[tuple[tuple[str, str], ...], Mapping[str, LearnedReconstruction]] = {}
+
+
+def sweep(
+    subjects: Sequence[Subject],
+    data: Data,
+    extent: Extent,
+    out: Path,
+    report: Callable[[str], None],
+    scheduler: str | None = None,
+) -> list[tuple[str, Row]]:
+    """Rows with the model they are of, by model and case; writes ``sweep.json`` and ``sweep.md`` into a folder.
+
+    Args:
+        report: told in words how far it is.
+        scheduler: address of a Dask cluster's; without it, everything is done here.
+
+    Raises:
+        SweepFailed: the cluster could not do it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    worker = _Worker(tuple(subjects), data)
+    names = list(data.open().names(extent.draws, extent.off_draws, extent.seed))
+    known = Remembered(out / "judged.jsonl", _identity(worker))
+    tasks = [(number, name) for number in range(len(subjects)) for name in names]
+    waiting = [task for task in tasks if not known.has(_label(task))]
+    done = len(tasks) - len(waiting)
+    for task, rows in _on_cluster(worker, waiting, scheduler) if scheduler else _here(worker, waiting):
+        known.keep(_label(task), rows)
+        done += 1
+        report(f"{done} of {len(tasks)}: {_title(subjects[task[0]])}, {task[1]}")
+    found = [(_title(subjects[task[0]]), Row(**row)) for task in tasks for row in known.value(_label(task))]
+    document = [{"model": model, **asdict(row)} for model, row in found]
+    (out / "sweep.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (out / "sweep.md").write_text(table(found), encoding="utf-8")
+    return found
+
+
+def table(found: Sequence[tuple[str, Row]]) -> str:
+    """Markdown: a line a model, method, group and acceleration; median and, in brackets, worst case."""
+    lines = [
+        "| model | group | R | cases | method | NRMSE | PSNR, dB | SSIM | flagged |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str, int, str], list[Row]] = {}
+    for model, row in found:
+        groups.setdefault((model, row.group, row.acceleration, row.method), []).append(row)
+    for (model, group, acceleration, method), rows in groups.items():
+        nrmse, psnr, ssim = [r.nrmse for r in rows], [r.psnr_db for r in rows], [r.ssim for r in rows]
+        flagged = [r.flagged for r in rows]
+        cells = (
+            f"{median(nrmse):.4f} ({max(nrmse):.4f})",
+            f"{median(psnr):.2f} ({min(psnr):.2f})",
+            f"{median(ssim):.4f} ({min(ssim):.4f})",
+            f"{median(flagged):.3f} ({max(flagged):.3f})",
+        )
+        lines.append(f"| {model} | {group} | {acceleration} | {len(rows)} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _here(worker: _Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+    for task in tasks:
+        yield task, worker.judge(task)
+
+
+def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+    """Results as they become ready. Tasks of a worker that dies are done by another."""
+    import distributed
+
+    try:
+        client = distributed.Client(scheduler, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise SweepFailed(f"--dask {scheduler}: no scheduler answers there: {error}") from error
+    with client:
+        shared = client.scatter(worker, broadcast=True)  # type: ignore[no-untyped-call]
+        futures = {client.submit(_judge, shared, task, pure=False, retries=LOST_WORKERS): task for task in tasks}
+        for future in distributed.as_completed(futures):  # type: ignore[no-untyped-call]
+            try:
+                yield futures[future], future.result()
+            except Exception as error:  # whatever a worker raised, or what became of it
+                raise SweepFailed(f"{futures[future][1]}: {type(error).__name__}: {error}") from error
+
+
+def _judge(worker: _Worker, task: Task) -> list[dict[str, Any]]:
+    return worker.judge(task)
+
+
+def _title(subject: Subject) -> str:
+    digest = hashlib.sha256(repr(sorted(subject.digests().items())).encode()).hexdigest()
+    return f"{subject.name} {subject.version} ({digest[:8]})"
+
+
+def _label(task: Task) -> str:
+    return f"{task[0]} {task[1]!r}"
+
+
+def _identity(worker: _Worker) -> str:
+    """Of all that a row hangs on: code, the models in their order, data."""
+    digest = hashlib.sha256(files_digest(imported_sources(__name__), ROOT).encode())
+    for subject in worker.subjects:
+        digest.update(repr((sorted(subject.digests().items()), subject.settings)).encode())
+    digest.update(worker.data.open().identity().encode())
+    return digest.hexdigest()
