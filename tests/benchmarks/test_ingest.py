@@ -97,9 +97,15 @@ def test_server_and_plain_c_take_in_the_same_scan(program: Path) -> None:
 def test_the_share_is_that_of_the_faster_form_turn_by_turn() -> None:
     small, large = (ingest._plain_c(size) for size in ingest.PLAIN_C_BUFFERS_BYTES)
     record = ingest.share_of_plain_c(
-        {"assembled": [50.0, 90.0, 80.0], small: [10.0, 10.0, 10.0], large: [100.0, 100.0, 200.0]}
+        {
+            "assembled": [50.0, 90.0, 80.0],
+            "parsed": [90.0, 95.0, 180.0],
+            small: [10.0, 10.0, 10.0],
+            large: [100.0, 100.0, 200.0],
+        }
     )
     assert (record.value, record.n, record.target, record.met) == (0.5, 3, 0.8, False)
+    assert "(ingest.parsed_readouts_per_s): 0.90" in record.note
 
 
 def test_without_a_compiler_there_is_a_record_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
