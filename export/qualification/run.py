@@ -6,13 +6,15 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.bundle.quality import SCHEMA, missed_limits, parse_report
 from edge_runtime.kernels import Plans, Workers, instruction_set
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import runtime_version
 from export.digest import ROOT as CODE
@@ -26,6 +28,8 @@ from export.qualification.page import page, picture
 from export.qualification.stability import Stability, stabilities
 from export.qualification.subject import Subject
 from export.remembered import Remembered
+
+Models = Mapping[str, LearnedReconstruction]
 
 STABILITY_DRAWS = 4
 """How many of recorded slices and of those as trained for have their stability measured."""
@@ -53,13 +57,13 @@ def qualify(
     stable: list[Stability] = []
     left_out = []
     for number, name in enumerate(names, start=1):
-        judged = known.remembered(f"judged {name!r}", lambda name=name: _judged(name, sources, models, plans))  # type: ignore[misc]
+        judged = known.remembered(f"judged {name!r}", partial(_judged, name, sources, models, plans))
         rows += [Row(**row) for row in judged]
         if not judged:
             left_out.append(str(name))
         report(f"{number} of {len(names)}: {name}{'' if judged else ' has nothing to calibrate on'}")
     for name in _looked_into(names):
-        found = known.remembered(f"stable {name!r}", lambda name=name: _stable(name, sources, models, plans))  # type: ignore[misc]
+        found = known.remembered(f"stable {name!r}", partial(_stable, name, sources, models, plans))
         stable += [Stability(**one) for one in found]
         report(f"stability: {name}")
     report("time and memory …")
@@ -93,12 +97,12 @@ def qualify(
     return document
 
 
-def _judged(name: CaseName, sources: Sources, models: dict, plans: Plans) -> list[dict[str, object]]:  # type: ignore[type-arg]
+def _judged(name: CaseName, sources: Sources, models: Models, plans: Plans) -> list[dict[str, Any]]:
     case = sources.make(name, plans)
     return [] if case is None else [asdict(row) for row in judge(case, models, plans)]
 
 
-def _stable(name: CaseName, sources: Sources, models: dict, plans: Plans) -> list[dict[str, object]]:  # type: ignore[type-arg]
+def _stable(name: CaseName, sources: Sources, models: Models, plans: Plans) -> list[dict[str, Any]]:
     case = sources.make(name, plans)
     return [] if case is None else [asdict(one) for one in stabilities(case, models, plans)]
 
