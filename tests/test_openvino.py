@@ -17,7 +17,7 @@ from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.errors import EngineError, GoldenMismatch
 from edge_runtime.runtime import prepare_model
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.alone]
 
 # Not the package itself: its import speaks to the network, where the engine's module does not let it.
 openvino = pytest.importorskip("edge_runtime.engines.openvino", reason="the extra 'openvino' is not installed")
