@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
@@ -69,10 +71,12 @@ class _Worker:
     data: Data
 
     def judge(self, task: Task) -> list[dict[str, Any]]:
+        """Its rows. Linear algebra on one thread: sums depend on how many there are, and workers have one each."""
         subject, name = task
         plans = Plans(Workers(threads=1))
-        case = self.data.open().make(name, plans)
-        return [] if case is None else [asdict(row) for row in judge(case, self._models(subject), plans)]
+        with threadpool_limits(1):
+            case = self.data.open().make(name, plans)
+            return [] if case is None else [asdict(row) for row in judge(case, self._models(subject), plans)]
 
     def _models(self, subject: int) -> Mapping[str, LearnedReconstruction]:
         key = tuple(sorted(self.subjects[subject].digests().items()))

@@ -82,8 +82,6 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(
             os.kill(first, signal.SIGKILL)
 
     found = sweep(models, data, EXTENT, tmp_path, kill_after_the_second, cluster.scheduler_address)
-    with pytest.raises(ProcessLookupError):
-        os.kill(first, 0)
     assert len(said) == TASKS
     assert table(found) == (tmp_path / "sweep.md").read_text() == here[1]
 
