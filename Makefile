@@ -50,8 +50,7 @@ test: lint  ## the suite without torch (minutes)
 
 test-full: $(VENV)/.export $(VENV)-import/.ready  ## also export, torch and real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not alone'
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m alone
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports'
 	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out

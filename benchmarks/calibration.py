@@ -18,9 +18,10 @@ from pathlib import Path
 from benchmarks.footprint import MEGABYTE
 from benchmarks.made_scans import write_training_pool
 from benchmarks.records import Record
-from benchmarks.server import ROOT, peak_bytes
+from benchmarks.server import ROOT
 from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.hil.footprint import peak_bytes
 from export.quantization.forms import write_prepared
 from export.quantization.ranges import Tensor, write_ranges
 from export.states import reconstruction_states

@@ -161,12 +161,9 @@ def _nncf(network: Network) -> Contestant:
     ImportError: NNCF is not installed.
     """
     model = nncf_default(network.graph, network.states)
-    import openvino as ov
+    from edge_runtime.engines.openvino import CORE, OpenVinoSession
 
-    from edge_runtime.engines.openvino import OpenVinoSession
-
-    core = ov.Core()
-    return Contestant(lambda threads: OpenVinoSession(core, model, threads))
+    return Contestant(lambda threads: OpenVinoSession(CORE, model, threads))
 
 
 class _TorchSession:

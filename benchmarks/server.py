@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.hil.footprint import peak_bytes
+
 ROOT = Path(__file__).parents[1]
 END_TIMEOUT_S = 30.0
 
@@ -40,13 +42,6 @@ class RunningServer:
         latest = max(self.output.glob("*/report.json"))  # folders are named by time and number
         report: dict[str, Any] = json.loads(latest.read_text(encoding="utf-8"))
         return report
-
-
-def peak_bytes(process: int | str = "self") -> int:
-    """Largest resident memory of a process so far (``VmHWM``)."""
-    status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 @contextlib.contextmanager

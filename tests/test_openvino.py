@@ -17,7 +17,7 @@ from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.errors import EngineError, GoldenMismatch
 from edge_runtime.runtime import prepare_model
 
-pytestmark = [pytest.mark.full, pytest.mark.alone]
+pytestmark = pytest.mark.full
 
 # Not the package itself: its import speaks to the network, where the engine's module does not let it.
 openvino = pytest.importorskip("edge_runtime.engines.openvino", reason="the extra 'openvino' is not installed")
@@ -172,3 +172,36 @@ def test_it_tells_nobody_that_it_runs():
         "sys.exit('openvino.tools.ovc.telemetry_stub' not in sys.modules or sys.modules['openvino_telemetry'] is not None)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SIGNAL_STACK = """
+import ctypes, gc, threading
+import numpy as np
+from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
+from edge_runtime.engines.openvino import OpenVinoEngine
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+session = OpenVinoEngine().plan(load_bundle(DEFAULT_BUNDLE).forms["fp32"].onnx, 1)
+session.run(np.zeros((1, 6, 32, 32), np.float32))
+
+def drop():
+    global session
+    del session
+    gc.collect()
+
+dropping = threading.Thread(target=drop)
+dropping.start()
+dropping.join()
+stack = Stack()
+assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in open("/proc/self/maps")]
+assert stack.start is None or any(first <= stack.start < last for first, last in ranges)
+"""
+
+
+def test_a_signal_finds_a_stack_after_an_engine_is_gone():
+    """Its plugin gives the thread that loads it a stack for signals; unloaded by another thread, it would leave that one none."""
+    done = subprocess.run([sys.executable, "-c", SIGNAL_STACK], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -48,9 +48,8 @@ def nncf_default(graph: bytes, states: Sequence[Tensor]) -> Any:
     Raises:
         ImportError: OpenVINO or NNCF is not installed.
     """
-    import edge_runtime.engines.openvino  # noqa: F401  # first: then neither library reports to its makers
+    from edge_runtime.engines.openvino import CORE  # first: then neither library reports to its makers
     import nncf  # isort: skip
-    import openvino as ov
 
     nncf.set_log_level(logging.ERROR)
-    return nncf.quantize(ov.Core().read_model(graph), nncf.Dataset(list(states)))
+    return nncf.quantize(CORE.read_model(graph), nncf.Dataset(list(states)))

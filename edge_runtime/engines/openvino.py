@@ -27,6 +27,10 @@ PRECISIONS = {"fp32": 10, "int8": 10}
 SIZES_KEPT = 4
 """Input shapes whose compiled graphs are kept; each holds packed weights and its own tensors. A scan has one, its previews too."""
 
+CORE = ov.Core()
+"""The one of this process, never let go. The CPU plugin gives the thread that loads it a stack for signals and frees it when it is
+unloaded, by whichever thread: the first would be left with a stack that is none, and the next signal would kill the process."""
+
 
 class OpenVinoEngine:
     """OpenVINO's CPU plugin; no other device is admitted, so nothing falls back in silence."""
@@ -34,7 +38,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self) -> None:
-        self._core = ov.Core()
+        self._core = CORE
 
     def version(self) -> str:
         return f"openvino {VERSION} CPU"

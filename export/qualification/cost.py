@@ -6,21 +6,22 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.hil.footprint import peak_bytes
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.noise import NoiseLevel
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, reconstruct
-from edge_runtime.modalities.mri.sampling import variable_density
+from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
 from export.qualification.subject import Subject
 
-SIZE, COILS, ACCELERATION, ACS_FRACTION = 256, 8, 4, 0.08
+SIZE, COILS, ACCELERATION = 256, 8, 4
+NOISE = 0.02
 RUNS = 9
 
 
@@ -42,30 +43,37 @@ class Cost:
 
 
 def costs(subject: Subject, threads: int) -> list[Cost]:
-    """Of every form with one thread and with ``threads``, each in a process of its own."""
+    """Of every form with one thread and with ``threads``, each in a process of its own, all of one simulated scan."""
     spawn = multiprocessing.get_context("spawn")
-    found = []
-    for precision in subject.forms:
+    samples, found = _samples(), []
+    for precision, graph in subject.forms.items():
         for count in sorted({1, threads}):
             with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                values = process.submit(_measure, subject.settings, subject.forms[precision], count).result()
+                values = process.submit(_measure, subject.settings, graph, count, samples).result()
             found.append(Cost(precision, count, *values))
     return found
 
 
-def _measure(settings: UnrolledSettings, graph: bytes, threads: int) -> tuple[float, float, float]:
-    rng = np.random.default_rng(0)
-    y, x = np.linspace(-1, 1, SIZE)[:, None], np.linspace(-1, 1, SIZE)[None, :]
-    magnitude = ((y / 0.8) ** 2 + (x / 0.7) ** 2 < 1) * (1 + 0.3 * np.cos(9 * x) * np.cos(7 * y))
-    around = 2 * np.pi * np.arange(COILS) / COILS
-    maps = np.exp(-((y - np.sin(around)[:, None, None]) ** 2) - (x - np.cos(around)[:, None, None]) ** 2 + 0j)
-    spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(maps * magnitude, axes=(1, 2)), norm="ortho"), axes=(1, 2))
-    noise = 0.02 * (rng.standard_normal(spectrum.shape) + 1j * rng.standard_normal(spectrum.shape))
-    measured = variable_density(SIZE, ACCELERATION, ACS_FRACTION, rng)
-    hybrid = to_image(np.asarray(spectrum + noise, np.complex64), axis=2) * measured[None, :, None]
+def _samples() -> SliceSamples:
+    from export.simulate.objects import (  # with SciPy, which the measured process must not load
+        draw_phantom,
+        random_field_phase,
+    )
+    from export.simulate.receive import complex_noise, gaussian_coils, measure
+
+    rng, finer = np.random.default_rng(0), (2 * SIZE, 2 * SIZE)
+    kspace = measure(draw_phantom(finer, rng, random_field_phase), gaussian_coils(finer, COILS, rng), (SIZE, SIZE))
+    kspace = kspace + np.float32(NOISE) * complex_noise(kspace.shape, rng)
+    measured = variable_density(SIZE, ACCELERATION, ACS_FRACTION_BY_ACCELERATION[ACCELERATION], rng)
+    hybrid = to_image(np.asarray(kspace, np.complex64), axis=2) * measured[None, :, None]
+    return SliceSamples(hybrid, measured, NoiseLevel(NOISE, "noise scan"), (0,))
+
+
+def _measure(
+    settings: UnrolledSettings, graph: bytes, threads: int, samples: SliceSamples
+) -> tuple[float, float, float]:
     plans = Plans(Workers(threads))
-    calibration = calibrate(hybrid, measured, plans)
-    samples = SliceSamples(hybrid, measured, NoiseLevel(0.03, "noise scan"), (0,))
+    calibration = calibrate(samples.hybrid, samples.measured, plans)
     model = LearnedReconstruction(settings, OnnxRuntimeEngine().plan(graph, threads))
     times = []
     for _ in range(RUNS + 1):
@@ -73,11 +81,4 @@ def _measure(settings: UnrolledSettings, graph: bytes, threads: int) -> tuple[fl
         next(reconstruct(samples, calibration, model, plans))  # the learned image comes first
         times.append(1e3 * (time.perf_counter() - began))
     del times[0]  # plans and buffers are made
-    return float(np.median(times)), max(times), _peak_mb()
-
-
-def _peak_mb() -> float:
-    """The most this process has had resident. (getrusage's figure would include its parent's at the fork.)"""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (peak_kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(peak_kib) * 1024 / 1e6
+    return float(np.median(times)), max(times), peak_bytes() / 1e6

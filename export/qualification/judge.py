@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
+
+from threadpoolctl import threadpool_limits
 
 from edge_runtime.hil.quality import Magnitude, compare_within
-from edge_runtime.kernels import Plans
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.reconstruct import reconstruct
 from edge_runtime.scan import Method
-from export.qualification.cases import Case
+from export.qualification.cases import Case, CaseName, Sources
 from export.qualification.rings import flagged_share
 
 CLASSICAL, ZERO_FILLED = "classical", "zero-filled"
+
+Models = Mapping[str, LearnedReconstruction]
+"""By precision."""
 
 
 def learned(precision: str) -> str:
@@ -44,9 +50,7 @@ class Row:
     believed: float | None
 
 
-def images(
-    case: Case, models: Mapping[str, LearnedReconstruction], plans: Plans
-) -> dict[str, tuple[Magnitude, float | None]]:
+def images(case: Case, models: Models, plans: Plans) -> dict[str, tuple[Magnitude, float | None]]:
     """Magnitude image ``(phase_encodes, columns)`` and share believed, by method, as a session makes them."""
     made: dict[str, tuple[Magnitude, float | None]] = {}
     for precision, model in models.items():
@@ -60,7 +64,7 @@ def images(
     return made
 
 
-def judge(case: Case, models: Mapping[str, LearnedReconstruction], plans: Plans) -> list[Row]:
+def judge(case: Case, models: Models, plans: Plans) -> list[Row]:
     """A row a method."""
     rows = []
     for method, (image, believed) in images(case, models, plans).items():
@@ -80,3 +84,28 @@ def judge(case: Case, models: Mapping[str, LearnedReconstruction], plans: Plans)
             )
         )
     return rows
+
+
+def judged(name: CaseName, sources: Sources, models: Models) -> list[Row]:
+    """The rows of a case; none where it has nothing to calibrate on.
+
+    Linear algebra runs on one thread, as workers of a cluster have it: sums depend on how many there are.
+    """
+    plans = Plans(Workers(threads=1))
+    with threadpool_limits(1):
+        case = sources.make(name, plans)
+        return [] if case is None else judge(case, models, plans)
+
+
+def summary(rows: Sequence[Row]) -> tuple[str, str, str, str]:
+    """NRMSE, PSNR, SSIM and flagged share of rows: the median and, in brackets, the worst."""
+
+    def cell(values: list[float], worst: Callable[[list[float]], float], digits: int) -> str:
+        return f"{median(values):.{digits}f} ({worst(values):.{digits}f})"
+
+    return (
+        cell([row.nrmse for row in rows], max, 4),
+        cell([row.psnr_db for row in rows], min, 2),
+        cell([row.ssim for row in rows], min, 4),
+        cell([row.flagged for row in rows], max, 3),
+    )

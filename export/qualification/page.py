@@ -8,7 +8,6 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from edge_runtime.hil.quality import Magnitude, scale_to
 from export.qualification.cases import AS_TRAINED, OFF_DISTRIBUTION, RECORDED, Case
 from export.qualification.cost import Cost
 from export.qualification.figures import MEANINGS
-from export.qualification.judge import CLASSICAL, ZERO_FILLED, Row
+from export.qualification.judge import CLASSICAL, ZERO_FILLED, Row, summary
 from export.qualification.rings import PATCH, flagged_patches
 from export.qualification.stability import Stability
 
@@ -113,20 +112,7 @@ def _quality(rows: Sequence[Row], groups: Iterable[str]) -> str:
             sorted({row.acceleration for row in of_group}), _in_order({row.method for row in of_group})
         ):
             here = [row for row in of_group if (row.acceleration, row.method) == (acceleration, method)]
-            nrmse, psnr, ssim = ([getattr(row, name) for row in here] for name in ("nrmse", "psnr_db", "ssim"))
-            flagged = [row.flagged for row in here]
-            lines.append(
-                (
-                    group,
-                    str(acceleration),
-                    str(len(here)),
-                    method,
-                    f"{median(nrmse):.4f} ({max(nrmse):.4f})",
-                    f"{median(psnr):.2f} ({min(psnr):.2f})",
-                    f"{median(ssim):.4f} ({min(ssim):.4f})",
-                    f"{median(flagged):.3f} ({max(flagged):.3f})",
-                )
-            )
+            lines.append((group, str(acceleration), str(len(here)), method, *summary(here)))
     return _table(("group", "R", "cases", "method", "NRMSE", "PSNR, dB", "SSIM", "flagged"), lines)
 
 

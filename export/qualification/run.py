@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 from edge_runtime.bundle.quality import SCHEMA, missed_limits, parse_report
 from edge_runtime.kernels import Plans, Workers, instruction_set
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import runtime_version
 from export.digest import ROOT as CODE
@@ -23,13 +22,11 @@ from export.qualification.cases import AS_TRAINED, OFF_ACCELERATION, RECORDED, C
 from export.qualification.cost import costs
 from export.qualification.extent import Extent
 from export.qualification.figures import figures_of
-from export.qualification.judge import CLASSICAL, Row, images, judge, learned
+from export.qualification.judge import CLASSICAL, Models, Row, images, judged, learned
 from export.qualification.page import page, picture
 from export.qualification.stability import Stability, stabilities
 from export.qualification.subject import Subject
 from export.remembered import Remembered
-
-Models = Mapping[str, LearnedReconstruction]
 
 STABILITY_DRAWS = 4
 """How many of recorded slices and of those as trained for have their stability measured."""
@@ -57,11 +54,11 @@ def qualify(
     stable: list[Stability] = []
     left_out = []
     for number, name in enumerate(names, start=1):
-        judged = known.remembered(f"judged {name!r}", partial(_judged, name, sources, models, plans))
-        rows += [Row(**row) for row in judged]
-        if not judged:
+        of_case = known.remembered(f"judged {name!r}", partial(_judged, name, sources, models))
+        rows += [Row(**row) for row in of_case]
+        if not of_case:
             left_out.append(str(name))
-        report(f"{number} of {len(names)}: {name}{'' if judged else ' has nothing to calibrate on'}")
+        report(f"{number} of {len(names)}: {name}{'' if of_case else ' has nothing to calibrate on'}")
     for name in _looked_into(names):
         found = known.remembered(f"stable {name!r}", partial(_stable, name, sources, models, plans))
         stable += [Stability(**one) for one in found]
@@ -97,9 +94,8 @@ def qualify(
     return document
 
 
-def _judged(name: CaseName, sources: Sources, models: Models, plans: Plans) -> list[dict[str, Any]]:
-    case = sources.make(name, plans)
-    return [] if case is None else [asdict(row) for row in judge(case, models, plans)]
+def _judged(name: CaseName, sources: Sources, models: Models) -> list[dict[str, Any]]:
+    return [asdict(row) for row in judged(name, sources, models)]
 
 
 def _stable(name: CaseName, sources: Sources, models: Models, plans: Plans) -> list[dict[str, Any]]:

@@ -9,21 +9,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from edge_runtime.errors import EdgeRuntimeError
-from edge_runtime.kernels import Plans, Workers
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from export.digest import ROOT, files_digest, imported_sources
 from export.qualification.cases import CaseName, Sources, foreign_volumes
 from export.qualification.extent import Extent
-from export.qualification.judge import Row, judge
+from export.qualification.judge import Models, Row, judged, summary
 from export.qualification.subject import Subject
 from export.remembered import Remembered
 from export.simulate.volumes import load_volumes
@@ -71,21 +66,17 @@ class _Worker:
     data: Data
 
     def judge(self, task: Task) -> list[dict[str, Any]]:
-        """Its rows. Linear algebra on one thread: sums depend on how many there are, and workers have one each."""
         subject, name = task
-        plans = Plans(Workers(threads=1))
-        with threadpool_limits(1):
-            case = self.data.open().make(name, plans)
-            return [] if case is None else [asdict(row) for row in judge(case, self._models(subject), plans)]
+        return [asdict(row) for row in judged(name, self.data.open(), self._models(subject))]
 
-    def _models(self, subject: int) -> Mapping[str, LearnedReconstruction]:
+    def _models(self, subject: int) -> Models:
         key = tuple(sorted(self.subjects[subject].digests().items()))
         if key not in _READY:
             _READY[key] = self.subjects[subject].models(threads=1)
         return _READY[key]
 
 
-_READY: dict[tuple[tuple[str, str], ...], Mapping[str, LearnedReconstruction]] = {}
+_READY: dict[tuple[tuple[str, str], ...], Models] = {}
 
 
 def sweep(
@@ -133,15 +124,7 @@ def table(found: Sequence[tuple[str, Row]]) -> str:
     for model, row in found:
         groups.setdefault((model, row.group, row.acceleration, row.method), []).append(row)
     for (model, group, acceleration, method), rows in groups.items():
-        nrmse, psnr, ssim = [r.nrmse for r in rows], [r.psnr_db for r in rows], [r.ssim for r in rows]
-        flagged = [r.flagged for r in rows]
-        cells = (
-            f"{median(nrmse):.4f} ({max(nrmse):.4f})",
-            f"{median(psnr):.2f} ({min(psnr):.2f})",
-            f"{median(ssim):.4f} ({min(ssim):.4f})",
-            f"{median(flagged):.3f} ({max(flagged):.3f})",
-        )
-        lines.append(f"| {model} | {group} | {acceleration} | {len(rows)} | {method} | {' | '.join(cells)} |")
+        lines.append(f"| {model} | {group} | {acceleration} | {len(rows)} | {method} | {' | '.join(summary(rows))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,7 @@ from export.families.unrolled import UnrolledNetwork
 from export.quantization.scans import Loss
 from export.split import regulariser_onnx
 
-pytestmark = [pytest.mark.full, pytest.mark.alone]
+pytestmark = pytest.mark.full
 
 SIZE = 32
 

@@ -190,7 +190,7 @@ def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_
     page = (tmp_path / "quality.html").read_text()
     assert page.count("data:image/png;base64,") >= 2 and "http" not in page and "unmeasured" in page
 
-    monkeypatch.setattr(qualification, "judge", None)  # what was judged is not judged again
+    monkeypatch.setattr(qualification, "judged", None)  # what was judged is not judged again
     monkeypatch.setattr(qualification, "stabilities", None)
     assert main([str(one) for one in arguments]) == 1
     assert json.loads(capsys.readouterr().out)["figures"].keys() == said["figures"].keys()

@@ -1,0 +1,12 @@
+"""What a process takes of the machine, as Linux tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def peak_bytes(process: int | str = "self") -> int:
+    """Largest resident memory of a process so far (``VmHWM``); getrusage's would include its parent's at the fork."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
