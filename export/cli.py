@@ -22,6 +22,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
 """Of a command that does not say what it needs."""
 
+NEEDED_TO_TRAIN = ("torch", "scipy", "nibabel", "threadpoolctl")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
@@ -69,10 +71,17 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     folders = "--data ../shared/data/train --work build/brain2d"
-    command("pool", "fill the pool of simulated acquisitions", _pool, folders, data=True)
+    made = command("pool", "fill the pool of simulated acquisitions", _pool, folders, data=True)
     text = "simulate what is missing, then train; resumes where it stopped"
     train = command("train", text, _train, folders, data=True)
     train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+    train.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the network trains (%(default)s)"
+    )
+    for sub in (made, train):
+        sub.set_defaults(needed=NEEDED_TO_TRAIN)
+        text = "processes that simulate (%(default)s; a GPU keeps a dozen busy)"
+        sub.add_argument("--workers", type=int, default=1, metavar="N", help=text)
     folders = "--data ../shared/data/validate --work build/brain2d"
     text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
     command("quantize", text, _quantize, folders, data=True)
@@ -104,7 +113,9 @@ def _pool(options: argparse.Namespace) -> int:
     print(f"{len(volumes)} volumes: {', '.join(volume.name for volume in volumes)}")
     digest = files_digest(volume_files(options.data), options.data)
     pool = options.work / "pool"
-    write_pool(pool, volumes, config.count, config.seed, config.phantom_share, Progress("acquisitions"))
+    write_pool(
+        pool, volumes, config.count, config.seed, config.phantom_share, Progress("acquisitions"), options.workers
+    )
     (options.work / "data.json").write_text(
         json.dumps({"sha256": digest, "volumes": [volume.name for volume in volumes]}, indent=2) + "\n",
         encoding="utf-8",
@@ -115,9 +126,11 @@ def _pool(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     import torch
 
-    from export.config import load_config
-    from export.train import train
+    from export.config import ConfigError, load_config
+    from export.train import initial, train
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no such device here; --device cpu trains without")
     _pool(options)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -130,7 +143,15 @@ def _train(options: argparse.Namespace) -> int:
             flush=True,
         )
 
-    path = train(config.network, config.train, options.work / "pool", options.work, report)
+    path = train(
+        initial(config.network, config.train.seed),
+        config.train,
+        options.work / "pool",
+        options.work,
+        report,
+        device=options.device,
+        workers=options.workers,
+    )
     print(f"written: {path}")
     return 0
 

@@ -53,25 +53,16 @@ class NetworkConfig:
 class TrainingConfig:
     """How long and on what; together with the network's configuration and the pool's seed it reproduces a model.
 
-    The learning rate falls to a hundredth within every cycle, whose numbers of steps are given, and begins the next at half of
-    where it began the one before. Nine in ten of the first ``shallow_steps`` train the network cut off after its first iteration,
-    which shares its regulariser with the others and costs a fraction of them. The first ``bfloat16_steps`` use bfloat16
-    convolutions: twice as fast on processors that have them, and refused on others.
+    The scans of a batch have one number of phase encodes and ``columns`` readout columns. The learning rate rises over the
+    ``warmup_steps`` and then falls to a hundredth.
     """
 
     seed: int = _within(*SEEDS)
-    cycles: tuple[int, ...] = _within(1, 10_000_000)
+    steps: int = _within(1, 10_000_000)
     batch: int = _within(1, 1024)
     columns: int = _within(1, 4096)
     learning_rate: float = _within(1e-8, 1)
     warmup_steps: int = _within(0, 10_000_000)
-    shallow_steps: int = _within(0, 10_000_000)
-    bfloat16_steps: int = _within(0, 10_000_000)
-
-    @property
-    def steps(self) -> int:
-        """Of all cycles."""
-        return sum(self.cycles)
 
 
 @dataclass(frozen=True)
@@ -139,12 +130,10 @@ def load_config(path: Path) -> ModelConfig:
         licence=licence,
         limits=limits,
     )
-    for key in ("warmup_steps", "shallow_steps", "bfloat16_steps"):
-        value = getattr(config.train, key)
-        if value > config.train.steps:
-            raise ConfigError(
-                f"{path}: [train] {key} = {value}: at most {config.train.steps}, the steps of all cycles, is expected"
-            )
+    if config.train.warmup_steps > config.train.steps:
+        raise ConfigError(
+            f"{path}: [train] warmup_steps = {config.train.warmup_steps}: at most {config.train.steps}, all steps, is expected"
+        )
     return config
 
 

@@ -95,9 +95,7 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
 
 
 def _augment(kspace: KSpace, rng: np.random.Generator) -> KSpace:
-    """Mirrors, conjugates and turns by multiples of 90 degrees; subsets of coils."""
-    if rng.random() < 0.5:
-        kspace = kspace.transpose(0, 2, 1)
+    """Mirrors and conjugates; subsets of coils."""
     if rng.random() < 0.5:
         kspace = np.conj(kspace)
     if rng.random() < 0.5:

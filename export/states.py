@@ -13,6 +13,7 @@ from edge_runtime.engines import Session
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from export.draws import draw_problem
+from export.simulate.pool import Pool
 
 Tensor = npt.NDArray[np.float32]
 
@@ -34,11 +35,10 @@ def reconstruction_states(
 ) -> Iterator[Tensor]:
     """Every iteration's regulariser input over ``count`` simulated scans, one scan in memory at a time."""
     plans = Plans(Workers(threads=1))
-    files = sorted(pool.glob("*.npy"))
+    acquisitions = Pool(pool)
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        kspace = np.load(files[int(rng.integers(len(files)))], allow_pickle=False)
-        draw = draw_problem(kspace, rng, columns)
+        draw = draw_problem(acquisitions.choose(rng, 1)[0].load(), rng, columns)
         recording = _Recording(session)
         with plans.sense(*draw.hybrid.shape) as plan:
             plan.set_maps(draw.sensitivities)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_runtime.errors import NoImage
-from export.config import ConfigError, NetworkConfig, TrainingConfig
+from export.batches import Batch, Batches, batches_from
+from export.config import NetworkConfig, TrainingConfig
 from export.digest import code_digest
-from export.draws import Draw, draw_problem
-from export.families.unrolled import SenseProblem, UnrolledNetwork, substituted_power
+from export.families.unrolled import SenseProblem, UnrolledNetwork
 
 SHOWN_WEIGHT = 1.0
 SSIM_WEIGHT = 0.5
@@ -28,54 +27,34 @@ LARGEST_GRADIENT = 2.0
 WEIGHT_LR_FACTOR = 5.0
 """The few data-consistency weights move on a logarithmic scale and need longer steps."""
 
-WHOLE_EVERY = 10
-"""Of the shallow steps one in so many trains the whole network all the same, so that its other parts follow."""
-
-TRACED_STEPS = 20
+TRACED_STEPS = 10
 """The losses of so many first steps go into the bundle: a later version of the code that gives others trains another model."""
 
 
-class PoolDataset(torch.utils.data.Dataset[Draw]):
-    """The i-th training draw, a function of the seed and of i alone, so that a resumed run sees what an unbroken one would."""
-
-    def __init__(self, pool: Path, config: TrainingConfig) -> None:
-        self.files = sorted(pool.glob("*.npy"))
-        self.config = config
-        if not self.files:
-            raise FileNotFoundError(f"{pool}: the pool is empty; run edge-export pool first")
-
-    def __len__(self) -> int:
-        return self.config.steps * self.config.batch
-
-    def __getitem__(self, index: int) -> Draw:
-        rng = np.random.default_rng([self.config.seed, index])
-        while True:
-            kspace = np.load(self.files[int(rng.integers(len(self.files)))], allow_pickle=False)
-            try:
-                return draw_problem(kspace, rng, self.config.columns)
-            except NoImage:  # an empty centre: a phantom without signal there
-                continue
-
-
 def train(
-    network_config: NetworkConfig,
+    network: UnrolledNetwork,
     config: TrainingConfig,
     pool: Path,
     out: Path,
     report: Callable[[dict[str, float]], None],
+    *,
+    device: str = "cpu",
+    workers: int = 1,
 ) -> Path:
-    """Trains and writes ``out/model.pt`` (averaged weights); returns its path.
+    """Trains a new network and writes ``out/model.pt`` (averaged weights); returns its path.
 
     ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists. Both files name the digest of the code,
-    of all versions that took part where a run was resumed with another.
+    of all versions that took part where a run was resumed with another. Sums are made in one order on one kind of device with one
+    number of threads: a second run gives the same weights there, and on others what rounding makes of them.
+
+    Args:
+        network: with first weights; `initial` draws them from the seed.
+        device: of torch, ``cpu`` or ``cuda``.
+        workers: processes that draw problems ahead of the steps.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    network = UnrolledNetwork(network_config)
-    if config.bfloat16_steps and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise ConfigError(
-            f"[train] bfloat16_steps = {config.bfloat16_steps}: this processor has no bfloat16; with 0 it trains in float32"
-        )
+    target = _ready(device)
+    network = network.to(target)
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
     )
@@ -92,7 +71,7 @@ def train(
     code = {code_digest()}
     first_losses: list[float] = []
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=target)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
@@ -100,33 +79,25 @@ def train(
         code |= set(state["code"])
         first_losses += state["first_losses"]
     network.train()
-    started, running = time.monotonic(), 0.0
-    for step, draws in _batches(PoolDataset(pool, config), config, first_step):
+    started, losses = time.monotonic(), []
+    for step, drawn in batches_from(Batches(pool, config), first_step, workers, pinned=target.type == "cuda"):
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * _learning_rate(step, config)
-        network.low_precision = step < config.bfloat16_steps
         optimiser.zero_grad(set_to_none=True)
-        shallow = step < config.shallow_steps and step % WHOLE_EVERY
-        depth = 1 if shallow else network_config.iterations
-        losses = []
-        for draw in draws:
-            estimates = network(problem_of(draw), torch.from_numpy(draw.first), draw.noise_level, depth)
-            loss = scan_loss(estimates, draw) / len(draws)
-            loss.backward()
-            losses.append(loss.item())
-        loss_of_step = sum(losses)
+        batch = drawn.to(target)
+        loss = batch_loss(network(problem_of(batch), batch.first, batch.noise_level), batch)
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         if torch.isfinite(norm):
             optimiser.step()
             averaged.update_parameters(network)
-        if step < TRACED_STEPS:
-            first_losses.append(loss_of_step)
-        running = 0.98 * running + 0.02 * loss_of_step if step > first_step else loss_of_step
-        if (step + 1) % 50 == 0:
-            elapsed = time.monotonic() - started
-            report(
-                {"step": step + 1, "of": config.steps, "loss": running, "s_per_step": elapsed / (step + 1 - first_step)}
-            )
+        losses.append(loss.detach())
+        if (step + 1) % 50 == 0 or step + 1 == config.steps:
+            passed = torch.stack(losses).tolist()  # waits for the device
+            first_losses += passed[: max(0, TRACED_STEPS - len(first_losses))]
+            losses.clear()
+            pace = (time.monotonic() - started) / (step + 1 - first_step)
+            report({"step": step + 1, "of": config.steps, "loss": sum(passed) / len(passed), "s_per_step": pace})
         if (step + 1) % 200 == 0 or step + 1 == config.steps:
             _save(
                 checkpoint,
@@ -142,14 +113,29 @@ def train(
             _save(
                 out / "model.pt",
                 {
-                    "config": json.dumps(asdict(network_config)),
+                    "config": json.dumps(asdict(network.config)),
                     "step": step + 1,
                     "code": sorted(code),
                     "first_losses": first_losses,
-                    "weights": averaged.module.state_dict(),
+                    "weights": {name: value.cpu() for name, value in averaged.module.state_dict().items()},
                 },
             )
     return out / "model.pt"
+
+
+def _ready(device: str) -> torch.device:
+    """A device of torch that computes the same every time, in single precision."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS chooses among sums otherwise
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # its stubs lack it
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device(device)
+
+
+def initial(network_config: NetworkConfig, seed: int) -> UnrolledNetwork:
+    """The untrained network of a seed."""
+    torch.manual_seed(seed)
+    return UnrolledNetwork(network_config)
 
 
 @dataclass(frozen=True)
@@ -179,63 +165,53 @@ def load_model(path: Path) -> TrainedModel:
     return TrainedModel(network.eval(), tuple(state["code"]), tuple(state["first_losses"]))
 
 
-def problem_of(draw: Draw) -> SenseProblem:
-    """What the network may see of a draw."""
-    return SenseProblem(draw.hybrid, draw.sensitivities, draw.visible)
+def problem_of(batch: Batch) -> SenseProblem:
+    """What the network may see of a batch."""
+    return SenseProblem(batch.hybrid, batch.sensitivities, batch.visible)
 
 
-def scan_loss(estimates: list[Tensor], draw: Draw) -> Tensor:
-    """Error of the image that the device would show, of the complex image behind it, and a share of those of the steps before.
+def batch_loss(estimates: list[Tensor], batch: Batch) -> Tensor:
+    """Error of the image that the device would show, of the complex image behind it, and a share of those of the iterations before;
+    the mean over the scans.
 
     Shown is the image with every measured sample in its place, also those that the network did not see; its error and its
     structural dissimilarity count where the sensitivities say that there is an object.
     """
-    target, reference = torch.from_numpy(draw.target), torch.from_numpy(draw.reference)
-    scale = target.abs().square().sum().sqrt().clamp_min(1e-6)
-    errors = [(e - target).abs().square().sum().clamp_min(1e-12).sqrt() / scale for e in estimates[1:]]
-    sensitivities = torch.from_numpy(draw.sensitivities)
-    inside = sensitivities.abs().square().sum(0)
-    measured = torch.from_numpy(draw.measured).float()
-    power = substituted_power(estimates[-1], torch.from_numpy(draw.hybrid), sensitivities, measured)
-    shown = power.add(1e-10).sqrt()
-    shown_error = (inside * (shown - reference).square()).sum().clamp_min(1e-12).sqrt() / scale
-    dissimilarity = (inside * (1 - ssim(shown, reference))).sum() / inside.sum().clamp_min(1)
+    scale = _norm(batch.target).clamp_min(1e-6)
+    errors = torch.stack([_norm(estimate - batch.target) / scale for estimate in estimates[1:]])
+    inside = batch.sensitivities.abs().square().sum(1)
+    everything = SenseProblem(batch.hybrid, batch.sensitivities, batch.measured)
+    shown = everything.substituted_power(estimates[-1]).add(1e-10).sqrt()
+    shown_error = _norm(inside.sqrt() * (shown - batch.reference)) / scale
+    dissimilarity = (inside * (1 - ssim(shown, batch.reference))).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
     loss = errors[-1] + SHOWN_WEIGHT * shown_error + SSIM_WEIGHT * dissimilarity
-    return loss + INTERMEDIATE_WEIGHT * torch.stack(errors[:-1]).mean() if len(errors) > 1 else loss
+    if len(errors) > 1:
+        loss = loss + INTERMEDIATE_WEIGHT * errors[:-1].mean(0)
+    return loss.mean()
+
+
+def _norm(images: Tensor) -> Tensor:
+    """Of every image, ``(scans,)``; its gradient is finite at zero too."""
+    power = torch.view_as_real(images).square().sum(-1) if images.is_complex() else images.square()
+    return power.sum((1, 2)).clamp_min(1e-12).sqrt()
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity at every pixel of two images of range about 1 (Wang et al., IEEE TIP 13:600, 2004), 7-pixel box."""
-    x, y = image[None, None], target[None, None]
+    """Structural similarity at every pixel of images of range about 1 (Wang et al., IEEE TIP 13:600, 2004), 7-pixel box."""
+    x, y = image[:, None], target[:, None]
     mean = lambda v: nn.functional.avg_pool2d(v, 7, stride=1, padding=3, count_include_pad=False)  # noqa: E731
     mx, my = mean(x), mean(y)
     vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
-    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2)))[0, 0]
-
-
-def _batches(dataset: PoolDataset, config: TrainingConfig, first_step: int) -> Iterator[tuple[int, list[Draw]]]:
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.Subset(dataset, range(first_step * config.batch, len(dataset))),
-        batch_size=config.batch,
-        num_workers=1,
-        prefetch_factor=4,
-        collate_fn=list,
-    )
-    yield from enumerate(loader, start=first_step)
+    return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2)))[:, 0]
 
 
 def _learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then a half cosine to a hundredth in every cycle (Loshchilov and Hutter, SGDR, ICLR 2017), from half as high
-    as in the one before."""
+    """Linear warm-up, then a half cosine to a hundredth."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    begin, number = 0, 0
-    while step >= begin + config.cycles[number]:
-        begin, number = begin + config.cycles[number], number + 1
-    first = max(begin, config.warmup_steps)
-    progress = (step - first) / max(1, begin + config.cycles[number] - first)
-    return config.learning_rate * 0.5**number * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:

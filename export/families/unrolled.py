@@ -12,22 +12,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edge_runtime.kernels import SensePlan, Workers
 from export.config import NetworkConfig
-
-Complex = npt.NDArray[np.complex64]
-Mask = npt.NDArray[np.bool_]
 
 IMAGE_CHANNELS = 4
 """Real and imaginary part of the current estimate and of the first one."""
 
 CONDITION_CHANNELS = 2
 """Constant planes: logarithm of the noise level, and progress through the iterations."""
+
+TINY = 1e-20
+"""Keeps the step lengths of an empty column finite."""
 
 
 class ResidualBlock(nn.Module):
@@ -79,51 +76,69 @@ class Regulariser(nn.Module):
 
 
 class SenseProblem:
-    """One hybrid-space SENSE problem: sensitivities ``(coils, phase_encodes, columns)``, mask ``(phase_encodes, columns)``.
+    """Hybrid-space SENSE problems of one size, a batch of them: every column of every scan is a problem of its own.
 
-    ``hybrid`` holds samples, of which only those under the mask are looked at. All arrays are centred. Solved on the
-    device's own kernels.
-    """
-
-    def __init__(self, hybrid: Complex, sensitivities: Complex, mask: Mask) -> None:
-        self._plan = _plan(sensitivities)
-        self._plan.set_samples(hybrid, mask)
-        self._without_samples = _plan(sensitivities)
-        self._without_samples.set_samples(np.zeros_like(hybrid), mask)
-
-    def data_consistent(self, prior: Tensor, weight: float, steps: int) -> Tensor:
-        """``argmin |A x - y|² + weight |x - prior|²`` by conjugate gradients from ``prior``."""
-        return torch.from_numpy(self._plan.data_consistent(prior.numpy(), weight, steps))
-
-    def gradient(self, of_solution: Tensor, weight: float, steps: int) -> Tensor:
-        """With respect to the prior, from that with respect to the solution: ``weight (Aᴴ A + weight)⁻¹`` is its own adjoint."""
-        solved = self._without_samples.data_consistent(of_solution.resolve_conj().contiguous().numpy(), weight, steps)
-        return torch.from_numpy(solved)
-
-
-def _plan(sensitivities: Complex) -> SensePlan:
-    plan = SensePlan(Workers(threads=1), *sensitivities.shape)
-    plan.set_maps(sensitivities)
-    return plan
-
-
-def substituted_power(image: Tensor, hybrid: Tensor, sensitivities: Tensor, mask: Tensor) -> Tensor:
-    """The power of the image that agrees with every sample under the mask: what the device shows, squared.
-
-    Only the mask is turned to FFT order, because ``Fᴴ M F`` commutes with a shift of the image.
+    All arrays are centred; only the mask is turned to FFT order, because ``Fᴴ M F`` commutes with a shift of the image, which saves
+    every shift inside the iterations.
 
     Args:
-        image: ``(phase_encodes, columns)``.
-        hybrid, sensitivities: ``(coils, phase_encodes, columns)``, of which those samples are looked at that are under the mask.
-        mask: ones and zeros, ``(phase_encodes, columns)``.
+        hybrid: ``(scans, coils, phase_encodes, columns)``, of which those samples are looked at that are under the mask.
+        sensitivities: likewise; a scan of fewer coils has zeros for the others.
+        mask: ones and zeros, ``(scans, phase_encodes, columns)``.
     """
-    measured = torch.fft.fftshift(
-        torch.fft.ifft(torch.fft.ifftshift(hybrid * mask, dim=-2), dim=-2, norm="ortho"), dim=-2
-    )
-    coil_images = sensitivities * image
-    spectrum = torch.fft.fft(coil_images, dim=-2, norm="ortho") * torch.fft.ifftshift(mask, dim=-2)
-    modelled = torch.fft.ifft(spectrum, dim=-2, norm="ortho")
-    return torch.view_as_real(coil_images - modelled + measured).square().sum((0, -1))
+
+    def __init__(self, hybrid: Tensor, sensitivities: Tensor, mask: Tensor) -> None:
+        self.sensitivities = sensitivities
+        self._conjugate = sensitivities.conj().resolve_conj()
+        self._mask = torch.fft.ifftshift(mask, dim=-2)[:, None]
+        seen = torch.fft.ifftshift(hybrid * mask[:, None], dim=-2)
+        self._zero_filled = torch.fft.fftshift(torch.fft.ifft(seen, dim=-2, norm="ortho"), dim=-2)
+        self.adjoint = self._combined(self._zero_filled)
+
+    def _combined(self, coil_images: Tensor) -> Tensor:
+        combined: Tensor = (self._conjugate * coil_images).sum(1)
+        return combined
+
+    def _resampled(self, coil_images: Tensor) -> Tensor:
+        spectrum = torch.fft.fft(coil_images, dim=-2, norm="ortho") * self._mask
+        resampled: Tensor = torch.fft.ifft(spectrum, dim=-2, norm="ortho")
+        return resampled
+
+    def normal(self, image: Tensor) -> Tensor:
+        """``Aᴴ A`` of images ``(scans, phase_encodes, columns)``."""
+        return self._combined(self._resampled(self.sensitivities * image[:, None]))
+
+    def substituted_power(self, image: Tensor) -> Tensor:
+        """The power of the image that agrees with every sample under the mask: what the device shows, squared."""
+        coil_images = self.sensitivities * image[:, None]
+        changed = coil_images - self._resampled(coil_images) + self._zero_filled
+        power: Tensor = torch.view_as_real(changed).square().sum((1, -1))
+        return power
+
+    def solve(self, right_side: Tensor, weight: Tensor, start: Tensor | None, steps: int) -> Tensor:
+        """Conjugate gradients on ``(Aᴴ A + weight) x = right_side`` as the device's: from ``start``, every column with step lengths
+        of its own.
+
+        Args:
+            weight: ``(scans, 1, 1)``.
+        """
+        x = torch.zeros_like(right_side) if start is None else start
+        residual = right_side if start is None else right_side - self.normal(x) - weight * x
+        direction, energy = residual, _column_energy(residual)
+        for _ in range(steps):
+            image = self.normal(direction) + weight * direction
+            curvature = (direction.real * image.real + direction.imag * image.imag).sum(-2, keepdim=True)
+            step = energy / curvature.clamp_min(TINY)
+            x = x + step * direction
+            residual = residual - step * image
+            before, energy = energy, _column_energy(residual)
+            direction = residual + (energy / before.clamp_min(TINY)) * direction
+        return x
+
+
+def _column_energy(image: Tensor) -> Tensor:
+    """Squared norm of every column, ``(scans, 1, columns)``."""
+    return torch.view_as_real(image).square().sum((-3, -1))[:, None]
 
 
 class DataConsistency(torch.autograd.Function):
@@ -131,7 +146,7 @@ class DataConsistency(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, weight: Tensor, problem: SenseProblem, steps: int) -> Tensor:
-        x = problem.data_consistent(z, float(weight), steps)
+        x = problem.solve(problem.adjoint + weight * z, weight, z, steps)
         ctx.save_for_backward(z, weight, x)
         ctx.problem, ctx.steps = problem, steps
         return x
@@ -139,67 +154,67 @@ class DataConsistency(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         z, weight, x = ctx.saved_tensors
-        gradient = ctx.problem.gradient(gradients[0], float(weight), ctx.steps + 1)
-        weight_gradient = ((z - x).conj() * gradient).sum().real / weight
-        return gradient, weight_gradient.reshape(weight.shape), None, None
+        solved = ctx.problem.solve(gradients[0], weight, None, ctx.steps + 1)
+        weight_gradient = ((z - x).conj() * solved).sum((-2, -1), keepdim=True).real
+        return weight * solved, weight_gradient, None, None
 
 
 class UnrolledNetwork(nn.Module):
-    """The whole learned reconstruction, for one scan at a time."""
+    """The whole learned reconstruction, of a batch of scans of one size."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         self.regulariser = Regulariser(config.widths)
-        self.low_precision = False  # bfloat16 convolutions while training
         # λ starts proportional to the noise level, 0.4 at a noise of 0.05
         start = torch.tensor([math.log(0.4), 4 * math.log(10.0)])
         self.log_weights = nn.Parameter(start.repeat(config.iterations, 1))
 
-    def weights(self, noise_level: float) -> Tensor:
-        """λ of each iteration, ``(iterations,)``.
+    def weights(self, noise_level: Tensor) -> Tensor:
+        """λ of each iteration for each scan, ``(iterations, scans)``.
 
         A noisy scan must trust its prior more: its last data-consistency step would otherwise bring the noise back, amplified.
         """
-        return torch.exp(self.log_weights[:, 0] + self.log_weights[:, 1] * condition_of_noise(noise_level))
+        return torch.exp(self.log_weights[:, :1] + self.log_weights[:, 1:] * condition_of_noise(noise_level))
 
-    def forward(
-        self, problem: SenseProblem, first: Tensor, noise_level: float, depth: int | None = None
-    ) -> list[Tensor]:
-        """The estimates of a scan: the first one, and the one after every iteration, or after the first ``depth``.
+    def forward(self, problem: SenseProblem, first: Tensor, noise_level: Tensor) -> list[Tensor]:
+        """The estimates ``(scans, phase_encodes, columns)``: the first ones, and those after every iteration.
 
         Args:
-            first: the classical image, complex ``(phase_encodes, columns)``: the network starts from it.
-            noise_level: standard deviation of a complex sample.
+            first: the classical images, complex ``(scans, phase_encodes, columns)``: the network starts from them.
+            noise_level: standard deviation of a complex sample, ``(scans,)``.
         """
-        weights = self.weights(noise_level)
+        weights = self.weights(noise_level)[..., None, None]
         estimates = [first]
-        for iteration in range(self.config.iterations if depth is None else depth):
+        for iteration in range(self.config.iterations):
             channels = _channels(estimates[-1], first, noise_level, iteration / self.config.iterations)
-            z = estimates[-1] + torch.view_as_complex(self._correct(channels))
-            estimates.append(DataConsistency.apply(z, weights[iteration], problem, self.config.cg_steps))
+            correction = torch.view_as_complex(self._correct(channels))
+            estimates.append(self.consistent(estimates[-1], correction, weights[iteration], problem))
         return estimates
 
+    def consistent(self, estimate: Tensor, correction: Tensor, weight: Tensor, problem: SenseProblem) -> Tensor:
+        """The next estimate: what agrees both with the samples and, by the weight, with the corrected estimate."""
+        z = estimate + correction
+        solved: Tensor = DataConsistency.apply(z, weight, problem, self.config.cg_steps)
+        return solved
+
     def _correct(self, channels: Tensor) -> Tensor:
-        """Runs the regulariser on ``(channels, rows, columns)``, zero-padded at the end to a size that it takes.
-
-        One scan at a time: scans of a batch differ in size, and what it costs to pad them to one is more than what a batch saves.
-        """
+        """Runs the regulariser on ``(scans, channels, rows, columns)``, zero-padded at the end to a size that it takes."""
         multiple = self.regulariser.multiple
-        rows, columns = channels.shape[1:]
+        rows, columns = channels.shape[2:]
         padded = nn.functional.pad(channels, (0, -columns % multiple, 0, -rows % multiple))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.training and self.low_precision):
-            correction: Tensor = self.regulariser(padded[None])[0]
-        return correction.float().permute(1, 2, 0)[:rows, :columns].contiguous()
+        correction: Tensor = self.regulariser(padded)
+        return correction.permute(0, 2, 3, 1)[:, :rows, :columns].contiguous()
 
 
-def _channels(estimate: Tensor, first: Tensor, noise_level: float, progress: float) -> Tensor:
-    """The regulariser's input ``(6, rows, columns)``."""
-    plane = torch.ones(1, *estimate.shape)
-    pictures = [torch.view_as_real(x).permute(2, 0, 1) for x in (estimate, first)]
-    return torch.cat([*pictures, plane * condition_of_noise(noise_level), plane * progress])
+def _channels(estimate: Tensor, first: Tensor, noise_level: Tensor, progress: float) -> Tensor:
+    """The regulariser's input ``(scans, 6, rows, columns)``."""
+    plane = torch.ones(estimate.shape, device=estimate.device)[:, None]
+    pictures = [torch.view_as_real(x).permute(0, 3, 1, 2) for x in (estimate, first)]
+    condition = condition_of_noise(noise_level)[:, None, None, None]
+    return torch.cat([*pictures, plane * condition, plane * progress], dim=1)
 
 
-def condition_of_noise(noise_level: float) -> float:
+def condition_of_noise(noise_level: Tensor) -> Tensor:
     """The noise level (standard deviation per complex sample, image's 99th percentile at 1) as the network is told it."""
-    return 0.25 * math.log10(max(noise_level, 1e-4) / 0.05)
+    return 0.25 * torch.log10(noise_level.clamp_min(1e-4) / 0.05)

@@ -6,7 +6,10 @@ calibration) is drawn anew at every training step.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +43,11 @@ CLOSE_RING = Ring(distance=(0.9, 1.2), radius=(0.25, 0.6))
 """Small loops near the head, as the measured 16-channel array seems to have (docs/simulate.md)."""
 
 
+def draw_matrix(rng: np.random.Generator) -> tuple[int, int]:
+    """Phase encodes and samples of an acquisition, drawn before anything else of it."""
+    return int(rng.choice(PHASE_ENCODES)), int(rng.choice(SAMPLES))
+
+
 def simulate_acquisition(
     volumes: list[Volume],
     rng: np.random.Generator,
@@ -52,7 +60,7 @@ def simulate_acquisition(
     ``validation`` draws coils and phase from generators that training never uses. Magnitudes are scaled so that the
     root-sum-of-squares image has its 99th percentile at 1.
     """
-    matrix = int(rng.choice(PHASE_ENCODES)), int(rng.choice(SAMPLES))
+    matrix = draw_matrix(rng)
     finer = rng.uniform(1.5, 2.2)
     size = (_even(matrix[0] * finer), _even(matrix[1] * finer))
     phase = random_field_phase if validation else tissue_phase
@@ -76,19 +84,89 @@ def write_pool(
     seed: int,
     phantom_share: float,
     progress: Callable[[int, int], None],
+    workers: int = 1,
 ) -> None:
-    """Writes ``count`` acquisitions as ``NNNNN.npy``; those that exist are kept, so an interrupted run resumes."""
+    """Writes ``count`` acquisitions as ``NNNNN.npy``; those that exist are kept, so an interrupted run resumes.
+
+    Args:
+        workers: processes that share the work.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        path = folder / f"{index:05d}.npy"
-        if not path.exists():
-            rng = np.random.default_rng([seed, index])
-            kspace = simulate_acquisition(volumes, rng, phantom_share=phantom_share)
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
-                np.save(file, kspace)
-            partial.rename(path)
-        progress(index + 1, count)
+    missing = [index for index in range(count) if not _path(folder, index).exists()]
+    progress(count - len(missing), count)
+    started_with = folder, volumes, seed, phantom_share
+    if workers == 1:
+        _receive(*started_with)
+        for done, index in enumerate(missing, start=count - len(missing) + 1):
+            _write(index)
+            progress(done, count)
+        return
+    # Not forked: the caller may hold threads, torch's among them.
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawned, _receive, started_with) as processes:
+        for done, _ in enumerate(processes.map(_write, missing, chunksize=8), start=count - len(missing) + 1):
+            progress(done, count)
+
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"{index:05d}.npy"
+
+
+_received: tuple[Path, list[Volume], int, float]
+"""What a process that writes acquisitions was started with."""
+
+
+def _receive(folder: Path, volumes: list[Volume], seed: int, phantom_share: float) -> None:
+    global _received
+    _received = folder, volumes, seed, phantom_share
+
+
+def _write(index: int) -> None:
+    folder, volumes, seed, phantom_share = _received
+    kspace = simulate_acquisition(volumes, np.random.default_rng([seed, index]), phantom_share=phantom_share)
+    partial = _path(folder, index).with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, kspace)
+    partial.rename(_path(folder, index))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An acquisition of the pool, its axes in one order or the other."""
+
+    path: Path
+    turned: bool
+
+    def load(self) -> KSpace:
+        """K-space ``(coils, phase_encodes, samples)``."""
+        kspace: KSpace = np.load(self.path, allow_pickle=False)
+        return kspace.transpose(0, 2, 1) if self.turned else kspace
+
+
+class Pool:
+    """What `write_pool` wrote, to draw from: each acquisition with either of its axes as phase encodes.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.glob("*.npy"))
+        if not files:
+            raise FileNotFoundError(f"{folder}: the pool is empty; run edge-export pool first")
+        self._entries: list[tuple[int, Entry]] = []  # with the number of phase encodes
+        for path in files:
+            _, *matrix = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            self._entries += [(matrix[turned], Entry(path, bool(turned))) for turned in range(2)]
+        self._alike: dict[int, list[Entry]] = {}
+        for lines, entry in self._entries:
+            self._alike.setdefault(lines, []).append(entry)
+
+    def choose(self, rng: np.random.Generator, count: int) -> list[Entry]:
+        """``count`` acquisitions of one number of phase encodes; every acquisition is as likely as any other to be the first."""
+        lines, first = self._entries[int(rng.integers(len(self._entries)))]
+        alike = self._alike[lines]
+        return [first, *(alike[int(index)] for index in rng.integers(len(alike), size=count - 1))]
 
 
 def _training_coils(size: tuple[int, int], coils: int, rng: np.random.Generator) -> CoilMaps:

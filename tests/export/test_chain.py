@@ -29,13 +29,11 @@ cg_steps = 2
 widths = [4, 6]
 [train]
 seed = 2
-cycles = [{steps}]
+steps = {steps}
 batch = 2
 columns = 24
 learning_rate = 1e-3
 warmup_steps = 1
-shallow_steps = 1
-bfloat16_steps = 0
 [quantize]
 calibration_scans = 1
 validation_scans = 2

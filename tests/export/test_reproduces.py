@@ -12,7 +12,7 @@ import pytest
 from realdata import DATA, needs_training_volumes
 
 from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
-from export.config import ModelConfig
+from export.config import ModelConfig, TrainingConfig
 
 pytestmark = pytest.mark.full
 
@@ -45,7 +45,7 @@ def test_training_begins_as_that_of_the_shipped_weights_did(provenance: Mapping[
 @needs_training_volumes
 def test_training_begins_the_same_way_every_time(tmp_path: Path) -> None:
     load_model = pytest.importorskip("export.train").load_model
-    first, second = (load_model(begin_training(3, tmp_path / name)) for name in ("first", "second"))
+    first, second = (load_model(begin_training(2, tmp_path / name)) for name in ("first", "second"))
     assert first.first_losses == second.first_losses
 
 
@@ -54,34 +54,35 @@ def begin_training(steps: int, folder: Path) -> Path:
     import torch
 
     from export.config import load_config
-    from export.train import train
+    from export.train import initial, train
 
     config = load_config(CONFIG)
-    run = replace(config.train, cycles=(steps,))
+    run = replace(config.train, steps=steps)
     folder.mkdir(exist_ok=True)
-    write_first_acquisitions(folder / "pool", config, run.steps * run.batch)
+    write_first_acquisitions(folder / "pool", config, run)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return train(config.network, run, folder / "pool", folder / "work", lambda _: None)
+        network = initial(config.network, config.train.seed)
+        return train(network, run, folder / "pool", folder / "work", lambda _: None)
     finally:
         torch.set_num_threads(threads)
 
 
-def write_first_acquisitions(pool: Path, config: ModelConfig, draws: int) -> None:
-    """A pool in which only those acquisitions can be read that the first draws take."""
-    from export.simulate.pool import simulate_acquisition
+def write_first_acquisitions(pool: Path, config: ModelConfig, run: TrainingConfig) -> None:
+    """A pool in which only those acquisitions are whole that the first draws take; the others have their size and no content."""
+    from export.batches import Batches
+    from export.simulate.pool import draw_matrix, simulate_acquisition
     from export.simulate.volumes import load_volumes
 
-    volumes = load_volumes(DATA / "train")
-    wanted = {
-        int(np.random.default_rng([config.train.seed, draw]).integers(config.simulate.count)) for draw in range(draws)
-    }
+    def generator(index: int) -> np.random.Generator:
+        return np.random.default_rng([config.simulate.seed, index])
+
     pool.mkdir()
     for index in range(config.simulate.count):
-        path = pool / f"{index:05d}.npy"
-        if index in wanted:
-            rng = np.random.default_rng([config.simulate.seed, index])
-            np.save(path, simulate_acquisition(volumes, rng, phantom_share=config.simulate.phantom_share))
-        else:
-            path.touch()
+        shape = (1, *draw_matrix(generator(index)))
+        np.lib.format.open_memmap(pool / f"{index:05d}.npy", "w+", np.complex64, shape)
+    batches, volumes = Batches(pool, run), load_volumes(DATA / "train")
+    for path in {entry.path for step in range(run.steps) for entry in batches.acquisitions(step)}:
+        share = config.simulate.phantom_share
+        np.save(path, simulate_acquisition(volumes, generator(int(path.stem)), phantom_share=share))

@@ -48,13 +48,43 @@ def test_the_runtime_reproduces_the_torch_network(lines, columns, scale):
         plan, first, scale, noise * scale, Plans(Workers(threads=1))
     )
 
-    in_torch = unrolled.SenseProblem(hybrid, maps, mask)
+    in_torch = unrolled.SenseProblem(
+        *(torch.from_numpy(array)[None] for array in (hybrid, maps, mask.astype(np.float32)))
+    )
     with torch.no_grad():
-        estimates = network(in_torch, torch.from_numpy(first / np.float32(scale)), noise)
-    expected = estimates[-1].numpy() * scale
+        estimates = network(in_torch, torch.from_numpy(first / np.float32(scale))[None], torch.tensor([noise]))
+    expected = estimates[-1][0].numpy() * scale
     change = np.linalg.norm(expected - first) / np.linalg.norm(first)
     assert change > 0.05, "the network does nothing: the comparison would prove nothing"
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_scans_of_a_batch_do_not_see_each_other():
+    """Also where they have fewer coils than the most: those are zeros."""
+    torch = pytest.importorskip("torch")
+    from export.families import unrolled
+
+    torch.manual_seed(3)
+    network = unrolled.UnrolledNetwork(unrolled.NetworkConfig(iterations=2, cg_steps=4, widths=(4, 6))).eval()
+    rng = np.random.default_rng(5)
+    lines, columns, scans = 24, 16, []
+    for coils, noise in ((4, 0.02), (2, 0.1)):
+        maps = coil_maps(coils, lines, columns)
+        mask = np.repeat(rng.random((lines, 1)) < 0.5, columns, axis=1)
+        hybrid = to_image(kspace_of(object_image(lines, columns), maps, noise=noise), axis=2) * mask
+        padded = [np.pad(array, ((0, 4 - coils), (0, 0), (0, 0))) for array in (hybrid, maps)]
+        scans.append([*padded, mask.astype(np.float32), np.sum(maps.conj() * hybrid, axis=0), np.float32(noise)])
+
+    def run(chosen):
+        arrays = [torch.from_numpy(np.stack(field)) for field in zip(*chosen, strict=True)]
+        with torch.no_grad():
+            return network(unrolled.SenseProblem(*arrays[:3]), *arrays[3:])[-1].numpy()
+
+    together = run(scans)
+    for number, scan in enumerate(scans):
+        np.testing.assert_allclose(together[number], run([scan])[0], rtol=1e-4, atol=1e-5)
+    without_zeros = run([[scans[1][0][:2], scans[1][1][:2], *scans[1][2:]]])[0]
+    np.testing.assert_allclose(together[1], without_zeros, rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_of_data_consistency_is_that_of_finite_differences():
@@ -67,14 +97,14 @@ def test_the_gradient_of_data_consistency_is_that_of_finite_differences():
     maps = coil_maps(coils, lines, columns)
     mask = rng.random((lines, columns)) < 0.5
     hybrid = to_image(kspace_of(object_image(lines, columns), maps, noise=0.1), axis=2) * mask
-    problem = SenseProblem(hybrid, maps, mask)
+    problem = SenseProblem(*(torch.from_numpy(array)[None] for array in (hybrid, maps, mask.astype(np.float32))))
     towards = torch.from_numpy((rng.standard_normal((lines, columns, 2)) @ np.array([1, 1j])).astype(np.complex64))
 
     def loss(z, weight):
         return (DataConsistency.apply(z, weight, problem, steps) * towards.conj()).real.sum()
 
-    z = torch.from_numpy(object_image(lines, columns) * np.complex64(1 + 0.3j)).requires_grad_()
-    weight = torch.tensor(0.2, requires_grad=True)
+    z = torch.from_numpy(object_image(lines, columns) * np.complex64(1 + 0.3j))[None].requires_grad_()
+    weight = torch.full((1, 1, 1), 0.2, requires_grad=True)
     loss(z, weight).backward()
     direction = torch.from_numpy((rng.standard_normal((lines, columns, 2)) @ np.array([1, 1j])).astype(np.complex64))
     with torch.no_grad():
