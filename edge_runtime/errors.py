@@ -8,6 +8,7 @@
     │   ├── UnsupportedScan    a valid scan of a kind that this version does not reconstruct
     │   └── BudgetExceeded     what was declared needs more memory than the profile grants, or than other scans have left
     ├── NoImage                a scan ended before an image was possible; says what was missing
+    ├── Abandoned              nobody waits any more for the image that was being made; nothing has failed
     ├── BundleError            a model bundle that is refused; says which check failed, the value and the mend
     │   ├── BundleMissing      no such file, or one that can't be read
     │   ├── BundleMalformed    not laid out as a bundle: archive, bounds, names of members, manifest, arrays
@@ -82,6 +83,10 @@ class BudgetExceeded(ScanRefused):
 
 class NoImage(EdgeRuntimeError):
     """A scan that ended before an image was possible."""
+
+
+class Abandoned(EdgeRuntimeError):
+    """A reconstruction that stopped because nobody waits for its image any more."""
 
 
 class BundleError(EdgeRuntimeError):

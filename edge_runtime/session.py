@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from edge_runtime.errors import DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
+from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
 from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler
@@ -360,13 +360,18 @@ class Session:
         share = float(samples.measured.sum()) / self._assembler.layout.lines
         arrived, stages = time.time(), Stages()
 
+        def wanted() -> bool:
+            return not (
+                progress.final_queued or self._giving_up()
+            )  # or else the final image must not wait for this one
+
         def job() -> None:
-            if progress.final_queued or self._giving_up():  # the final image overtook this one, or nobody wants it
+            if not wanted():
                 return
-            with contextlib.suppress(NoImage):  # not yet
+            with contextlib.suppress(NoImage, Abandoned):  # not yet, or not any more
                 calibration = self._calibration(progress, to_calibrate, stages)
                 self._reconstruct(
-                    key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages
+                    key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages, wanted
                 )
 
         future = self._lane.offer(Priority.PREVIEW, self._guarded(job))
@@ -491,13 +496,14 @@ class Session:
         share: float,
         arrived: float,
         stages: Stages,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         assert self._assembler is not None
         model = self._runtime.model if Method.LEARNED in self._methods else None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
         learned = model.reconstruction if model else None
-        for method, made in reconstruct(samples, calibration, learned, self._runtime.plans):
+        for method, made in reconstruct(samples, calibration, learned, self._runtime.plans, wanted):
             stages.ended(method.value)
             if method not in self._methods:
                 continue

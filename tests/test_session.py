@@ -144,6 +144,25 @@ def test_a_preview_that_has_begun_brings_both_images(session, scanner, pool):
     assert [kind for kind in scanner.kinds() if kind in PREVIEWS] == PREVIEWS
 
 
+def test_a_preview_gives_way_to_the_final_image_while_the_network_runs(session, scanner, pool, monkeypatch):
+    session.readouts(part(0, 0.5))
+    model = session._runtime.model
+    run = type(model.reconstruction.regulariser).run
+    runs = []
+
+    def overtaken(regulariser, batch):
+        runs.append(batch)
+        if len(runs) == 1:
+            session.readouts(part(0.5, 1))  # the final image is wanted now
+        return run(regulariser, batch)
+
+    monkeypatch.setattr(type(model.reconstruction.regulariser), "run", overtaken)
+    pool.work()
+    assert scanner.kinds() == FINALS
+    assert len(runs) == 1 + model.reconstruction.settings.iterations
+    assert not session.report.no_image
+
+
 def test_a_preview_that_a_final_image_overtook_is_not_begun(session, scanner, pool):
     session.readouts(part(0, 0.5))
     session.readouts(part(0.5, 1))

@@ -7,12 +7,14 @@ Aggarwal et al. (MoDL), IEEE TMI 38:394, 2019.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines import Session
+from edge_runtime.errors import Abandoned
 from edge_runtime.kernels import Plans, SensePlan
 from edge_runtime.modalities.mri.fourier import Complex
 
@@ -27,7 +29,15 @@ class LearnedReconstruction:
     settings: UnrolledSettings
     regulariser: Session
 
-    def run(self, plan: SensePlan, first: Complex, scale: float, noise: float, plans: Plans) -> Complex:
+    def run(
+        self,
+        plan: SensePlan,
+        first: Complex,
+        scale: float,
+        noise: float,
+        plans: Plans,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Complex:
         """The image, complex ``(phase_encodes, columns)``, in the units of the samples.
 
         Args:
@@ -36,6 +46,10 @@ class LearnedReconstruction:
             scale: divides the image down to the range the network was trained on (`normalise.image_scale`).
             noise: standard deviation of a complex sample.
             plans: where the plan of the network's tensors comes from.
+            wanted: asked before every step that takes long.
+
+        Raises:
+            Abandoned: the image was not wanted any more.
         """
         settings = self.settings
         weights = self.weights(scale, noise)
@@ -49,7 +63,9 @@ class LearnedReconstruction:
             for iteration in range(settings.iterations):
                 packing.pack(image, scale, planes[0:2])
                 packing.fill(iteration / settings.iterations, planes[5])
+                _go_on(wanted)
                 correction = self.regulariser.run(batch)[0]
+                _go_on(wanted)
                 packing.add(image, correction, scale, out=prior)
                 plan.data_consistent(prior, weights[iteration], settings.cg_steps, out=image)
         return image
@@ -58,6 +74,11 @@ class LearnedReconstruction:
         """λ of every iteration for a scan of this noise."""
         condition = condition_of_noise(noise / scale)
         return [math.exp(intercept + slope * condition) for intercept, slope in self.settings.log_weights]
+
+
+def _go_on(wanted: Callable[[], bool]) -> None:
+    if not wanted():
+        raise Abandoned("the image is not wanted any more")
 
 
 def condition_of_noise(noise_level: float) -> float:

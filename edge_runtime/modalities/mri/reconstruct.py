@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -138,11 +138,19 @@ def compress(samples: SliceSamples, calibration: Calibration, plans: Plans) -> C
 
 
 def reconstruct(
-    samples: SliceSamples, calibration: Calibration, learned: LearnedReconstruction | None, plans: Plans
+    samples: SliceSamples,
+    calibration: Calibration,
+    learned: LearnedReconstruction | None,
+    plans: Plans,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[Method, Reconstruction]]:
     """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled.
 
+    Args:
+        wanted: asked while the learned image, which takes longest, is made.
+
     Raises:
+        Abandoned: it was not wanted any more; no image has come then.
         EngineError: the network could not be run; only after the other images.
     """
     measured, compressed = samples.measured, compress(samples, calibration, plans)
@@ -158,7 +166,7 @@ def reconstruct(
         first, level = first_image(plan, hybrid, power * visible, measured, visible, noise)
         if learned is not None:
             try:
-                blind = learned.run(plan, first, calibration.scale, level, plans)
+                blind = learned.run(plan, first, calibration.scale, level, plans, wanted)
             except EngineError as error:
                 failure = error
             else:

@@ -7,6 +7,7 @@ import pytest
 from simulated import coil_maps, complex_noise
 
 from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.errors import Abandoned
 from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction, condition_of_noise
 
@@ -90,6 +91,15 @@ def test_the_first_estimate_is_not_written_to(plan, first):
     before = first.copy()
     run(plan, first, Regulariser(correction=0.5))
     np.testing.assert_array_equal(first, before)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2, 3])
+def test_it_stops_where_nobody_wants_the_image_any_more(plan, first, answers):
+    """Before the next step that takes long: a regulariser's run, then data consistency."""
+    regulariser, left = Regulariser(), iter([True] * answers)
+    with pytest.raises(Abandoned):
+        LearnedReconstruction(SETTINGS, regulariser).run(plan, first, SCALE, 0.1, PLANS, lambda: next(left, False))
+    assert len(regulariser.fed) == (answers + 1) // 2
 
 
 def test_no_noise_at_all_is_a_finite_condition():
