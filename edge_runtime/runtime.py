@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
 from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError
@@ -130,6 +132,8 @@ def open_runtime(
 ) -> Iterator[Runtime]:
     """Makes everything ready, and ends the threads afterwards.
 
+    Meanwhile numpy's linear algebra has one thread in the whole process.
+
     Args:
         bundle: the model bundle, ``None`` for classical images only.
         trust: folder of the keys that may sign it; without one the profile's, without that the one that comes with the package.
@@ -140,8 +144,11 @@ def open_runtime(
     """
     model = _prepare(bundle, profile, precision, trust or profile.trust) if bundle is not None else None
     plans = Plans(Workers(profile.threads))
+    # The threads of numpy's BLAS spin for a tenth of a second after their work, in which the network lacks a core.
+    blas = threadpool_limits(1, user_api="blas")
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:
         yield Runtime(profile, model, pool, plans, output, MemoryBudget(profile.total_bytes), previews)
     finally:
         pool.close()
+        blas.restore_original_limits()

@@ -103,9 +103,10 @@ class Outbound(Protocol):
 
 @dataclass
 class _SliceProgress:
-    """What has been scheduled for a slice."""
+    """What has been scheduled for a slice, and when its first readouts came."""
 
     previews_due: list[float]
+    begun: float
     waiting_said: bool = False
     acs: AcsState | None = None
     calibrated_from: AcsState | None = None
@@ -153,6 +154,7 @@ class Session:
         self._progress: dict[SliceKey, _SliceProgress] = {}
         self._unfinished: list[Future[None]] = []
         self._tried = False
+        self._preview_s = 0.0  # what the latest preview took
         self._images_bytes = 0
         self._noise_bytes = 0
         self._coils = self._open_slices = 1
@@ -287,7 +289,7 @@ class Session:
     def _slice(self, key: SliceKey) -> _SliceProgress:
         progress = self._progress.get(key)
         if progress is None:
-            progress = self._progress[key] = _SliceProgress(self._preview_shares())
+            progress = self._progress[key] = _SliceProgress(self._preview_shares(), time.monotonic())
         return progress
 
     def _preview_shares(self) -> list[float]:
@@ -319,8 +321,16 @@ class Session:
                     f"(phase encode {layout.centre_step}) is still to come"
                 )
             return
-        if (progress.preview is None or progress.preview.done()) and self._preview(key, progress):
-            del progress.previews_due[: len(due)]  # else the slice tries again when it has grown
+        if progress.preview is not None and not progress.preview.done():
+            return  # the slice tries again when it has grown
+        if self._would_be_overtaken(progress, share) or self._preview(key, progress):
+            del progress.previews_due[: len(due)]
+
+    def _would_be_overtaken(self, progress: _SliceProgress, share: float) -> bool:
+        """Whether the final image would interrupt a preview that begins now, if readouts go on to come as they did: it would show
+        nothing, and take time and heat from what follows."""
+        left_s = (time.monotonic() - progress.begun) * (1 / share - 1)
+        return share < 1 and left_s < self._preview_s
 
     def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
         """Sensitivities while readouts still arrive, so that the last one leaves less to do: when the ACS is as large as it can
@@ -368,11 +378,13 @@ class Session:
         def job() -> None:
             if not wanted():
                 return
+            began = time.monotonic()
             with contextlib.suppress(NoImage, Abandoned):  # not yet, or not any more
                 calibration = self._calibration(progress, to_calibrate, stages)
                 self._reconstruct(
                     key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages, wanted
                 )
+                self._preview_s = time.monotonic() - began
 
         future = self._lane.offer(Priority.PREVIEW, self._guarded(job))
         if future is None:

@@ -92,6 +92,19 @@ class Scanner:
         return [(image.method.value, image.completeness.value) for image in self.images]
 
 
+class Clock:
+    """Time passes when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("edge_runtime.session.time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
 @pytest.fixture
 def pool() -> Pool:
     return Pool()
@@ -183,6 +196,7 @@ def test_a_preview_for_which_there_was_no_room_comes_when_there_is(session, scan
     assert scanner.kinds() == PREVIEWS
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_preview_that_was_due_while_another_was_made_comes_next(session, scanner, pool):
     session.readouts(part(0, 0.3))
     session.readouts(part(0.3, 0.6))
@@ -191,6 +205,24 @@ def test_a_preview_that_was_due_while_another_was_made_comes_next(session, scann
     pool.work()
     shares = [image.measured_share for image in scanner.images if image.method is Method.LEARNED]
     np.testing.assert_allclose(shares, [round(0.3 * LINES) / LINES, round(0.7 * LINES) / LINES])
+
+
+@pytest.mark.parametrize(("elapsed_s", "shown"), [(5.0, [0.3, 0.6]), (4.0, [0.3])])
+def test_a_preview_that_the_final_image_would_overtake_is_not_begun(session, scanner, pool, clock, elapsed_s, shown):
+    """The first takes three seconds; at 60 % of a scan two thirds of what it took so far are left."""
+    begun = clock.now
+
+    def take(image: Image) -> None:
+        clock.now += 1.5
+
+    scanner.on_image = take
+    session.readouts(part(0, 0.3))
+    pool.work()
+    clock.now = begun + elapsed_s
+    session.readouts(part(0.3, 0.6))
+    pool.work()
+    shares = [image.measured_share for image in scanner.images if image.method is Method.LEARNED]
+    np.testing.assert_allclose(shares, [round(share * LINES) / LINES for share in shown])
 
 
 def test_no_preview_is_made_for_a_scanner_that_does_not_take_them(session, scanner, pool):

@@ -244,12 +244,14 @@ def test_a_centre_out_scan_is_previewed_before_it_ends(serve):
 
 
 def test_previews_come_at_the_chosen_shares(serve):
+    """The scanner waits for each, and rests for longer than one takes: a pace at which the next is worth its while."""
     order = centre_out()
     shares = []
     with serve().connect() as client:
         client.send(opening())
         for first in range(0, LINES, LINES // 4):
             part = order[first : first + LINES // 4]
+            time.sleep(0.5)
             client.send(pack_readouts(readouts_of(KSPACE, part, last=part[-1] == order[-1])))
             for _ in FINAL:
                 while not isinstance(message := client.receive(), ImageMessage):
