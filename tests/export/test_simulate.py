@@ -46,6 +46,12 @@ def test_an_interrupted_pool_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert write(tmp_path / "resumed") == whole
 
 
+def test_more_processes_write_the_same_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # other processes have the usual sizes
+    pool.write_pool(tmp_path, [made_volume()], 3, 5, 0.5, lambda done, total: None, workers=2)
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("*.npy"))] == write(tmp_path / "one", count=3)
+
+
 def test_an_acquisition_is_noise_free_normalised_and_compressed() -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
