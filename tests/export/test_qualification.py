@@ -70,14 +70,14 @@ def test_air_is_not_compared(textured: np.ndarray) -> None:
 class Nothing:
     """A network that corrects nothing: the learned image is then the classical one of the samples it may see."""
 
-    def run(self, plan, first, scale, noise, plans):
+    def run(self, plan, first, scale, noise, plans, wanted):
         return first
 
 
 class Eraser:
     """A network that leaves nothing but the coarse: it keeps no small structure."""
 
-    def run(self, plan, first, scale, noise, plans):
+    def run(self, plan, first, scale, noise, plans, wanted):
         blurred = ndimage.gaussian_filter(first.real, 6) + 1j * ndimage.gaussian_filter(first.imag, 6)
         return blurred.astype(np.complex64)
 
