@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= ../shared/data
 CONSTRAINTS := -c requirements/constraints.txt
 
-.PHONY: help demo test test-full test-soak cross-aarch64 bench compare train lint clean
+.PHONY: help demo test test-full test-cuda test-soak cubins cross-aarch64 bench compare train lint clean
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
@@ -37,6 +37,25 @@ $(VENV)-import/.ready: $(VENV)/.export requirements/import.txt
 	$(VENV)-import/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/import.txt
 	@touch $@
 
+# PyCUDA and NVIDIA's compilers, likewise beside .venv; neither a GPU nor a CUDA toolkit is needed
+$(VENV)-cuda/.ready: $(VENV)/.test requirements/cuda.txt tests/cuda/environment.sh
+	$(PYTHON) -m venv --clear $(VENV)-cuda
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		>"$$($(VENV)-cuda/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(VENV)-cuda/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cuda.txt
+	tests/cuda/environment.sh $(VENV)-cuda build/cuda
+	@touch $@
+
+CUDA_SOURCES := $(wildcard kernels/cuda/* kernels/include/*)
+
+edge_runtime/cubins/.ready: $(VENV)-cuda/.ready kernels/cubins.py $(CUDA_SOURCES)
+	$(VENV)-cuda/bin/python kernels/cubins.py --out edge_runtime/cubins
+	@touch $@
+
+build/cuda/.ready: $(VENV)-cuda/.ready $(wildcard tests/cuda/*.py tests/cuda/driver/*) $(CUDA_SOURCES)
+	$(VENV)-cuda/bin/python tests/cuda/build.py --out build/cuda
+	@touch $@
+
 demo: $(VENV)/.device  ## a simulated scan through a real socket: demo-out/
 	$(BIN)/edge-runtime demo --out demo-out
 
@@ -48,10 +67,16 @@ lint: $(VENV)/.test  ## style and types
 test: lint  ## the suite without torch (minutes)
 	$(BIN)/python -m pytest
 
-test-full: $(VENV)/.export $(VENV)-import/.ready  ## also export, torch and real programs; a skip that is not expected fails
+test-full: $(VENV)/.export $(VENV)-import/.ready test-cuda  ## also export, torch and real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports'
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda'
 	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
+
+cubins: edge_runtime/cubins/.ready  ## the GPU kernels, compiled for Jetson Orin and Thor: edge_runtime/cubins. GPU=sm_90 adds another
+	$(if $(GPU),$(VENV)-cuda/bin/python kernels/cubins.py --out edge_runtime/cubins --gpu $(GPU))
+
+test-cuda: build/cuda/.ready edge_runtime/cubins/.ready  ## the GPU kernels and their launches without a GPU: PyCUDA over a test driver
+	EDGE_STRICT_SKIPS=1 EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m pytest -m cuda
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
@@ -97,4 +122,4 @@ train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the
 	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))
 
 clean:  ## forget environments and results
-	rm -rf $(VENV) $(VENV)-import build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-import $(VENV)-cuda edge_runtime/cubins build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,12 @@
     │   └── GoldenMismatch     an engine that does not reproduce the golden outputs, or that was never qualified
     ├── TrustStoreError        a trust store that is missing or malformed
     ├── EngineError            no admissible engine, or an engine that failed
+    ├── DeviceError            a GPU that can't be used; says what was found, what is needed, and the mend
+    │   ├── NoDevice           no driver, no GPU, or no PyCUDA
+    │   ├── DriverTooOld       a driver that is older than the kernels
+    │   ├── DeviceUnsupported  a GPU that no kernels were compiled for, or a problem that does not fit its blocks
+    │   ├── OutOfDeviceMemory  less memory left than a plan needs
+    │   └── DeviceFailed       a kernel or a copy that failed; the process's GPU work is lost
     ├── ProfileError           a hardware profile that is missing or invalid
     ├── DeliveryError          an image that could not be written or sent
     ├── RecordingError         a recorded scan that can't be read
@@ -139,6 +145,30 @@ class TrustStoreError(EdgeRuntimeError):
 
 class EngineError(EdgeRuntimeError):
     """No admissible engine, or an engine that failed."""
+
+
+class DeviceError(EdgeRuntimeError):
+    """A GPU that can't be used."""
+
+
+class NoDevice(DeviceError):
+    """No driver, no GPU, or no PyCUDA."""
+
+
+class DriverTooOld(DeviceError):
+    """A driver that is older than what the kernels were compiled with."""
+
+
+class DeviceUnsupported(DeviceError):
+    """A GPU that no kernels were compiled for, or a problem that does not fit its blocks."""
+
+
+class OutOfDeviceMemory(DeviceError):
+    """Less memory left on the GPU than a plan needs."""
+
+
+class DeviceFailed(DeviceError):
+    """A kernel or a copy that failed."""
 
 
 class ProfileError(EdgeRuntimeError):

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,9 @@ Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Reals = npt.NDArray[np.float32]
 Size = tuple[int, int]
 """Lines (phase encodes) and columns."""
+
+Where = Literal["cpu", "cuda"]
+"""What a plan runs on."""
 
 
 def instruction_set() -> str:
@@ -385,15 +388,22 @@ class SensePlan(_Operator):
     Args:
         workers: threads that the columns are shared between.
         coils, phase_encodes, columns: the geometry; an image's ``shape`` is ``(phase_encodes, columns)``.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+    def __init__(
+        self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
+    ) -> None:
         _at_least("coils", coils, 1)
         _at_least("phase_encodes", phase_encodes, 1)
         _at_least("columns", columns, 1)
         super().__init__(coils, phase_encodes, columns)
         self.phase_encodes, self.columns = phase_encodes, columns
-        self._plan: _kernels.SensePlan = _kernels.SensePlan(workers, coils, phase_encodes, columns)
+        backend, executor = _backend(workers, device)
+        self._plan: _kernels.SensePlan = backend.SensePlan(executor, coils, phase_encodes, columns)
 
     def regularised(
         self, spectral_weight: Reals, steps: int, out: Complex | None = None, *, tolerance: float = 0.0
@@ -659,6 +669,17 @@ class Plans:
         finally:
             with self._lock:
                 self._spare = [*self._spare, (geometry, plan)][-self.KEPT :]
+
+
+def _backend(workers: Workers, device: Where) -> tuple[Any, Any]:
+    """The classes behind plans, and what the first argument of each is."""
+    if device == "cpu":
+        return _kernels, workers
+    if device != "cuda":
+        raise ArgumentError("device", device, "cpu or cuda")
+    from edge_runtime import cuda  # PyCUDA is an extra
+
+    return cuda, cuda.open_device()
 
 
 def _sampled(hybrid: Complex, measured: Mask, shape: tuple[int, int, int]) -> tuple[Complex, Mask]:

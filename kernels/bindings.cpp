@@ -2,9 +2,11 @@
 // says what is wrong in the caller's words.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
@@ -12,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 
@@ -550,6 +553,15 @@ NB_MODULE(_kernels, module) {
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,
              nb::keep_alive<1, 2>())
         .def("combine", &AdaptivePlan::combine, "samples"_a.noconvert(), "measured"_a.noconvert(), "out"_a.noconvert());
+
+    module.def("transform_tables", [](int length) {
+        const edge::Transform transform(length);
+        std::vector<std::array<int, 4>> passes;
+        for (const edge::Pass& pass : transform.passes) {
+            passes.push_back({pass.radix, pass.length, static_cast<int>(pass.twiddles), static_cast<int>(pass.roots)});
+        }
+        return std::make_tuple(passes, transform.tables, transform.frequency);
+    }, "length"_a);
 
     nb::class_<SensePlan>(module, "SensePlan")
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,

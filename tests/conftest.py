@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sense_problems
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import settings
 from simulated import readouts_of, scan_bytes, usual_kspace
@@ -66,6 +67,23 @@ PATIENCE_S = 30.0
 
 def profile_of(**limits: float) -> Profile:
     return parse_profile(PROFILE.format(**{**USUAL_LIMITS, **limits}), "test profile")
+
+
+ON_A_GPU = [pytest.param(f"cuda, threads {order}", marks=pytest.mark.cuda) for order in ("forward", "reverse")]
+
+
+@pytest.fixture(params=[*_kernels.instruction_sets(), *ON_A_GPU])
+def kernels_on(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each instruction set, and the GPU: the test driver runs a block's threads in one order, then in the other."""
+    if request.param not in _kernels.instruction_sets():
+        monkeypatch.setattr(sense_problems, "running_on", "cuda")
+        monkeypatch.setenv("EDGE_DRIVER_ORDER", request.param.split()[-1])
+        yield request.param
+        return
+    best = instruction_set()
+    _kernels.choose_instruction_set(request.param)
+    yield request.param
+    _kernels.choose_instruction_set(best)
 
 
 @pytest.fixture(params=_kernels.instruction_sets())

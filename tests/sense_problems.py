@@ -7,6 +7,17 @@ from typing import Any
 import numpy as np
 from simulated import complex_noise
 
+from edge_runtime.kernels import SensePlan, Where, Workers
+
+running_on: Where = "cpu"
+"""What plans are made for; the fixture `kernels_on` sets it."""
+
+
+def sense_plan(shape: tuple[int, int, int], threads: int = 1) -> SensePlan:
+    """``(coils, phase_encodes, columns)``"""
+    return SensePlan(Workers(threads), *shape, device=running_on)
+
+
 SLICES = [
     (1, 8, 3),
     (1, 7, 1),

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import complex_noise
 
-from edge_runtime.errors import ArgumentError, ReadoutError
-from edge_runtime.kernels import IngestPlan, Workers
+from edge_runtime.cuda import device
+from edge_runtime.errors import ArgumentError, NoDevice, ReadoutError
+from edge_runtime.kernels import IngestPlan, SensePlan, Workers
 from edge_runtime.links.mrd_messages import MessageReader
 from edge_runtime.links.mrd_pack import pack_readouts
 from edge_runtime.modalities.mri.fourier import centre_slice
@@ -220,3 +221,13 @@ def test_threads_that_wait_use_no_time():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.25  # one that spins would take 0.5 s, three of them 1.5
+
+
+def test_a_gpu_that_is_not_there_is_an_error_with_its_mend(monkeypatch):
+    monkeypatch.setattr(device, "driver", None)
+    monkeypatch.setattr(device, "missing", "No module named 'pycuda'", raising=False)
+    device.open_device.cache_clear()
+    with pytest.raises(NoDevice, match=r"No module named 'pycuda'.*edge-runtime\[jetson\].*run on the CPU"):
+        SensePlan(Workers(1), 1, 8, 8, device="cuda")
+    with pytest.raises(ArgumentError, match="device: cpu or cuda expected, gpu came"):
+        SensePlan(Workers(1), 1, 8, 8, device="gpu")

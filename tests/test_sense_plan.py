@@ -1,4 +1,4 @@
-"""The SENSE plan against its dense matrix, and its solves against the dense solution, for every instruction set at hand."""
+"""The SENSE plan against its dense matrix, its solves against the dense solution, on every instruction set at hand and the GPU."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sense_problems import SLICES, assert_close, image_like
+from sense_problems import SLICES, assert_close, image_like, sense_plan
 from sense_reference import conjugate_gradients
 from simulated import coil_maps, complex_noise
 
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import Plans, SensePlan, Workers
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("kernels_on")
 
 
 def problem_of(shape, *, seed=0, threads=1, full=False):
@@ -24,7 +24,7 @@ def problem_of(shape, *, seed=0, threads=1, full=False):
     mask = np.ones((lines, columns), bool) if full else rng.random((lines, columns)) < 0.6
     hybrid = complex_noise(shape, rng)
     maps = coil_maps(coils, lines, columns)
-    plan = SensePlan(Workers(threads), *shape)
+    plan = sense_plan(shape, threads)
     plan.set_maps(maps)
     plan.set_samples(hybrid, mask)
     return plan, maps, hybrid, mask

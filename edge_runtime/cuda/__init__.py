@@ -1,0 +1,9 @@
+"""Kernel plans on a GPU: the classes of `edge_runtime._kernels` over ``kernels/cuda``, with the same methods.
+
+PyCUDA loads the cubins and owns every launch; nothing here is imported unless a plan with ``device="cuda"`` is made.
+"""
+
+from edge_runtime.cuda.device import Device, open_device
+from edge_runtime.cuda.sense import SensePlan
+
+__all__ = ["Device", "SensePlan", "open_device"]

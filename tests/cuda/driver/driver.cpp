@@ -1,0 +1,574 @@
+// A CUDA driver without a GPU, for tests: what PyCUDA calls of libcuda.so.1, over shim.hpp. Real cubins are loaded; their code is looked
+// up by name among the kernels that were compiled for this processor (a folder of lib*.so, each with `shim_kernels`).
+//
+// It is stricter than a GPU. Device memory can be touched by copies and kernels alone, every allocation ends at a page nothing may
+// touch, fresh memory holds NaNs. Nothing that was enqueued happens before somebody waits for it, so that a missing wait shows. Packed
+// parameters must be as long as the cubin says, and lie where it says.
+//
+// The environment chooses: EDGE_DRIVER_KERNELS (the folder), _CAPABILITY ("8.7"), _VERSION ("12060"), _MEMORY (bytes), _ORDER
+// ("forward", "reverse"), _LOG (a file: a line a launch).
+#include <cuda.h>
+#include <cudaProfiler.h>
+#include <dlfcn.h>
+#include <elf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "shim.hpp"
+
+struct CUctx_st {
+    int references = 0;
+};
+
+struct CUevent_st {
+    bool done = true;
+    std::chrono::steady_clock::time_point when;
+};
+
+namespace {
+
+struct Work {
+    CUstream stream;
+    std::function<CUresult()> act;
+    CUevent waits_for = nullptr;
+};
+
+struct Allocation {
+    std::size_t size, mapped;
+    unsigned char* base;
+};
+
+struct Function {
+    const shim::Kernel* kernel;
+    std::vector<shim::Parameter> parameters;  // by the cubin
+    int shared_limit = 48 << 10;
+};
+
+}  // namespace
+
+struct CUstream_st {};
+
+struct CUfunc_st {
+    Function function;
+};
+
+struct CUmod_st {
+    std::map<std::string, std::unique_ptr<CUfunc_st>> functions;
+};
+
+namespace {
+
+std::string setting(const char* name, const char* otherwise) {
+    const char* value = std::getenv(name);
+    return value ? value : otherwise;
+}
+
+struct Driver {
+    std::recursive_mutex lock;
+    std::map<std::uintptr_t, Allocation> device, pinned;
+    std::deque<Work> enqueued;
+    std::map<std::string, const shim::Kernel*> kernels;
+    std::string failure;  // of a kernel; the context is lost then, as on a device
+    std::size_t used = 0;
+    CUctx_st context;
+
+    int major() const { return std::atoi(setting("EDGE_DRIVER_CAPABILITY", "8.7").c_str()); }
+    int minor() const {
+        const std::string capability = setting("EDGE_DRIVER_CAPABILITY", "8.7");
+        return std::atoi(capability.substr(capability.find('.') + 1).c_str());
+    }
+    std::size_t memory() const { return std::strtoull(setting("EDGE_DRIVER_MEMORY", "1073741824").c_str(), nullptr, 10); }
+
+    void load_kernels() {
+        if (!kernels.empty()) return;
+        for (const auto& file : std::filesystem::directory_iterator(setting("EDGE_DRIVER_KERNELS", "."))) {
+            if (file.path().extension() != ".so") continue;
+            void* library = dlopen(file.path().c_str(), RTLD_NOW | RTLD_LOCAL);
+            if (!library) continue;
+            typedef const std::vector<shim::Kernel>& (*Table)();
+            if (const auto table = reinterpret_cast<Table>(dlsym(library, "shim_kernels"))) {
+                for (const shim::Kernel& kernel : table()) kernels[kernel.name] = &kernel;
+            }
+        }
+    }
+
+    void protect(int protection) {
+        for (auto& [address, allocation] : device) mprotect(allocation.base, allocation.mapped, protection);
+    }
+
+    bool holds(const std::map<std::uintptr_t, Allocation>& memory, std::uintptr_t address, std::size_t size) const {
+        auto at = memory.upper_bound(address);
+        if (at == memory.begin()) return false;
+        --at;
+        return address + size <= at->first + at->second.size;
+    }
+
+    CUresult copy(void* to, const void* from, std::size_t size, bool to_device, bool from_device) {
+        if (to_device && !holds(device, reinterpret_cast<std::uintptr_t>(to), size)) return CUDA_ERROR_INVALID_VALUE;
+        if (from_device && !holds(device, reinterpret_cast<std::uintptr_t>(from), size)) return CUDA_ERROR_INVALID_VALUE;
+        protect(PROT_READ | PROT_WRITE);
+        std::memmove(to, from, size);
+        protect(PROT_NONE);
+        return CUDA_SUCCESS;
+    }
+
+    void enqueue(CUstream stream, std::function<CUresult()> act) { enqueued.push_back({stream, std::move(act)}); }
+
+    // Does what was enqueued before `until` in one stream, or in all (null), in its order there.
+    CUresult finish(CUstream stream, bool all, const CUevent until = nullptr) {
+        for (std::size_t at = 0; at < enqueued.size();) {
+            if (!all && enqueued[at].stream != stream) {
+                ++at;
+                continue;
+            }
+            if (enqueued[at].waits_for && !enqueued[at].waits_for->done) {
+                const CUevent event = enqueued[at].waits_for;
+                if (const CUresult result = finish_event(event)) return result;
+                at = 0;
+                continue;
+            }
+            const Work work = std::move(enqueued[at]);
+            enqueued.erase(enqueued.begin() + static_cast<std::ptrdiff_t>(at));
+            if (!failure.empty()) return CUDA_ERROR_LAUNCH_FAILED;
+            if (const CUresult result = work.act ? work.act() : CUDA_SUCCESS) return result;
+            if (until && until->done) return CUDA_SUCCESS;
+        }
+        return failure.empty() ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_FAILED;
+    }
+
+    std::map<CUevent, CUstream> recorded;
+
+    CUresult finish_event(CUevent event) { return event->done ? CUDA_SUCCESS : finish(recorded[event], false, event); }
+};
+
+Driver& driver() {
+    static Driver* one = new Driver;  // never torn down: PyCUDA frees what it holds at the very end
+    return *one;
+}
+
+#define LOCKED const std::lock_guard<std::recursive_mutex> guard(driver().lock)
+
+thread_local std::vector<CUcontext> contexts;
+
+CUresult allocate(std::size_t size, std::map<std::uintptr_t, Allocation>& memory, int protection, std::uintptr_t& address) {
+    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), aligned = (size + 15) / 16 * 16;  // a float4
+    const std::size_t mapped = (aligned + page - 1) / page * page;
+    void* base = mmap(nullptr, mapped + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    std::memset(base, shim::kPoison, mapped);
+    mprotect(static_cast<unsigned char*>(base) + mapped, page, PROT_NONE);
+    mprotect(base, mapped, protection);
+    address = reinterpret_cast<std::uintptr_t>(base) + mapped - aligned;
+    memory[address] = {size, mapped, static_cast<unsigned char*>(base)};
+    return CUDA_SUCCESS;
+}
+
+void release(std::map<std::uintptr_t, Allocation>& memory, std::map<std::uintptr_t, Allocation>::iterator at) {
+    munmap(at->second.base, at->second.mapped + static_cast<std::size_t>(sysconf(_SC_PAGESIZE)));
+    memory.erase(at);
+}
+
+template <class T>
+const T* in(const unsigned char* image, std::uint64_t offset) {
+    return reinterpret_cast<const T*>(image + offset);
+}
+
+// Kernels of a cubin and where their parameters lie: EIATTR_KPARAM_INFO of their .nv.info sections.
+CUresult read_cubin(const unsigned char* image, CUmod_st& module) {
+    constexpr unsigned char kParameterFormat = 4, kParameterInfo = 0x17;
+    const Elf64_Ehdr* elf = in<Elf64_Ehdr>(image, 0);
+    if (std::memcmp(elf->e_ident, ELFMAG, SELFMAG) != 0 || elf->e_machine != 190) return CUDA_ERROR_INVALID_IMAGE;
+    const unsigned flags = elf->e_flags;
+    const bool wide = elf->e_ident[EI_ABIVERSION] >= 8;  // where the architecture is: CUDA 13 moved it
+    const int built_for = static_cast<int>(wide ? (flags >> 8) & 0xff : flags & 0xff);
+    const int have = 10 * driver().major() + driver().minor();
+    if (built_for / 10 != have / 10 || built_for > have) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    const Elf64_Shdr* sections = in<Elf64_Shdr>(image, elf->e_shoff);
+    const char* names = in<char>(image, sections[elf->e_shstrndx].sh_offset);
+    driver().load_kernels();
+    for (int i = 0; i < elf->e_shnum; ++i) {
+        const std::string name = names + sections[i].sh_name, prefix = ".nv.info.";
+        if (name.compare(0, prefix.size(), prefix) != 0) continue;
+        auto function = std::make_unique<CUfunc_st>();
+        const std::string kernel = name.substr(prefix.size());
+        const auto found = driver().kernels.find(kernel);
+        function->function.kernel = found == driver().kernels.end() ? nullptr : found->second;
+        std::map<unsigned, shim::Parameter> parameters;
+        const unsigned char* at = image + sections[i].sh_offset;
+        for (const unsigned char* end = at + sections[i].sh_size; at + 4 <= end;) {
+            const unsigned size = at[2] | at[3] << 8;
+            if (at[0] != kParameterFormat) {
+                at += 4;
+                continue;
+            }
+            if (at[1] == kParameterInfo) {
+                unsigned words[3];
+                std::memcpy(words, at + 4, sizeof words);
+                parameters[words[1] & 0xffff] = {words[1] >> 16, words[2] >> 18};
+            }
+            at += 4 + size;
+        }
+        for (const auto& [ordinal, parameter] : parameters) function->function.parameters.push_back(parameter);
+        module.functions[kernel] = std::move(function);
+    }
+    return CUDA_SUCCESS;
+}
+
+bool same(const std::vector<shim::Parameter>& a, const std::vector<shim::Parameter>& b) {
+    if (a.size() != b.size()) return false;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        if (a[i].offset != b[i].offset || a[i].size != b[i].size) return false;
+    }
+    return true;
+}
+
+void log_launch(const shim::Launch& launch, const char* name) {
+    const std::string path = setting("EDGE_DRIVER_LOG", "");
+    if (path.empty()) return;
+    std::ofstream(path, std::ios::app) << name << ' ' << launch.grid.x << ' ' << launch.grid.y << ' ' << launch.grid.z << ' ' << launch.block.x
+                                       << ' ' << launch.block.y << ' ' << launch.block.z << ' ' << launch.shared << '\n';
+}
+
+}  // namespace
+
+extern "C" {
+
+CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
+
+CUresult cuDriverGetVersion(int* version) {
+    *version = std::atoi(setting("EDGE_DRIVER_VERSION", "12060").c_str());
+    return CUDA_SUCCESS;
+}
+
+CUresult cuGetErrorString(CUresult error, const char** text) {
+    switch (error) {
+        case CUDA_SUCCESS: *text = "no error"; break;
+        case CUDA_ERROR_INVALID_VALUE: *text = "invalid argument"; break;
+        case CUDA_ERROR_OUT_OF_MEMORY: *text = "out of memory"; break;
+        case CUDA_ERROR_INVALID_IMAGE: *text = "device kernel image is invalid"; break;
+        case CUDA_ERROR_NO_BINARY_FOR_GPU: *text = "no kernel image is available for execution on the device"; break;
+        case CUDA_ERROR_LAUNCH_FAILED: *text = driver().failure.empty() ? "unspecified launch failure" : driver().failure.c_str(); break;
+        case CUDA_ERROR_NOT_FOUND: *text = "named symbol not found"; break;
+        case CUDA_ERROR_INVALID_CONTEXT: *text = "invalid device context"; break;
+        case CUDA_ERROR_NOT_SUPPORTED: *text = "operation not supported by the test driver"; break;
+        default: *text = "error of the test driver"; break;
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetCount(int* count) {
+    *count = 1;
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceGet(CUdevice* device, int ordinal) {
+    if (ordinal != 0) return CUDA_ERROR_INVALID_DEVICE;
+    *device = 0;
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceGetName(char* name, int length, CUdevice) {
+    std::snprintf(name, static_cast<std::size_t>(length), "test driver without a GPU");
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceComputeCapability(int* major, int* minor, CUdevice) {
+    *major = driver().major();
+    *minor = driver().minor();
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceTotalMem(std::size_t* bytes, CUdevice) {
+    *bytes = driver().memory();
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
+    switch (attribute) {
+        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = driver().major(); break;
+        case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = driver().minor(); break;
+        case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: *value = 48 << 10; break;
+        case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = (driver().major() >= 9 ? 227 : 163) << 10; break;
+        case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = 1024; break;
+        case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; break;
+        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 8; break;
+        case CU_DEVICE_ATTRIBUTE_INTEGRATED: *value = 1; break;
+        case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY: *value = 1; break;
+        case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING: *value = 1; break;
+        default: *value = 0; break;
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult cuCtxCreate(CUcontext* context, unsigned, CUdevice) {
+    LOCKED;
+    *context = &driver().context;
+    contexts.push_back(*context);
+    return CUDA_SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
+    LOCKED;
+    *context = &driver().context;
+    ++driver().context.references;
+    return CUDA_SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
+CUresult cuCtxAttach(CUcontext* context, unsigned) {
+    if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+    *context = contexts.back();
+    return CUDA_SUCCESS;
+}
+CUresult cuCtxDetach(CUcontext) { return CUDA_SUCCESS; }
+CUresult cuCtxPushCurrent(CUcontext context) {
+    contexts.push_back(context);
+    return CUDA_SUCCESS;
+}
+CUresult cuCtxPopCurrent(CUcontext* context) {
+    if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+    if (context) *context = contexts.back();
+    contexts.pop_back();
+    return CUDA_SUCCESS;
+}
+CUresult cuCtxGetDevice(CUdevice* device) {
+    if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+    *device = 0;
+    return CUDA_SUCCESS;
+}
+CUresult cuCtxGetApiVersion(CUcontext, unsigned* version) {
+    *version = 3020;
+    return CUDA_SUCCESS;
+}
+CUresult cuCtxSynchronize() {
+    LOCKED;
+    return driver().finish(nullptr, true);
+}
+
+CUresult cuMemGetInfo(std::size_t* free, std::size_t* total) {
+    LOCKED;
+    *total = driver().memory();
+    *free = *total - driver().used;
+    return CUDA_SUCCESS;
+}
+CUresult cuMemAlloc(CUdeviceptr* pointer, std::size_t size) {
+    LOCKED;
+    if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+    if (size == 0) return CUDA_ERROR_INVALID_VALUE;
+    if (driver().used + size > driver().memory()) return CUDA_ERROR_OUT_OF_MEMORY;
+    std::uintptr_t address;
+    if (const CUresult result = allocate(size, driver().device, PROT_NONE, address)) return result;
+    driver().used += size;
+    *pointer = address;
+    return CUDA_SUCCESS;
+}
+CUresult cuMemFree(CUdeviceptr pointer) {
+    LOCKED;
+    driver().finish(nullptr, true);
+    const auto at = driver().device.find(pointer);
+    if (at == driver().device.end()) return CUDA_ERROR_INVALID_VALUE;
+    driver().used -= at->second.size;
+    release(driver().device, at);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemHostAlloc(void** pointer, std::size_t size, unsigned) {
+    LOCKED;
+    std::uintptr_t address;
+    if (const CUresult result = allocate(size, driver().pinned, PROT_READ | PROT_WRITE, address)) return result;
+    *pointer = reinterpret_cast<void*>(address);
+    return CUDA_SUCCESS;
+}
+CUresult cuMemFreeHost(void* pointer) {
+    LOCKED;
+    driver().finish(nullptr, true);
+    const auto at = driver().pinned.find(reinterpret_cast<std::uintptr_t>(pointer));
+    if (at == driver().pinned.end()) return CUDA_ERROR_INVALID_VALUE;
+    release(driver().pinned, at);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, std::size_t size) {
+    LOCKED;
+    if (const CUresult result = driver().finish(nullptr, true)) return result;
+    return driver().copy(reinterpret_cast<void*>(to), from, size, true, false);
+}
+CUresult cuMemcpyDtoH(void* to, CUdeviceptr from, std::size_t size) {
+    LOCKED;
+    if (const CUresult result = driver().finish(nullptr, true)) return result;
+    return driver().copy(to, reinterpret_cast<const void*>(from), size, false, true);
+}
+CUresult cuMemcpyDtoD(CUdeviceptr to, CUdeviceptr from, std::size_t size) {
+    LOCKED;
+    if (const CUresult result = driver().finish(nullptr, true)) return result;
+    return driver().copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size, true, true);
+}
+CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, std::size_t size, CUstream stream) {
+    LOCKED;
+    if (driver().holds(driver().pinned, reinterpret_cast<std::uintptr_t>(from), size)) {
+        driver().enqueue(stream, [=] { return driver().copy(reinterpret_cast<void*>(to), from, size, true, false); });
+    } else {  // pageable memory may be changed as soon as the call returns
+        const unsigned char* bytes = static_cast<const unsigned char*>(from);
+        driver().enqueue(stream, [to, size, kept = std::vector<unsigned char>(bytes, bytes + size)] {
+            return driver().copy(reinterpret_cast<void*>(to), kept.data(), size, true, false);
+        });
+    }
+    return CUDA_SUCCESS;
+}
+CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, std::size_t size, CUstream stream) {
+    LOCKED;
+    const auto act = [=] { return driver().copy(to, reinterpret_cast<const void*>(from), size, false, true); };
+    driver().enqueue(stream, act);
+    if (driver().holds(driver().pinned, reinterpret_cast<std::uintptr_t>(to), size)) return CUDA_SUCCESS;
+    return driver().finish(stream, false);  // copies to pageable memory are done when the call returns
+}
+CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t size, CUstream stream) {
+    LOCKED;
+    driver().enqueue(stream, [=] { return driver().copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size, true, true); });
+    return CUDA_SUCCESS;
+}
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t size, CUstream stream) {
+    LOCKED;
+    const std::vector<unsigned char> bytes(size, value);
+    driver().enqueue(stream, [=] { return driver().copy(reinterpret_cast<void*>(to), bytes.data(), size, true, false); });
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamCreate(CUstream* stream, unsigned) {
+    *stream = new CUstream_st;
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamDestroy(CUstream stream) {
+    LOCKED;
+    driver().finish(stream, false);
+    delete stream;
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamSynchronize(CUstream stream) {
+    LOCKED;
+    return driver().finish(stream, false);
+}
+CUresult cuStreamQuery(CUstream stream) {
+    LOCKED;
+    for (const Work& work : driver().enqueued) {
+        if (work.stream == stream) return CUDA_ERROR_NOT_READY;
+    }
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+    LOCKED;
+    driver().enqueued.push_back({stream, nullptr, event});
+    return CUDA_SUCCESS;
+}
+
+CUresult cuEventCreate(CUevent* event, unsigned) {
+    *event = new CUevent_st;
+    return CUDA_SUCCESS;
+}
+CUresult cuEventDestroy(CUevent event) {
+    LOCKED;
+    driver().finish_event(event);
+    driver().recorded.erase(event);
+    delete event;
+    return CUDA_SUCCESS;
+}
+CUresult cuEventRecord(CUevent event, CUstream stream) {
+    LOCKED;
+    event->done = false;
+    driver().recorded[event] = stream;
+    driver().enqueue(stream, [event] {
+        event->done = true;
+        event->when = std::chrono::steady_clock::now();
+        return CUDA_SUCCESS;
+    });
+    return CUDA_SUCCESS;
+}
+CUresult cuEventQuery(CUevent event) { return event->done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY; }
+CUresult cuEventSynchronize(CUevent event) {
+    LOCKED;
+    return driver().finish_event(event);
+}
+CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
+    if (!start->done || !end->done) return CUDA_ERROR_NOT_READY;
+    *milliseconds = std::chrono::duration<float, std::milli>(end->when - start->when).count();
+    return CUDA_SUCCESS;
+}
+
+CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+    LOCKED;
+    auto loaded = std::make_unique<CUmod_st>();
+    if (const CUresult result = read_cubin(static_cast<const unsigned char*>(image), *loaded)) return result;
+    *module = loaded.release();
+    return CUDA_SUCCESS;
+}
+CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned, CUjit_option*, void**) {
+    return cuModuleLoadData(module, image);
+}
+CUresult cuModuleUnload(CUmodule module) {
+    LOCKED;
+    driver().finish(nullptr, true);
+    delete module;
+    return CUDA_SUCCESS;
+}
+CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
+    LOCKED;
+    const auto at = module->functions.find(name);
+    if (at == module->functions.end() || !at->second->function.kernel) return CUDA_ERROR_NOT_FOUND;
+    if (!same(at->second->function.parameters, at->second->function.kernel->parameters)) return CUDA_ERROR_INVALID_IMAGE;
+    *function = at->second.get();
+    return CUDA_SUCCESS;
+}
+CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
+    LOCKED;
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_NOT_SUPPORTED;
+    int most;
+    cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, 0);
+    if (value > most) return CUDA_ERROR_INVALID_VALUE;
+    function->function.shared_limit = value;
+    return CUDA_SUCCESS;
+}
+CUresult cuFuncGetAttribute(int* value, CUfunction_attribute, CUfunction) {
+    *value = 0;
+    return CUDA_SUCCESS;
+}
+CUresult cuFuncSetBlockShape(CUfunction, int x, int y, int z) {  // PyCUDA still says it; cuLaunchKernel says it again
+    return x > 0 && y > 0 && z > 0 && x * y * z <= 1024 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+CUresult cuFuncSetCacheConfig(CUfunction, CUfunc_cache) { return CUDA_SUCCESS; }
+
+CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                        unsigned block_z, unsigned shared, CUstream stream, void** parameters, void** extra) {
+    LOCKED;
+    if (parameters || !extra) return CUDA_ERROR_NOT_SUPPORTED;  // PyCUDA packs
+    const unsigned char* packed = nullptr;
+    std::size_t size = 0;
+    for (; *extra != CU_LAUNCH_PARAM_END; extra += 2) {
+        if (extra[0] == CU_LAUNCH_PARAM_BUFFER_POINTER) packed = static_cast<const unsigned char*>(extra[1]);
+        if (extra[0] == CU_LAUNCH_PARAM_BUFFER_SIZE) size = *static_cast<std::size_t*>(extra[1]);
+    }
+    const Function& called = function->function;
+    const std::size_t expected = called.parameters.empty() ? 0 : called.parameters.back().offset + called.parameters.back().size;
+    const shim::Launch launch{{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, nullptr,
+                              setting("EDGE_DRIVER_ORDER", "forward") == "reverse"};
+    if (size != expected || launch.block.all() == 0 || launch.block.all() > 1024 || launch.grid.all() == 0) return CUDA_ERROR_INVALID_VALUE;
+    if (grid_y > 65535 || grid_z > 65535 || static_cast<int>(shared) > called.shared_limit) return CUDA_ERROR_INVALID_VALUE;
+    log_launch(launch, called.kernel->name);
+    driver().enqueue(stream, [launch, kernel = called.kernel, kept = std::vector<unsigned char>(packed, packed + size)]() mutable {
+        shim::Launch whole = launch;
+        whole.parameters = kept.data();
+        driver().protect(PROT_READ | PROT_WRITE);
+        try {
+            kernel->launch(whole);
+        } catch (const std::exception& error) {
+            driver().failure = std::string(kernel->name) + ": " + error.what();
+        }
+        driver().protect(PROT_NONE);
+        return driver().failure.empty() ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_FAILED;
+    });
+    return CUDA_SUCCESS;
+}
+
+}  // extern "C"

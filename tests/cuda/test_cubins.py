@@ -1,0 +1,102 @@
+"""What the compilers made of the kernels: registers, spills, shared memory and loads, against the budgets written here."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from edge_runtime.cuda.sense import SLICE
+
+ROOT = Path(__file__).resolve().parents[2]
+CUBINS = ROOT / "edge_runtime" / "cubins"
+TOOLS = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin"
+TARGETS = ("12.6/sm_87", "13/sm_87", "13/sm_110")
+pytestmark = pytest.mark.cuda
+
+
+class Budget(NamedTuple):
+    """Of one kernel.
+
+    Attributes:
+        registers: a thread; with 128 of them four blocks of 128 threads are resident, with 80 six.
+        wide: loads of 16 bytes from the device's memory that it must have, at least.
+    """
+
+    registers: int
+    wide: int
+
+
+BUDGETS = {
+    "sense_set_maps": Budget(32, 1),
+    "sense_set_samples": Budget(80, 1),
+    "sense_normal": Budget(128, 8),
+    "sense_gradient": Budget(128, 8),
+    "sense_data_consistent": Budget(128, 8),
+    "sense_regularised": Budget(128, 8),
+    "sense_substituted": Budget(112, 1),
+    "sense_line_search": Budget(112, 1),
+}
+
+
+class Resources(NamedTuple):
+    registers: int
+    local_bytes: int
+
+
+@functools.cache
+def resources(target: str) -> dict[str, Resources]:
+    """Of every kernel of a target, as ``cuobjdump`` tells."""
+    found = {}
+    for cubin in sorted((CUBINS / target).glob("*.cubin")):
+        text = tool("cuobjdump", "--dump-resource-usage", str(cubin))
+        for name, registers, local in re.findall(r"Function (\w+):\s+REG:(\d+).*?LOCAL:(\d+)", text):
+            found[name] = Resources(int(registers), int(local))
+    return found
+
+
+@functools.cache
+def instructions(target: str) -> dict[str, list[str]]:
+    """Of every kernel of a target, their names with all their suffixes."""
+    found: dict[str, list[str]] = {}
+    for cubin in sorted((CUBINS / target).glob("*.cubin")):
+        for part in tool("nvdisasm", str(cubin)).split(".section\t.text.")[1:]:
+            name = re.match(r"\w+", part)
+            assert name is not None
+            found[name[0]] = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", part)
+    return found
+
+
+def tool(name: str, *arguments: str) -> str:
+    """What one of NVIDIA's tools prints; cuobjdump looks for nvdisasm beside it."""
+    command = [str(TOOLS / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": str(TOOLS)})
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_has_a_budget(target):
+    assert set(resources(target)) == set(BUDGETS) == set(instructions(target))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kernel", BUDGETS)
+def test_a_kernel_keeps_its_budget(target, kernel):
+    used, listing = resources(target)[kernel], instructions(target)[kernel]
+    assert used.registers <= BUDGETS[kernel].registers
+    assert used.local_bytes == 0
+    wide = [name for name in listing if re.match(r"LDG?\.E\.(\w+\.)*128", name)]
+    assert len(wide) >= BUDGETS[kernel].wide
+    narrow = [name for name in listing if re.match(r"LDS(\.U)?$", name)]
+    assert not narrow, "arrays in shared memory are read 16 bytes at a time"
+
+
+def test_a_slice_is_as_long_as_the_compiler_has_it():
+    text = tool("cuobjdump", "-elf", str(CUBINS / "13/sm_87/sense.cubin"))
+    sizes = re.findall(r"Ordinal :?\s*0x0\s+Offset\s*:?\s*0x0\s+Size\s*:?\s*0x([0-9a-f]+)", text)
+    assert sizes and {int(size, 16) for size in sizes} == {SLICE.itemsize}
