@@ -57,6 +57,7 @@ class LineBook:
         *,
         lines: int,
         first: int,
+        final_flags: int,
         end_flags: int,
         averages: int,
         tolerances: tuple[float, ...],

@@ -105,7 +105,8 @@ class LineBook:
     Args:
         lines: of the slice.
         first_phase_encode: the counter of its first line.
-        end_flags: with any of which a readout ends the slice,
+        final_flags: with any of which a readout ends the slice,
+        end_flags: or with any of these,
         averages: if it is of the last of so many.
         placement: where the slice lies, the `PLACEMENT` of a header: millimetres, and unit vectors.
         tolerances: by the names of `PLACEMENT`; from which differences on a readout lies elsewhere.
@@ -119,6 +120,7 @@ class LineBook:
         lines: int,
         first_phase_encode: int,
         *,
+        final_flags: ReadoutFlag,
         end_flags: ReadoutFlag,
         averages: int,
         placement: np.void,
@@ -128,6 +130,7 @@ class LineBook:
         self._book = _kernels.LineBook(
             lines=lines,
             first=first_phase_encode,
+            final_flags=int(final_flags),
             end_flags=int(end_flags),
             averages=averages,
             tolerances=tuple(tolerances[name] for name in PLACEMENT),

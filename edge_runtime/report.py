@@ -53,6 +53,7 @@ class ScanReport:
     last_readout_s: float = 0.0
     images: list[dict[str, Any]] = field(default_factory=list)
     no_image: list[str] = field(default_factory=list)
+    no_preview: list[str] = field(default_factory=list)
     earlier: dict[str, int] = field(default_factory=dict)
 
 

@@ -348,7 +348,8 @@ class Evidence:
     """How well a reconstruction agrees with samples, in units of the noise.
 
     All are root-mean-square magnitudes of complex samples in the scanner's units after whitening. A reconstruction that fits
-    the samples down to the noise has a residual equal to ``noise_floor``; held-out samples were never shown to it.
+    the samples down to the noise has a residual equal to ``noise_floor``; held-out samples
+    were never shown to it. (All measured samples are put in their places afterwards.)
 
     ``held_out_rms``: of the held-out samples themselves, the residual of an empty image. Where it is hardly above the noise floor,
     nearly any image agrees with these samples.

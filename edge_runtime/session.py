@@ -156,7 +156,7 @@ class Session:
         self._tried = False
         self._preview_s = 0.0  # what the latest preview took
         self._images_bytes = 0
-        self._noise_bytes = 0
+        self._noise_bytes = self._network_bytes = 0
         self._coils = self._open_slices = 1
         self._memory = Reservation(runtime.memory)
         self._lane = runtime.pool.lane()
@@ -192,10 +192,11 @@ class Session:
         layout = Layout.of(header)
         budget = self._runtime.profile.samples_bytes
         self._coils = header.scanner.receiver_coils or 1
-        layout.check_budget(self._coils, budget)
+        self._network_bytes = layout.network_bytes if Method.LEARNED in self._methods else 0
+        layout.check_budget(self._coils, budget, self._network_bytes)
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
         self._memory.require(self._needed_bytes(layout, 1))
-        self._header, self._assembler = header, Assembler(header, layout, budget)
+        self._header, self._assembler = header, Assembler(header, layout, budget - self._network_bytes)
         if self._runtime.output is not None:
             from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
 
@@ -282,6 +283,7 @@ class Session:
         copies = WORKING_COPIES + COPIES_OF_AN_OPEN_SLICE * self._open_slices + COPIES_OF_A_WAITING_SLICE * waiting
         image_bytes = math.prod(layout.recon_matrix) * RESAMPLING_COPIES * COMPLEX_BYTES + self._images_bytes
         needed = layout.slice_bytes(self._coils) * copies + image_bytes + COPIES_OF_NOISE * self._noise_bytes
+        needed += self._network_bytes
         return min(needed, self._runtime.profile.samples_bytes)
 
     # Scheduling
@@ -323,7 +325,10 @@ class Session:
             return
         if progress.preview is not None and not progress.preview.done():
             return  # the slice tries again when it has grown
-        if self._would_be_overtaken(progress, share) or self._preview(key, progress):
+        overtaken = self._would_be_overtaken(progress, share)
+        if overtaken:
+            self._no_preview(key, due[-1])
+        if overtaken or self._preview(key, progress):
             del progress.previews_due[: len(due)]
 
     def _would_be_overtaken(self, progress: _SliceProgress, share: float) -> bool:
@@ -377,14 +382,19 @@ class Session:
 
         def job() -> None:
             if not wanted():
+                self._no_preview(key, share)
                 return
             began = time.monotonic()
-            with contextlib.suppress(NoImage, Abandoned):  # not yet, or not any more
+            try:
                 calibration = self._calibration(progress, to_calibrate, stages)
                 self._reconstruct(
                     key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages, wanted
                 )
                 self._preview_s = time.monotonic() - began
+            except NoImage:  # not yet
+                pass
+            except Abandoned:
+                self._no_preview(key, share)
 
         future = self._lane.offer(Priority.PREVIEW, self._guarded(job))
         if future is None:
@@ -596,6 +606,11 @@ class Session:
     def _no_image(self, reason: str) -> None:
         self._folder.add("no_image", reason)
         self._out.text(f"no image: {reason}")
+
+    def _no_preview(self, key: SliceKey, share: float) -> None:
+        reason = f"{key} at {share:.0%}: the final image is due sooner"
+        self._folder.add("no_preview", reason)
+        self._out.text(f"no preview: {reason}")
 
     def _say(self, text: str) -> None:
         if text not in self._said:

@@ -58,9 +58,9 @@ typedef std::array<float, 3 * edge::kPlacement> Placement;
 
 class LineBook {
   public:
-    LineBook(std::size_t lines, std::int64_t first, std::uint64_t end_flags, std::uint32_t averages, const Tolerances& tolerances,
+    LineBook(std::size_t lines, std::int64_t first, std::uint64_t final_flags, std::uint64_t end_flags, std::uint32_t averages, const Tolerances& tolerances,
              const Placement& placement)
-        : book(lines, {first, end_flags, averages, tolerances}, placement) {}
+        : book(lines, {first, final_flags, end_flags, averages, tolerances}, placement) {}
 
     nb::ndarray<nb::numpy, const std::int32_t, nb::ndim<1>> counts() {
         return {book.counts().data(), {book.counts().size()}, nb::find(*this)};
@@ -205,8 +205,8 @@ void bind_ingest(nb::module_& module) {
         .def_ro("highest_average", &edge::Placed::highest_average);
 
     nb::class_<LineBook>(module, "LineBook")
-        .def(nb::init<std::size_t, std::int64_t, std::uint64_t, std::uint32_t, const Tolerances&, const Placement&>(), nb::kw_only(),
-             "lines"_a, "first"_a, "end_flags"_a, "averages"_a, "tolerances"_a, "placement"_a)
+        .def(nb::init<std::size_t, std::int64_t, std::uint64_t, std::uint64_t, std::uint32_t, const Tolerances&, const Placement&>(), nb::kw_only(),
+             "lines"_a, "first"_a, "final_flags"_a, "end_flags"_a, "averages"_a, "tolerances"_a, "placement"_a)
         .def_prop_ro("counts", &LineBook::counts);
 
     nb::class_<IngestPlan>(module, "IngestPlan")

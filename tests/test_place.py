@@ -18,13 +18,16 @@ pytestmark = pytest.mark.usefixtures("isa")
 
 LINES, FIRST, AVERAGES = 6, 10, 2
 END = ReadoutFlag.LAST_IN_SLICE | ReadoutFlag.LAST_IN_REPETITION
+FINAL = ReadoutFlag.LAST_IN_MEASUREMENT
 TOLERANCES = dict.fromkeys(PLACEMENT, 0.1)
 
 
 def book_of(placement=None, lines=LINES):
     if placement is None:
         placement = np.zeros((), READOUT_DTYPE)
-    return LineBook(lines, FIRST, end_flags=END, averages=AVERAGES, placement=placement, tolerances=TOLERANCES)
+    return LineBook(
+        lines, FIRST, final_flags=FINAL, end_flags=END, averages=AVERAGES, placement=placement, tolerances=TOLERANCES
+    )
 
 
 def headers_of(*phase_encodes, dtype=READOUT_DTYPE, **fields):

@@ -529,7 +529,7 @@ def _evidence_line(evidence: Evidence | None) -> str:
         empty = "" if evidence.held_out_rms is None else f" (an empty image: {evidence.held_out_rms:.4g})"
         parts.append(
             f"held-out residual {evidence.held_out_residual:.4g}{in_noise}{empty} over {evidence.held_out_samples} samples "
-            "that the reconstruction did not see"
+            "that the network did not see"
         )
     if evidence.unconfirmed:
         parts.append(evidence.unconfirmed)

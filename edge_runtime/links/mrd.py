@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -122,18 +123,18 @@ class MrdServer:
                 except OSError:
                     log.debug("%s left before it was refused", address)
             return
-        number = next(self._numbers)
+        number, place = next(self._numbers), _Place(self._slots)
 
         def run() -> None:
             try:
-                report = _Connection(self._runtime, peer, address, self._stop).run(number)
+                report = _Connection(self._runtime, peer, address, self._stop, place.give_back).run(number)
                 if report is not None:
                     self.reports.append(report)
             except Exception:  # a defect of ours must not take the server down; it is logged whole
                 log.exception("%s: session failed", address)
             finally:
                 peer.close()
-                self._slots.release()
+                place.give_back()
                 self._connections.discard(threading.current_thread())
 
         thread = threading.Thread(target=run, name=f"session-{number}", daemon=True)
@@ -143,17 +144,43 @@ class MrdServer:
         except RuntimeError as error:  # out of threads
             log.error("%s refused: %s", address, error)
             self._connections.discard(thread)
-            self._slots.release()
+            place.give_back()
             peer.close()
 
 
 KEPT_REPORTS = 8
 
 
-class _Connection:
-    """Moves messages between a socket and a session."""
+class _Place:
+    """One of the places for sessions, taken; from any thread."""
 
-    def __init__(self, runtime: Runtime, peer: socket.socket, address: str, stop: threading.Event) -> None:
+    def __init__(self, places: threading.BoundedSemaphore) -> None:
+        self._places = places
+        self._giving = threading.Lock()
+
+    def give_back(self) -> None:
+        """For another session; once is enough."""
+        if self._giving.acquire(blocking=False):
+            self._places.release()
+
+
+class _Connection:
+    """Moves messages between a socket and a session.
+
+    Args:
+        nobody_waits: called as soon as it is known that the scanner sends nothing more; its images may still be in the making then,
+            and hold memory, but no place.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        peer: socket.socket,
+        address: str,
+        stop: threading.Event,
+        nobody_waits: Callable[[], None],
+    ) -> None:
+        self._nobody_waits = nobody_waits
         self._runtime = runtime
         self._peer = peer
         self._address = address
@@ -207,14 +234,17 @@ class _Connection:
                 if reader.holds_more or self._more_comes():
                     self.text(f"error: {ProtocolError('message', 'bytes after CLOSE', ONE_SCAN)}")
             else:
+                self._nobody_waits()
                 session.abort("the connection ended without CLOSE")
         except ScanRefused as error:
             session.abort(str(error))
         except EdgeRuntimeError as error:
             session.abort(f"{type(error).__name__}: {error}")
         except _Stalled as error:
+            self._nobody_waits()
             session.abort(str(error))
         except OSError as error:
+            self._nobody_waits()
             self._sender.give_up()
             session.abort(f"the connection was lost: {error}")
         except Exception as error:  # a defect of ours: the scanner is told, and what was measured is saved

@@ -144,8 +144,15 @@ def parse_header(xml: bytes) -> ScanHeader:
         frame_of_reference_uid=measurement.text("frameOfReferenceUID") or own("frame_of_reference_uid"),
         parameters=parameters,
         simulated=simulated,
-        notes=(*carried, *notes),
+        notes=(*carried, *_bounded(notes)),
     )
+
+
+def _bounded(notes: list[str]) -> tuple[str, ...]:
+    """Each note once, and no more of them than images are to carry."""
+    once = tuple(dict.fromkeys(note if len(note) <= MAX_NOTE else note[: MAX_NOTE - 1] + "…" for note in notes))
+    more = len(once) - MAX_NOTES
+    return (*once[:MAX_NOTES], f"{more} more notes on the header were left out") if more > 0 else once
 
 
 @dataclass(frozen=True, slots=True)

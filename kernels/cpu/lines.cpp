@@ -68,7 +68,8 @@ Stop LineBook::look(const Headers& headers, std::size_t first, std::size_t at, s
     line = std::int64_t{counter(header, fields.phase_encode)} - rules_.first;
     if (line < 0 || line >= static_cast<std::int64_t>(counts_.size())) return Stop::kPhaseEncode;
     const bool last_average = std::uint32_t{counter(header, fields.average)} + 1 >= rules_.averages;
-    return last_average && (number_at<std::uint64_t>(header + fields.flags) & rules_.end_flags) ? Stop::kSliceEnds : Stop::kEnd;
+    const std::uint64_t ends = rules_.final_flags | (last_average ? rules_.end_flags : 0);
+    return number_at<std::uint64_t>(header + fields.flags) & ends ? Stop::kSliceEnds : Stop::kEnd;
 }
 
 bool LineBook::mark(std::uint16_t average, std::int64_t line) {

@@ -65,8 +65,9 @@ class LineBook {
   public:
     struct Rules {
         std::int64_t first;        // phase encode of the first line
-        std::uint64_t end_flags;   // with any of which a readout ends the slice,
-        std::uint32_t averages;    // if it is of the last one
+        std::uint64_t final_flags;  // with any of which a readout ends the slice,
+        std::uint64_t end_flags;    // or with one of these,
+        std::uint32_t averages;     // if it is of the last one
         std::array<float, kPlacement> tolerance;  // from which on placements differ
     };
 

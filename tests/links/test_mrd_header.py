@@ -174,6 +174,19 @@ def test_notes_of_a_sender_are_bounded() -> None:
     assert notes[MAX_NOTES:] == (f"{100 - MAX_NOTES} more notes of the sender were left out",)
 
 
+def test_notes_on_a_header_are_bounded_and_said_once() -> None:
+    times = "".join(f"<TE>x{number % 50}</TE>" for number in range(10_000))
+    text = format_header(EXPECTED).replace("</sequenceParameters>", times + "</sequenceParameters>", 1)
+    notes = parse_header(text.encode()).notes
+    assert len(set(notes)) == len(notes) == MAX_NOTES + 1
+    assert notes[MAX_NOTES] == f"{50 - MAX_NOTES} more notes on the header were left out"
+
+
+def test_a_long_note_on_a_header_is_cut() -> None:
+    text = format_header(EXPECTED).replace("</sequenceParameters>", f"<TE>{'x' * 10_000}</TE></sequenceParameters>", 1)
+    assert max(map(len, parse_header(text.encode()).notes)) <= MAX_NOTE
+
+
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C"], exclude_characters="\r"), max_size=12).map(
     str.strip
 )

@@ -56,6 +56,7 @@ COPIES_OF_A_WAITING_SLICE = 2
 
 
 UNUSUAL = int(NOT_AN_IMAGE_LINE)
+KNOWN_FLAGS = int(functools.reduce(ReadoutFlag.__or__, ReadoutFlag))
 
 UNFAULTED = (Stop.END, Stop.OTHER, Stop.SLICE_ENDS)
 """Why lines end that nothing is wrong with."""
@@ -105,9 +106,12 @@ class Assembler:
         Raises:
             ScanRefused: a readout contradicts the header, or memory would not suffice; readouts before it are kept.
         """
-        self._check_coils(batch)
         found = survey(batch.header)
+        if unknown := found.flags & ~KNOWN_FLAGS:
+            bits = ", ".join(str(bit) for bit in range(64) if unknown >> bit & 1)
+            self._note(f"flags: bits that the standard does not define were ignored: {bits}")
         if found.one_space and not found.flags & UNUSUAL:
+            self._check_coils(batch)
             yield from self._add_image_lines(batch)
             return
         unsupported, name, mend = self._unsupported(batch.header)
@@ -127,7 +131,8 @@ class Assembler:
         if reversed_.any() and not compressed[: int(np.argmax(reversed_)) + 1].any():
             mend = "reversed image lines are echo-planar imaging, which is not supported yet; send a scan without them"
             return reversed_, "IS_REVERSE", mend
-        return compressed, "COMPRESSION", "send uncompressed complex samples"
+        names = [str(flag.name) for flag in ReadoutFlag if flag & COMPRESSED and _has(flags, flag).any()]
+        return compressed, " ".join(names), "send uncompressed complex samples"
 
     def _sort(self, batch: ReadoutBatch) -> Iterator[tuple[SliceKey, bool]]:
         """Tells noise, calibration and image readouts apart; takes them in the order in which they came."""
@@ -139,14 +144,17 @@ class Assembler:
         kinds = np.stack([noise, calibration_only, self._leave_out(batch.header, ~noise)], axis=1)
         for run in _runs(kinds):
             is_noise, is_calibration, is_left_out = kinds[run.start]
-            if is_left_out:
+            if is_left_out:  # such as a navigator, which may have coils of its own
                 yield from self._end_beside_the_image(batch.header[run])
-            elif is_noise:
+                continue
+            self._check_coils(batch[run])
+            if is_noise:
                 self._add_noise(batch[run])
             elif is_calibration:
                 self._settle_noise()
                 for key, part in _alike(batch[run]):
                     self._add_calibration(key, part)
+                yield from self._end_beside_the_image(batch.header[run])
             else:
                 yield from self._add_image_lines(batch[run])
 
@@ -214,7 +222,7 @@ class Assembler:
     def share(self, key: SliceKey) -> float:
         """How much of a slice is measured, see `Layout.share`."""
         buffer = self._open[key]
-        return self.layout.share(buffer.measured, separate_acs=buffer.calibration is not None)
+        return self.layout.share(buffer.counts, separate_acs=buffer.calibration is not None)
 
     def geometry(self, key: SliceKey) -> Geometry:
         return self._open[key].geometry
@@ -404,9 +412,11 @@ class Assembler:
         return True
 
     def _ends(self, header: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-        """Which readouts end slices; in a scan with averages, those of the last average."""
+        """Which readouts end slices: of a scan with averages those of the last one, or the last of all."""
         of_last_average = header["average"] + np.uint32(1) >= self.layout.averages
-        return np.asarray(_has(header["flags"], END_OF_SLICES) & of_last_average)
+        flags = header["flags"]
+        ends = _has(flags, ReadoutFlag.LAST_IN_MEASUREMENT) | (_has(flags, END_OF_SLICES) & of_last_average)
+        return np.asarray(ends)
 
     def _end_beside_the_image(self, header: npt.NDArray[np.void]) -> Iterator[tuple[SliceKey, bool]]:
         """Ends slices whose last readout is no line of theirs. Slices of another encoding space are not this one's."""
@@ -535,6 +545,7 @@ class Assembler:
         book = LineBook(
             layout.lines,
             layout.centre_step - layout.lines // 2,
+            final_flags=ReadoutFlag.LAST_IN_MEASUREMENT,
             end_flags=END_OF_SLICES,
             averages=layout.averages,
             placement=first,

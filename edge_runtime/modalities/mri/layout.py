@@ -18,6 +18,10 @@ COMPLEX_BYTES = 8
 WORKING_COPIES = 10
 """Arrays of a slice's size that exist at once while it is reconstructed: coil data, sensitivities, their conjugate, copies."""
 
+NETWORK_BYTES_PER_PIXEL = 256
+"""What an engine takes for the activations of the shipped network, and may keep: 120 to 185 were seen, on ONNX Runtime and
+OpenVINO, in FP32 and INT8, from 512 x 512 on."""
+
 RESAMPLING_COPIES = 5
 """Arrays of the reconstructed matrix's size that exist at once while an image is interpolated to it."""
 
@@ -161,30 +165,40 @@ class Layout:
             return f"phase encodes {steps[0]} to {steps[-1]} of {first} to {last} were reached"
         return ""
 
-    def share(self, measured: npt.NDArray[np.bool_], *, separate_acs: bool) -> float:
-        """How much of a slice is measured. Of accelerated scans an estimate: the ACS counts with the lines that the header tells of
-        it, or with those that have come, so that the share may go back.
+    def share(self, counts: npt.NDArray[np.int32], *, separate_acs: bool) -> float:
+        """How much of a slice is measured, in all its averages. Of accelerated scans an estimate: the ACS counts with the lines
+        that the header tells of it, or with those that have come, so that the share may go back.
 
         Args:
-            measured: ``(lines,)``.
+            counts: averages that have come of each line, ``(lines,)``.
             separate_acs: the ACS is not among the image lines.
         """
-        centre = contiguous_centre(measured)
+        centre = contiguous_centre(counts > 0)
         acs = max(0 if separate_acs else self.embedded_lines, centre.stop - centre.start)
         between = acs - -(-acs // self.acceleration)  # those that acceleration alone would leave out
-        return float(np.count_nonzero(measured) / min(self.steps, self.expected_lines + between))
+        come = np.minimum(counts, self.averages).sum()
+        return float(come / (min(self.steps, self.expected_lines + between) * self.averages))
 
     def slice_bytes(self, coils: int) -> int:
         """Memory of one slice's samples."""
         return coils * self.lines * self.columns * COMPLEX_BYTES
 
-    def check_budget(self, coils: int, budget_bytes: int) -> None:
+    @property
+    def network_bytes(self) -> int:
+        """Memory that a network of the learned reconstruction takes beside a slice's samples."""
+        return self.lines * self.columns * NETWORK_BYTES_PER_PIXEL
+
+    def check_budget(self, coils: int, budget_bytes: int, network_bytes: int = 0) -> None:
         """Refuses a scan of which not even one slice can be reconstructed.
+
+        Args:
+            budget_bytes: for everything.
+            network_bytes: `network_bytes`, where there will be learned images.
 
         Raises:
             BudgetExceeded: names the geometry and both sizes.
         """
-        needed = self.slice_bytes(coils) * (1 + WORKING_COPIES)
+        needed = self.slice_bytes(coils) * (1 + WORKING_COPIES) + network_bytes
         if needed > budget_bytes:
             raise BudgetExceeded(
                 "coils x phase encodes x columns",

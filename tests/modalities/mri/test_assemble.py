@@ -320,6 +320,18 @@ def test_readouts_that_are_not_image_lines_are_counted_and_left_out(flag):
     np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
 
 
+@pytest.mark.parametrize("coils", [1, COILS + 3])
+@pytest.mark.parametrize("flag", NOT_IMAGES, ids=lambda flag: flag.name)
+def test_readouts_that_are_not_image_lines_may_have_coils_of_their_own(flag, coils):
+    assembler = assembler_of()
+    other = readouts_of(np.zeros((coils, LINES, SAMPLES), np.complex64), [7], flags=flag, last=False)
+    half = LINES // 2
+    feed(assembler, other, readouts_of(KSPACE, range(half), last=False), other)
+    assert feed(assembler, readouts_of(KSPACE, range(half, LINES)))[-1] == (KEY, True)
+    assert assembler.left_out == {flag.name: 2}
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
+
+
 @pytest.mark.parametrize("flag", NOT_IMAGES, ids=lambda flag: flag.name)
 def test_reversed_readouts_beside_the_image_are_left_out_too(flag):
     assembler = assembler_of()
@@ -332,6 +344,62 @@ def test_a_slice_ends_with_a_readout_that_is_left_out():
     """A navigator comes after the last line."""
     navigator = readouts_of(KSPACE, [7], flags=ReadoutFlag.IS_NAVIGATION_DATA)
     assert feed(assembler_of(), joined(readouts_of(KSPACE, last=False), navigator))[-1] == (KEY, True)
+
+
+@pytest.mark.parametrize(
+    "flag", [ReadoutFlag.LAST_IN_SLICE, ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_MEASUREMENT]
+)
+def test_a_slice_ends_with_a_calibration_line(flag):
+    calibration = readouts_of(KSPACE, [7], flags=flag | ReadoutFlag.IS_PARALLEL_CALIBRATION, last=False)
+    assert feed(assembler_of(), readouts_of(KSPACE, last=False), calibration)[-1] == (KEY, True)
+
+
+@pytest.mark.parametrize("kind", [ReadoutFlag(0), ReadoutFlag.IS_NAVIGATION_DATA, ReadoutFlag.IS_PARALLEL_CALIBRATION])
+def test_the_last_readout_of_the_measurement_ends_slices_whatever_averages_are_to_come(kind):
+    assembler = assembler_of(header_of(limits={"average": Limit(0, 1)}))
+    lines, last = range(LINES - 1), [LINES - 1]
+    assert not any(complete for _, complete in feed(assembler, readouts_of(KSPACE, lines, last=False)))
+    end = readouts_of(KSPACE, last, flags=kind | ReadoutFlag.LAST_IN_MEASUREMENT, last=False)
+    assert feed(assembler, end)[-1] == (KEY, True)
+
+
+PLAIN = [
+    flag
+    for flag in ReadoutFlag
+    if "FIRST_IN" in str(flag.name)
+    or flag.name in ("LAST_IN_ENCODE_STEP1", "LAST_IN_ENCODE_STEP2", "LAST_IN_AVERAGE", "LAST_IN_CONTRAST", "LAST_IN_PHASE",
+                     "LAST_IN_SET", "LAST_IN_SEGMENT", "IS_PARALLEL_CALIBRATION_AND_IMAGING")
+    or "USER" in str(flag.name)
+]  # fmt: skip
+ENDING = [ReadoutFlag.LAST_IN_SLICE, ReadoutFlag.LAST_IN_REPETITION, ReadoutFlag.LAST_IN_MEASUREMENT]
+COMPRESSION = [flag for flag in ReadoutFlag if "COMPRESSION" in str(flag.name)]
+OTHERS = [ReadoutFlag.IS_NOISE_MEASUREMENT, ReadoutFlag.IS_PARALLEL_CALIBRATION, ReadoutFlag.IS_REVERSE]
+
+
+def test_what_becomes_of_every_flag_of_the_standard_is_tested():
+    kinds = [*PLAIN, *ENDING, *COMPRESSION, *OTHERS, *NOT_IMAGES]
+    assert sorted(kinds) == sorted(ReadoutFlag)
+
+
+@pytest.mark.parametrize("flag", PLAIN, ids=lambda flag: flag.name)
+def test_a_flag_that_says_nothing_new_leaves_a_line_what_it_is(flag):
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, flags=flag, last=False))
+    assert not assembler.left_out
+    assert not assembler.notes
+    np.testing.assert_allclose(assembler.snapshot(KEY).hybrid, direct(KSPACE), atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", COMPRESSION, ids=lambda flag: flag.name)
+def test_compressed_samples_are_refused_by_the_name_of_their_flag(flag):
+    with pytest.raises(UnsupportedScan, match=rf"{flag.name} \(scan_counter"):
+        feed(assembler_of(), readouts_of(KSPACE, flags=flag, last=False))
+
+
+def test_bits_that_are_no_flags_are_noted():
+    assembler = assembler_of()
+    feed(assembler, readouts_of(KSPACE, flags=ReadoutFlag(1 << 40 | 1 << 31), last=False))
+    assert assembler.notes == ["flags: bits that the standard does not define were ignored: 31, 40"]
 
 
 @pytest.mark.parametrize("field", ["slice", "encoding_space"])
@@ -528,7 +596,7 @@ def changed(index, **fields):
         (changed(9, phase_encode=65535), ReadoutError, "kspace_encode_step_1 = 65535: .*scan_counter 9"),
         (changed(9, partition=1), ReadoutError, "kspace_encode_step_2 = 1: .*scan_counter 9"),
         (changed(9, phase_encode=4), ReadoutError, "kspace_encode_step_1 = 4: was measured before .*scan_counter 9"),
-        (changed(9, flags=ReadoutFlag.COMPRESSION1), UnsupportedScan, "COMPRESSION .scan_counter 9"),
+        (changed(9, flags=ReadoutFlag.COMPRESSION1), UnsupportedScan, "COMPRESSION1 .scan_counter 9"),
         (
             changed(slice(9, None, 2), flags=ReadoutFlag.IS_REVERSE),
             UnsupportedScan,

@@ -137,7 +137,7 @@ def shares(parameters, order, *, separate_acs=False):
     """After every line."""
     layout = Layout.of(header_of(lines=128, acceleration=4, parameters=parameters))
     masks = [np.isin(np.arange(128), order[: count + 1]) for count in range(len(order))]
-    return np.array([layout.share(measured, separate_acs=separate_acs) for measured in masks])
+    return np.array([layout.share(measured.astype(np.int32), separate_acs=separate_acs) for measured in masks])
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,21 @@ def test_an_acs_that_nobody_tells_of_counts_when_it_has_come():
 
 def test_the_share_of_a_full_scan_is_that_of_its_lines():
     layout = Layout.of(header_of(lines=128, parameters=EMBEDDED))
-    assert layout.share(np.arange(128) < 32, separate_acs=False) == 0.25
+    assert layout.share((np.arange(128) < 32).astype(np.int32), separate_acs=False) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("counts", "share"),
+    [
+        (np.full(128, 1), 0.25),  # one average after the other
+        (np.where(np.arange(128) < 32, 4, 0), 0.25),  # all of a line, then the next
+        (np.full(128, 4), 1.0),
+        (np.full(128, 5), 1.0),
+    ],
+)
+def test_the_share_of_a_scan_with_averages_is_that_of_all_of_them(counts, share):
+    layout = Layout.of(header_of(lines=128, limits={"average": Limit(0, 3)}))
+    assert layout.share(counts.astype(np.int32), separate_acs=False) == share
 
 
 def test_counters_that_begin_elsewhere_are_named_as_the_scanner_counts():
@@ -220,6 +234,14 @@ def test_a_slice_that_fits_the_budget_is_accepted_and_one_byte_less_is_not():
     layout.check_budget(4, needed)
     with pytest.raises(BudgetExceeded, match="4 x 32 x 24"):
         layout.check_budget(4, needed - 1)
+
+
+def test_a_network_counts_in_the_budget():
+    layout = layout_of(spaces((2048, 2048), (240, 240), (2048, 2048), (240, 240)))
+    assert layout.network_bytes == 1 << 30
+    layout.check_budget(1, 384 << 20)
+    with pytest.raises(BudgetExceeded, match=r"1 x 2048 x 2048: one slice needs about 1376 MB, .* grants 384 MB"):
+        layout.check_budget(1, 384 << 20, layout.network_bytes)
 
 
 def test_a_reconstructed_matrix_beyond_the_budget_is_refused():
