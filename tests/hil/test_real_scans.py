@@ -16,19 +16,23 @@ import pydicom
 import pytest
 from conftest import attribute
 from dicom_check import complaints
-from realdata import RAW, needs_recorded_scans
+from realdata import DATA, RAW, needs_recorded_scans
 
 from edge_runtime.bundle import DEFAULT_BUNDLE
 from edge_runtime.hil import play
 from edge_runtime.hil.quality import compare_within
 from edge_runtime.links.files import open_recording
 from edge_runtime.links.mrd import MrdServer
+from edge_runtime.modalities.mri.offline import load_models, reconstruct_scan
 from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import open_runtime
 from export.foreground import foreground
 
 HEAD = RAW / "siemens_twix" / "tutorials_04_hardware_and_imprefections_data_2024-02-06-164120.dat"
+SPHERE_16 = RAW / "siemens_twix" / "tutorials_04_hardware_and_imprefections_data_2024-02-06-160052.dat"
+SPHERE_32 = RAW / "siemens_twix" / "tutorials_02_rf_pulses_data_meas_MID00243_FID33257_pulseq.dat"
+EPI = RAW / "siemens_twix" / "twixtools_epi.dat"
 LOW_FIELD = RAW / "hku_0.055T_volunteer" / "0.055T_3DGRE_Sagittal_2D_kspace.mat"
 
 METHODS = ["learned", "classical", "zero_filled"]
@@ -93,6 +97,47 @@ def test_a_twix_head_at_half_its_lines_resembles_the_whole(player: Player) -> No
     assert nrmse["classical"] < 0.13
     assert nrmse["learned"] <= nrmse["zero_filled"]
     assert nrmse["learned"] <= nrmse["classical"] + 0.005
+
+
+@needs_recorded_scans
+@pytest.mark.parametrize("path", [SPHERE_16, SPHERE_32], ids=["16 coils", "32 coils"])
+def test_a_twix_phantom_of_many_coils_at_half_its_lines_resembles_the_whole(player: Player, path: Path) -> None:
+    """Sensitivities of many coils, compressed."""
+    reference = np.asarray(player.images(path)["zero_filled"][0], np.float64)
+    keep = variable_density(reference.shape[0], 2, ACS_FRACTION_BY_ACCELERATION[2], np.random.default_rng(0))
+    images = player.images(path, keep)
+    assert {method: len(made) for method, made in images.items()} == dict.fromkeys(METHODS, 1)
+    where = foreground(reference)
+    nrmse = {method: compare_within(made[0], reference, where).nrmse for method, made in images.items()}
+    assert nrmse["classical"] < 0.5 * nrmse["zero_filled"]
+    assert nrmse["learned"] <= nrmse["classical"] + 0.005
+
+
+@needs_recorded_scans
+@pytest.mark.full
+@pytest.mark.parametrize("acceleration", [2, 4, 6])
+@pytest.mark.parametrize("name", ["head-2ch", "phantom-16ch", "phantom-32ch", "phantom-2ch"])
+def test_int8_loses_at_most_a_tenth_of_a_decibel_on_a_real_scan(name: str, acceleration: int) -> None:
+    from benchmarks import scans  # what `make bench` measures, with its masks
+
+    scan = scans.load(name, DATA)
+    mask = scans.undersampling_mask(scan.kspace.shape[1], acceleration, seed=0)
+    images = reconstruct_scan(scan.kspace, mask, load_models())
+    where = foreground(scan.reference)
+    fp32, int8 = (compare_within(images[f"learned {form}"], scan.reference, where) for form in ("FP32", "INT8"))
+    assert fp32.psnr_db is not None and int8.psnr_db is not None
+    assert int8.psnr_db >= fp32.psnr_db - 0.1
+
+
+@needs_recorded_scans
+def test_a_recorded_epi_scan_is_refused_by_name(player: Player) -> None:
+    recording = open_recording(EPI)
+    result = play(recording, player.server.host, player.server.port, config="edge-all")
+    texts = [text.text for text in result.texts]
+    assert any(
+        text.startswith("error: trajectory = epi: this version reconstructs cartesian scans only") for text in texts
+    )
+    assert not result.images
 
 
 @needs_recorded_scans
