@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.bundle.archive import MANIFEST, MAX_MEMBER_BYTES, MAX_MEMBERS, SIGNATURE, read_archive, read_file
+from edge_runtime.bundle.load import check_members
 from edge_runtime.bundle.manifest import UnrolledSettings, parse_manifest
 from edge_runtime.errors import BundleError, BundleMalformed
 from export.keys import SigningKey
@@ -22,14 +23,15 @@ from export.seal import seal, write_whole
 def sign_bundle(source: Path, out: Path, key: SigningKey, *, quality: bytes | None = None, override: str = "") -> str:
     """Writes ``source`` signed with ``key`` and returns the SHA-256 of the file; who signed it before does not matter.
 
-    Whoever signs answers for the content: `edge-export verify` tells who did before.
+    Whoever signs answers for the content: `edge-export verify` tells who did before, and whether it is what they signed. Here
+    members are only held against the manifest.
 
     Args:
         quality: a report that takes the place of the bundle's.
         override: takes the place of the bundle's; that one stays where this is empty and limits are missed.
 
     Raises:
-        BundleError: it is no bundle, or misses its limits and nobody overrides them.
+        BundleError: it is no bundle, members are not what its manifest says, or it misses its limits and nobody overrides them.
     """
     content = read_file(source)
     try:
@@ -39,6 +41,7 @@ def sign_bundle(source: Path, out: Path, key: SigningKey, *, quality: bytes | No
         if MANIFEST not in members:
             raise BundleMalformed(f"{MANIFEST} is missing: this archive is no bundle")
         manifest = parse_manifest(members[MANIFEST])
+        check_members(members, manifest)  # or else a new signature would cover up what was altered
     except BundleError as error:
         raise type(error)(f"{source}: {error}") from error
     kept = manifest.override.reason if manifest.override is not None else ""

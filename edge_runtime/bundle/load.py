@@ -107,7 +107,7 @@ def _load(content: bytes, trust: TrustStore, passed: Passed) -> Bundle:
 
     manifest = parse_manifest(members[MANIFEST])
     passed("manifest", f"{manifest.name} {manifest.version}, format {manifest.document['format']}")
-    _check_members(members, manifest)
+    check_members(members, manifest)
     passed("members", f"{len(manifest.files)} as the manifest lists them")
 
     digest = hashlib.sha256(content).hexdigest()
@@ -136,7 +136,12 @@ def _load(content: bytes, trust: TrustStore, passed: Passed) -> Bundle:
     )
 
 
-def _check_members(members: Mapping[str, bytes], manifest: Manifest) -> None:
+def check_members(members: Mapping[str, bytes], manifest: Manifest) -> None:
+    """That members are those which the manifest lists.
+
+    Raises:
+        BundleAltered: names the first that is not.
+    """
     present = set(members) - {MANIFEST, SIGNATURE}
     if present != set(manifest.files):
         raise BundleAltered(f"members and manifest differ: {', '.join(sorted(present ^ set(manifest.files)))}")

@@ -16,9 +16,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_runtime.bundle import Bundle, UnrolledSettings, load_bundle
-from edge_runtime.bundle.archive import MANIFEST, SBOM, SIGNATURE, read_archive
+from edge_runtime.bundle.archive import MANIFEST, SBOM, SIGNATURE, read_archive, write_archive
 from edge_runtime.bundle.signature import format_public_key
-from edge_runtime.errors import BundleMalformed, BundleUnqualified, BundleUnsafe
+from edge_runtime.errors import BundleError, BundleMalformed, BundleUnqualified, BundleUnsafe
 from export.cli import main
 from export.config import ConfigError
 from export.keys import SigningKey, new_key
@@ -174,6 +174,15 @@ def test_signing_anew_changes_the_signature_alone(tiny_bundle, tmp_path, signing
     sign_bundle(tiny_bundle, tmp_path / "other", other_key)
     before, after = (read_archive(path.read_bytes()) for path in (tiny_bundle, tmp_path / "other"))
     assert [name for name in before if before[name] != after[name]] == [SIGNATURE]
+
+
+def test_what_was_altered_is_not_signed_anew(tiny_bundle, tmp_path, other_key):
+    """A new signature would cover it up."""
+    members = read_archive(tiny_bundle.read_bytes())
+    (tmp_path / "altered").write_bytes(write_archive({**members, SBOM: members[SBOM].replace(b"{", b"[", 1)}))
+    with pytest.raises(BundleError, match=rf"SHA-256 of {SBOM} is not what the manifest says"):
+        sign_bundle(tmp_path / "altered", tmp_path / "new", other_key)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_report_that_comes_later_takes_the_place_of_the_override(tmp_path, tiny_graph, signing_key):
