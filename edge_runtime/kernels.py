@@ -258,14 +258,21 @@ class CoilPlan:
     Args:
         workers: threads that lines and columns are shared between.
         coils, phase_encodes, columns: the geometry.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+    def __init__(
+        self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
+    ) -> None:
         _at_least("coils", coils, 1)
         _at_least("phase_encodes", phase_encodes, 1)
         _at_least("columns", columns, 1)
         self._geometry = coils, phase_encodes, columns
-        self._plan = _kernels.CoilPlan(workers, coils, phase_encodes, columns)
+        backend, executor = _backend(workers, device)
+        self._plan: _kernels.CoilPlan = backend.CoilPlan(executor, coils, phase_encodes, columns)
 
     def compress(self, hybrid: Complex, measured: Mask, matrix: Complex, out: Complex | None = None) -> Complex:
         """Virtual coils ``(virtual_coils, phase_encodes, columns)``, zero where nothing was measured.
@@ -552,16 +559,23 @@ class PackPlan:
         workers: threads that lines are shared between.
         phase_encodes, columns: of an image.
         multiple: of which both axes of a plane are one.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, phase_encodes: int, columns: int, multiple: int) -> None:
+    def __init__(
+        self, workers: Workers, phase_encodes: int, columns: int, multiple: int, *, device: Where = "cpu"
+    ) -> None:
         _at_least("phase_encodes", phase_encodes, 1)
         _at_least("columns", columns, 1)
         _at_least("multiple", multiple, 1)
         self.shape = phase_encodes, columns
         self.plane = -(-phase_encodes // multiple) * multiple, -(-columns // multiple) * multiple
         """Shape of a plane."""
-        self._plan = _kernels.PackPlan(workers, *self.shape, *self.plane)
+        backend, executor = _backend(workers, device)
+        self._plan: _kernels.PackPlan = backend.PackPlan(executor, *self.shape, *self.plane)
 
     def pack(self, image: Complex, scale: float, planes: Planes, quantization: Quantization | None = None) -> None:
         """Writes ``image / scale`` as two planes.

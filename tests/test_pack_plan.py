@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sense_problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import complex_noise
 
-from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import PackPlan, Quantization, Workers, instruction_set
+from edge_runtime.kernels import PackPlan, Quantization, Workers
+
+pytestmark = pytest.mark.usefixtures("kernels_on")
 
 SHAPES = [(1, 1, 1), (10, 7, 4), (16, 24, 8), (70, 33, 16)]
 """``(phase_encodes, columns, multiple)``."""
 
 LEVELS = {np.int8: Quantization(0.03, -5), np.uint8: Quantization(0.02, 131)}
-
-
-@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
-def isa(request):
-    best = instruction_set()
-    _kernels.choose_instruction_set(request.param)
-    yield request.param
-    _kernels.choose_instruction_set(best)
 
 
 def quantized(values, dtype, levels):
@@ -42,7 +36,7 @@ def planes_of(image, scale, plane):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_image_becomes_two_padded_planes_to_the_last_bit(shape, threads):
-    plan = PackPlan(Workers(threads), *shape)
+    plan = PackPlan(Workers(threads), *shape, device=sense_problems.running_on)
     image = complex_noise(shape[:2], np.random.default_rng(0))
     planes = np.full((2, *plan.plane), np.nan, np.float32)
     plan.pack(image, 0.37, planes)
@@ -52,7 +46,7 @@ def test_an_image_becomes_two_padded_planes_to_the_last_bit(shape, threads):
 @pytest.mark.parametrize("dtype", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_quantized_planes_are_those_of_onnx(shape, dtype):
-    plan, levels = PackPlan(Workers(threads=2), *shape), LEVELS[dtype]
+    plan, levels = PackPlan(Workers(threads=2), *shape, device=sense_problems.running_on), LEVELS[dtype]
     image = complex_noise(shape[:2], np.random.default_rng(0)) * np.float32(3)  # some out of range
     planes = np.full((2, *plan.plane), 77, dtype)
     plan.pack(image, 1.3, planes, levels)
@@ -80,19 +74,22 @@ def test_any_number_is_rounded_half_to_even_or_saturates(dtype, values, scale, d
 def test_halves_go_to_the_even_level():
     values = np.array([[0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.5, -128.5]], np.complex64)
     planes = np.empty((2, 1, 8), np.int8)
-    PackPlan(Workers(threads=1), 1, 8, 1).pack(values, 1.0, planes, Quantization(1.0, 0))
+    PackPlan(Workers(threads=1), 1, 8, 1, device=sense_problems.running_on).pack(
+        values, 1.0, planes, Quantization(1.0, 0)
+    )
     assert planes[0, 0].tolist() == [0, 2, 2, 0, -2, 126, 127, -128]
 
 
 def test_what_is_not_a_number_has_a_level_all_the_same():
     planes = np.empty((2, 1, 1), np.int8)
-    PackPlan(Workers(threads=1), 1, 1, 1).pack(np.full((1, 1), np.nan, np.complex64), 1.0, planes, Quantization(1.0, 0))
+    plan = PackPlan(Workers(threads=1), 1, 1, 1, device=sense_problems.running_on)
+    plan.pack(np.full((1, 1), np.nan, np.complex64), 1.0, planes, Quantization(1.0, 0))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, *LEVELS])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_constant_fills_the_image_and_leaves_the_padding_zero(shape, dtype):
-    plan, levels = PackPlan(Workers(threads=2), *shape), LEVELS.get(dtype)
+    plan, levels = PackPlan(Workers(threads=2), *shape, device=sense_problems.running_on), LEVELS.get(dtype)
     plane = np.full(plan.plane, 77, dtype)
     plan.fill(-0.41, plane, levels)
     expected = np.zeros(plan.plane, np.float32)
@@ -104,7 +101,7 @@ def test_a_constant_fills_the_image_and_leaves_the_padding_zero(shape, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, *LEVELS])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_correction_is_added_in_units_of_the_scale(shape, dtype, threads):
-    plan, levels = PackPlan(Workers(threads), *shape), LEVELS.get(dtype)
+    plan, levels = PackPlan(Workers(threads), *shape, device=sense_problems.running_on), LEVELS.get(dtype)
     rng = np.random.default_rng(0)
     image = complex_noise(shape[:2], rng)
     planes = (40 * rng.standard_normal((2, *plan.plane))).clip(0, 100).astype(dtype)
@@ -143,7 +140,7 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
         "quantization": None,
     }
     arguments[name] = changed(arguments[name])
-    plan = PackPlan(Workers(threads=1), 5, 4, 4)
+    plan = PackPlan(Workers(threads=1), 5, 4, 4, device=sense_problems.running_on)
     with pytest.raises(ArgumentError, match=text):
         plan.pack(scale=1.0, **arguments)
     with pytest.raises(ArgumentError, match=text):
@@ -152,4 +149,4 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
 
 def test_a_plan_for_nothing_is_named():
     with pytest.raises(ArgumentError, match="multiple: at least 1 expected, 0 came"):
-        PackPlan(Workers(threads=1), 4, 4, 0)
+        PackPlan(Workers(threads=1), 4, 4, 0, device=sense_problems.running_on)

@@ -8,50 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime import _kernels
 from edge_runtime.cuda.device import Device, Memory, Port, new_stream
-from edge_runtime.errors import DeviceUnsupported
+from edge_runtime.cuda.groups import GEOMETRY, Groups
 
 Complex = npt.NDArray[np.complex64]
 Mask = npt.NDArray[np.bool_]
 Reals = npt.NDArray[np.float32]
 
-ELEMENT_BYTES = 16
-"""Of a pair of columns' complex numbers."""
+SLICE = np.dtype([("geometry", GEOMETRY), ("maps", np.uint64), ("mask", np.uint64), ("adjoint", np.uint64)], align=True)
+"""As ``kernels/cuda/sense.cu`` has it."""
 
-MOST_ARRAYS = 4
-"""Arrays of a group that a kernel has in shared memory, at most."""
-
-LARGEST_RADIX = 8
-WARP = 32
-MOST_THREADS = 256
-
-# As kernels/cuda has them; the compiler aligns both the same way, and the tests compare with the cubins.
-LINES = np.dtype(
-    [
-        ("passes", np.uint64),
-        ("tables", np.uint64),
-        ("frequency", np.uint64),
-        ("count", np.int32),
-        ("length", np.int32),
-        ("scale", np.float32),
-        ("pad", np.int32),
-    ],
-    align=True,
-)
-SLICE = np.dtype(
-    [
-        ("lines", LINES),
-        ("maps", np.uint64),
-        ("mask", np.uint64),
-        ("adjoint", np.uint64),
-        ("coils", np.int32),
-        ("columns", np.int32),
-        ("staging", np.int32),
-        ("pad", np.int32),
-    ],
-    align=True,
-)
+ARRAYS = {
+    "set_maps": 0,
+    "set_samples": 1,
+    "normal": 3,
+    "gradient": 3,
+    "data_consistent": 3,
+    "regularised": 4,
+    "substituted": 3,
+    "line_search": 2,
+}
+"""Arrays of a group that each kernel has in shared memory."""
 
 
 class SensePlan:
@@ -68,30 +45,13 @@ class SensePlan:
 
     def __init__(self, device: Device, coils: int, phase_encodes: int, columns: int) -> None:
         self._device, self._busy = device, threading.Lock()
-        passes, tables, frequency = _kernels.transform_tables(phase_encodes)
-        staging = any(radix > LARGEST_RADIX for radix, *_ in passes)
-        self._arrays_of_staging = int(staging)
-        self._pairs = self._choose_pairs(phase_encodes, columns)
-        granularity = WARP // self._pairs
-        wanted = -(-phase_encodes // LARGEST_RADIX)
-        self._threads = min(-(-wanted // granularity) * granularity, MOST_THREADS // self._pairs)
-        self._groups = -(-columns // (2 * self._pairs))
-        self._array_bytes = ELEMENT_BYTES * phase_encodes * self._pairs
-        whole = self._groups * self._array_bytes
+        groups = self._groups = Groups(device, phase_encodes, columns, max(ARRAYS.values()))
+        whole = groups.count * groups.array_bytes
         with device.use():
             memory = self._memory = Memory()
             self._stream = new_stream()
-            lines = (
-                memory.holding(np.array(passes, np.int32)),
-                memory.holding(np.array(tables, np.float32)),
-                memory.holding(np.array(frequency, np.int32)),
-                len(passes),
-                phase_encodes,
-                1.0 / np.sqrt(phase_encodes),
-                0,
-            )
             maps, mask, adjoint = memory.room(coils * whole), memory.room(whole // 2), memory.room(whole)
-            self._slice = np.array((lines, maps, mask, adjoint, coils, columns, staging, 0), SLICE)[()]
+            self._slice = np.array((groups.geometry(memory, coils), maps, mask, adjoint), SLICE)[()]
             self._solution, self._residual = memory.room(whole), memory.room(whole)
             shape = phase_encodes, columns
             self._hybrid = Port.of(memory, (coils, *shape), np.complex64)
@@ -101,17 +61,8 @@ class SensePlan:
             self._magnitude, self._power = (Port.of(memory, shape, np.float32) for _ in range(2))
             self._agreement, self._column_power = (Port.of(memory, (columns,), np.float32) for _ in range(2))
             self._kernels = {
-                name: (device.kernel("sense", f"sense_{name}", self._shared(arrays)), self._shared(arrays))
-                for name, arrays in (
-                    ("set_maps", 0),
-                    ("set_samples", 1),
-                    ("normal", 3),
-                    ("gradient", 3),
-                    ("data_consistent", 3),
-                    ("regularised", 4),
-                    ("substituted", 3),
-                    ("line_search", 2),
-                )
+                name: device.kernel("sense", f"sense_{name}", groups.shared_bytes(arrays))
+                for name, arrays in ARRAYS.items()
             }
 
     def set_maps(self, maps: Complex) -> None:
@@ -191,38 +142,12 @@ class SensePlan:
             )
             self._return((self._agreement, agreement), (self._column_power, power))
 
-    def _choose_pairs(self, phase_encodes: int, columns: int) -> int:
-        """Pairs of columns of a block: as many as its shared memory takes, unless multiprocessors would go without work.
-
-        One that moves 64 bytes of a line at once uses whole memory transactions; two blocks a multiprocessor hide each other's
-        waits.
-        """
-        fitting = [pairs for pairs in (4, 2, 1) if self._fits(phase_encodes, pairs)]
-        if not fitting:
-            most = self._device.shared_bytes // (ELEMENT_BYTES * (MOST_ARRAYS + self._arrays_of_staging))
-            raise DeviceUnsupported(
-                f"{phase_encodes} phase encodes: a block of {self._device.name} holds about {most}; take a profile whose kernels "
-                "run on the CPU"
-            )
-        busy = 2 * self._device.multiprocessors
-        return next((pairs for pairs in fitting if columns >= 2 * pairs * busy), fitting[-1])
-
-    def _fits(self, phase_encodes: int, pairs: int) -> bool:
-        arrays = MOST_ARRAYS + self._arrays_of_staging
-        sums = ELEMENT_BYTES // 2 * MOST_THREADS // WARP * pairs
-        return ELEMENT_BYTES * phase_encodes * pairs * arrays + sums <= self._device.shared_bytes
-
-    def _shared(self, arrays: int) -> int:
-        """Bytes of shared memory of a kernel with so many arrays of a group."""
-        if arrays == 0:
-            return 0
-        warps = self._pairs * self._threads // WARP
-        return (arrays + self._arrays_of_staging) * self._array_bytes + ELEMENT_BYTES // 2 * warps * self._pairs
-
     def _launch(self, name: str, *arguments: Any) -> None:
-        function, shared = self._kernels[name]
-        grid, block = (self._groups, 1, 1), (self._pairs, self._threads, 1)
-        function(self._slice, *arguments, grid=grid, block=block, shared=shared, stream=self._stream)
+        groups = self._groups
+        shared = groups.shared_bytes(ARRAYS[name])
+        self._kernels[name](
+            self._slice, *arguments, grid=groups.grid, block=groups.block, shared=shared, stream=self._stream
+        )
 
     def _return(self, *results: tuple[Port, npt.NDArray[Any]]) -> None:
         """Waits for what was launched and hands its results on."""

@@ -1,102 +1,35 @@
-// The SENSE operator of one slice in hybrid space, and what is solved with it: kernels/cpu/sense.cpp for a GPU. A block does a group of
-// neighbouring columns, from a solve's first step to its last, with the transform along the phase encodes in shared memory. Of every
-// coil one array of the group is there at a time; its maps are read once an application.
-//
-// Launch: grid (groups of columns), block (pairs of columns, threads that share the lines): whole warps, at most 256 threads.
-// Shared memory: arrays of the group (lines, pairs) of float4, as many as each kernel says, one more (`staged`) where the transform has
-// a pass of a prime above 7; then Pair (warps, pairs).
-#include "block.cuh"
+// The SENSE operator of one slice in hybrid space, and what is solved with it: kernels/cpu/sense.cpp for a GPU. A block does its group
+// of columns from a solve's first step to its last, with the transform along the phase encodes in shared memory. Of every coil one array
+// of the group is there at a time; its maps are read once an application. How kernels are launched: group.cuh.
+#include "group.cuh"
 
 namespace edge {
 
 // What is known of the slice; the device's memory.
 struct Slice {
-    Lines lines;            // the phase encodes
-    float4* maps;           // packed (groups, coils, lines, pairs)
-    Pair* mask;             // (groups, positions, pairs) over frequencies: 1 / lines where a sample counts, else 0
-    float4* adjoint;        // packed (groups, lines, pairs): Aᴴ y
-    int coils, columns;
-    int staging;            // whether there is an array for it in shared memory
-    int pad;
+    Geometry geometry;
+    float4* maps;     // packed (groups, coils, lines, pairs)
+    Pair* mask;       // (groups, positions, pairs) over frequencies: 1 / lines where a sample counts, else 0
+    float4* adjoint;  // packed (groups, lines, pairs): Aᴴ y
 };
 
-// A thread's view of its group. Images are complex64 (lines, columns), hybrid arrays complex64 (coils, lines, columns), both centred at
-// n / 2.
-struct Group {
+struct Columns : Group {
     const Slice& slice;
-    const Lines& lines;
-    int size;    // elements of an array
-    int column;  // the pair's first
 
-    __device__ __forceinline__ explicit Group(const Slice& s)
-        : slice(s), lines(s.lines), size(s.lines.length * blockDim.x), column(2 * (blockIdx.x * blockDim.x + threadIdx.x)) {}
+    __device__ __forceinline__ explicit Columns(const Slice& s) : Group(s.geometry), slice(s) {}
 
+    __device__ __forceinline__ float4* of(float4* array) const { return array + static_cast<long long>(blockIdx.x) * size; }
     __device__ __forceinline__ float4* maps(int coil) const {
-        return slice.maps + (static_cast<long long>(blockIdx.x) * slice.coils + coil) * size;
+        return slice.maps + (static_cast<long long>(blockIdx.x) * geometry.coils + coil) * size;
     }
     __device__ __forceinline__ Pair& mask(int position) const {
         return slice.mask[static_cast<long long>(blockIdx.x) * size + element(position)];
     }
-    __device__ __forceinline__ float4* of(float4* array) const { return array + static_cast<long long>(blockIdx.x) * size; }
-    __device__ __forceinline__ long long sample(int coil, int line) const {
-        return (static_cast<long long>(coil) * lines.length + line) * slice.columns + column;
-    }
-    // Between a centred axis and one whose centre is index 0.
-    __device__ __forceinline__ int shifted(int index) const {
-        const int moved = index + lines.length / 2;
-        return moved < lines.length ? moved : moved - lines.length;
-    }
-    __device__ __forceinline__ int line_of(int position) const { return shifted(lines.frequency[position]); }
-
-    __device__ __forceinline__ ComplexPair load(const float2* array, long long at) const {
-        if (slice.columns % 2 == 0 && column < slice.columns) {  // then every row begins at a multiple of 16 bytes
-            const float4 both = *reinterpret_cast<const float4*>(array + at);
-            return {{both.x, both.z}, {both.y, both.w}};
-        }
-        const float2 none = make_float2(0.0f, 0.0f);
-        const float2 first = column < slice.columns ? array[at] : none, second = column + 1 < slice.columns ? array[at + 1] : none;
-        return {{first.x, second.x}, {first.y, second.y}};
-    }
-    __device__ __forceinline__ void store(float2* array, long long at, ComplexPair value) const {
-        if (slice.columns % 2 == 0 && column < slice.columns) {
-            *reinterpret_cast<float4*>(array + at) = make_float4(value.re.first, value.im.first, value.re.second, value.im.second);
-            return;
-        }
-        if (column < slice.columns) array[at] = make_float2(value.re.first, value.im.first);
-        if (column + 1 < slice.columns) array[at + 1] = make_float2(value.re.second, value.im.second);
-    }
-    template <class T>
-    __device__ __forceinline__ Pair load_reals(const T* array, long long at, float outside) const {
-        return {column < slice.columns ? static_cast<float>(array[at]) : outside,
-                column + 1 < slice.columns ? static_cast<float>(array[at + 1]) : outside};
-    }
-    __device__ __forceinline__ void store_reals(float* array, long long at, Pair value) const {
-        if (column < slice.columns) array[at] = value.first;
-        if (column + 1 < slice.columns) array[at + 1] = value.second;
-    }
-};
-
-// Calls `act(line)` for the lines of this thread; always the same ones.
-template <class Act>
-__device__ __forceinline__ void every_line(const Group& group, Act act) {
-    for (int line = threadIdx.y; line < group.lines.length; line += blockDim.y) act(line);
-}
-
-extern __shared__ float4 memory[];
-
-struct Arrays {
-    float4* staged;
-    float4* arrays;
-    int size;
-    __device__ __forceinline__ explicit Arrays(const Group& group)
-        : staged(memory), arrays(memory + (group.slice.staging ? group.size : 0)), size(group.size) {}
-    __device__ __forceinline__ float4* operator[](int array) const { return arrays + array * size; }
-    __device__ __forceinline__ Pair* partial(int count) const { return reinterpret_cast<Pair*>((*this)[count]); }
 };
 
 // The last forward pass, the mask and the first inverse pass, while a butterfly's lines are in registers. Ends in a barrier.
 template <int R, class Load, class Store>
-__device__ __forceinline__ void masked_butterflies(const Group& group, const Pass& pass, Load load, Store store) {
+__device__ __forceinline__ void masked_butterflies(const Columns& group, const Pass& pass, Load load, Store store) {
     const float* roots = group.lines.tables + pass.roots;
     for (int base = R * threadIdx.y; base < group.lines.length; base += R * blockDim.y) {
         ComplexPair z[R];
@@ -113,7 +46,7 @@ __device__ __forceinline__ void masked_butterflies(const Group& group, const Pas
 }
 
 template <class Load, class Store>
-__device__ __forceinline__ void masked_centre(const Group& group, float4* work, float4* staged, Load load, Store store) {
+__device__ __forceinline__ void masked_centre(const Columns& group, float4* work, float4* staged, Load load, Store store) {
     const Pass pass = group.lines.passes[group.lines.count - 1];
     switch (pass.radix) {
         case 2: return masked_butterflies<2>(group, pass, load, store);
@@ -132,10 +65,10 @@ __device__ __forceinline__ void masked_centre(const Group& group, float4* work, 
 
 // sum = Σ Sᴴ Fᴴ M F S image, arrays in shared memory. The transforms need not be centred: Fᴴ M F commutes with a shift of the image.
 // The image is whole before; ends in a barrier.
-__device__ __noinline__ void apply_normal(const Group& group, const float4* image, float4* sum, float4* work, float4* staged) {
+__device__ __noinline__ void apply_normal(const Columns& group, const float4* image, float4* sum, float4* work, float4* staged) {
     const Lines& lines = group.lines;
     const Shared here{work}, total{sum};
-    for (int coil = 0; coil < group.slice.coils; ++coil) {
+    for (int coil = 0; coil < group.geometry.coils; ++coil) {
         const float4* maps = group.maps(coil);
         const auto seen = [=](int line) { return pair_of(__ldg(maps + element(line))) * pair_of(image[element(line)]); };
         const auto combine = [=](int line, ComplexPair value) {
@@ -167,7 +100,7 @@ __device__ __forceinline__ Pair ratio(Pair numerator, Pair denominator) {
 // `operate()` makes `product` of `direction`, both in shared memory and whole for it; `x` and `residual` are in the device's, and only
 // ever this thread's lines of them. A column whose residual's energy is no more than its limit keeps its x.
 template <class Operate>
-__device__ __forceinline__ void conjugate_gradients(const Group& group, int steps, Pair energy, Pair limit, float4* x, float4* residual,
+__device__ __forceinline__ void conjugate_gradients(const Columns& group, int steps, Pair energy, Pair limit, float4* x, float4* residual,
                                                     float4* direction, float4* product, Pair* partial, Operate operate) {
     const Shared along{direction}, made{product}, solution{x}, left{residual};
     every_line(group, [&](int line) { along(line, left(line)); });
@@ -198,8 +131,8 @@ using namespace edge;
 
 // maps of sensitivities (coils, lines, columns); no shared memory
 extern "C" __global__ void sense_set_maps(Slice slice, const float2* sensitivities) {
-    const Group group(slice);
-    for (int coil = 0; coil < slice.coils; ++coil) {
+    const Columns group(slice);
+    for (int coil = 0; coil < slice.geometry.coils; ++coil) {
         const Shared maps{group.maps(coil)};
         every_line(group, [&](int line) { maps(line, group.load(sensitivities, group.sample(coil, line))); });
     }
@@ -207,14 +140,14 @@ extern "C" __global__ void sense_set_maps(Slice slice, const float2* sensitiviti
 
 // mask and adjoint of samples (coils, lines, columns) that count by `measured` (lines, columns); 1 array
 extern "C" __global__ void sense_set_samples(Slice slice, const float2* hybrid, const unsigned char* measured) {
-    const Group group(slice);
+    const Columns group(slice);
     const Arrays arrays(group);
-    const Lines& lines = slice.lines;
+    const Lines& lines = slice.geometry.lines;
     const Shared work{arrays[0]}, adjoint{group.of(slice.adjoint)};
     every_line(group, [&](int position) {
         group.mask(position) = group.load_reals(measured, group.sample(0, group.line_of(position)), 0.0f) * (lines.scale * lines.scale);
     });
-    for (int coil = 0; coil < slice.coils; ++coil) {
+    for (int coil = 0; coil < slice.geometry.coils; ++coil) {
         every_line(group, [&](int position) {  // the mask brings scale², the adjoint wants scale
             const ComplexPair sample = group.load(hybrid, group.sample(coil, group.line_of(position)));
             work(position, scaled(scaled(sample, group.mask(position)), 1.0f / lines.scale));
@@ -232,7 +165,7 @@ extern "C" __global__ void sense_set_samples(Slice slice, const float2* hybrid, 
 
 // out = Aᴴ A image; 3 arrays
 extern "C" __global__ void sense_normal(Slice slice, const float2* image, float2* out) {
-    const Group group(slice);
+    const Columns group(slice);
     const Arrays arrays(group);
     const Shared whole{arrays[0]}, sum{arrays[1]};
     every_line(group, [&](int line) { whole(line, group.load(image, group.sample(0, line))); });
@@ -243,7 +176,7 @@ extern "C" __global__ void sense_normal(Slice slice, const float2* image, float2
 
 // out = Aᴴ (A image - y); 3 arrays
 extern "C" __global__ void sense_gradient(Slice slice, const float2* image, float2* out) {
-    const Group group(slice);
+    const Columns group(slice);
     const Arrays arrays(group);
     const Shared whole{arrays[0]}, sum{arrays[1]}, adjoint{group.of(slice.adjoint)};
     every_line(group, [&](int line) { whole(line, group.load(image, group.sample(0, line))); });
@@ -257,7 +190,7 @@ extern "C" __global__ void sense_gradient(Slice slice, const float2* image, floa
 extern "C" __global__ void __launch_bounds__(256)
     sense_data_consistent(Slice slice, const float2* image, float lambda, int steps, float tolerance, float4* x, float4* residual,
                           float2* out) {
-    const Group group(slice);
+    const Columns group(slice);
     const Arrays arrays(group);
     const Shared direction{arrays[0]}, product{arrays[1]}, adjoint{group.of(slice.adjoint)}, solution{group.of(x)}, left{group.of(residual)};
     Pair* const partial = arrays.partial(3);
@@ -290,9 +223,9 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     sense_regularised(Slice slice, const float* weight, int steps, float tolerance, float4* v, float4* residual, float2* out) {
     constexpr float kLeastPrecondition = 0.05f;  // stands for frequencies that were not measured
-    const Group group(slice);
+    const Columns group(slice);
     const Arrays arrays(group);
-    const Lines& lines = slice.lines;
+    const Lines& lines = slice.geometry.lines;
     const Shared direction{arrays[0]}, product{arrays[1]}, image{arrays[3]}, adjoint{group.of(slice.adjoint)}, solution{group.of(v)},
         left{group.of(residual)};
     Pair* const partial = arrays.partial(4);
@@ -339,14 +272,14 @@ extern "C" __global__ void __launch_bounds__(256)
 // the coils; 3 arrays
 extern "C" __global__ void __launch_bounds__(256)
     sense_substituted(Slice slice, const float2* image, const float2* hybrid, const unsigned char* measured, float* out, float* power) {
-    const Group group(slice);
+    const Columns group(slice);
     const Arrays arrays(group);
-    const Lines& lines = slice.lines;
+    const Lines& lines = slice.geometry.lines;
     const Shared work{arrays[0]};
     Pair* const magnitudes = reinterpret_cast<Pair*>(arrays[1]);
     Pair* const powers = magnitudes + group.size;
     every_line(group, [&](int at) { magnitudes[element(at)] = powers[element(at)] = Pair{0.0f, 0.0f}; });
-    for (int coil = 0; coil < slice.coils; ++coil) {
+    for (int coil = 0; coil < slice.geometry.coils; ++coil) {
         const Shared maps{group.maps(coil)};
         every_line(group, [&](int at) {
             const int line = group.shifted(at);
@@ -369,7 +302,7 @@ extern "C" __global__ void __launch_bounds__(256)
             magnitudes[element(at)] = magnitudes[element(at)] + squared_magnitude(coil_image);
         });
     }
-    const float share = 1.0f / static_cast<float>(slice.coils);
+    const float share = 1.0f / static_cast<float>(slice.geometry.coils);
     every_line(group, [&](int at) {
         const Pair magnitude = magnitudes[element(at)];
         group.store_reals(out, group.sample(0, group.shifted(at)), {sqrtf(magnitude.first), sqrtf(magnitude.second)});
@@ -382,12 +315,12 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     sense_line_search(Slice slice, const float2* image, const float2* direction, const float2* hybrid, const unsigned char* measured,
                       float* agreement, float* power) {
-    const Group group(slice);
+    const Columns group(slice);
     const Arrays arrays(group);
-    const Lines& lines = slice.lines;
+    const Lines& lines = slice.geometry.lines;
     const Shared model{arrays[0]}, change{arrays[1]};
     Pair agreeing = {0.0f, 0.0f}, powers = {0.0f, 0.0f};
-    for (int coil = 0; coil < slice.coils; ++coil) {
+    for (int coil = 0; coil < slice.geometry.coils; ++coil) {
         const Shared maps{group.maps(coil)};
         every_line(group, [&](int at) {
             const int line = group.shifted(at);

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
+from edge_runtime.cuda.coils import SAMPLES
+from edge_runtime.cuda.groups import GEOMETRY
+from edge_runtime.cuda.pack import PLANES
 from edge_runtime.cuda.sense import SLICE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +36,13 @@ class Budget(NamedTuple):
 
 
 BUDGETS = {
+    "coils_compress": Budget(64, 1),
+    "coils_root_sum_of_squares": Budget(80, 1),
+    **{
+        f"{work}_{dtype}": Budget(32, 0)
+        for work in ("pack", "fill", "unpack")
+        for dtype in ("float32", "int8", "uint8")
+    },
     "sense_set_maps": Budget(32, 1),
     "sense_set_samples": Budget(80, 1),
     "sense_normal": Budget(128, 8),
@@ -96,7 +106,18 @@ def test_a_kernel_keeps_its_budget(target, kernel):
     assert not narrow, "arrays in shared memory are read 16 bytes at a time"
 
 
-def test_a_slice_is_as_long_as_the_compiler_has_it():
-    text = tool("cuobjdump", "-elf", str(CUBINS / "13/sm_87/sense.cubin"))
-    sizes = re.findall(r"Ordinal :?\s*0x0\s+Offset\s*:?\s*0x0\s+Size\s*:?\s*0x([0-9a-f]+)", text)
-    assert sizes and {int(size, 16) for size in sizes} == {SLICE.itemsize}
+@pytest.mark.parametrize(("file", "first"), [("sense", SLICE), ("coils", GEOMETRY), ("pack", PLANES)])
+def test_what_kernels_are_told_is_as_long_as_the_compiler_has_it(file, first):
+    assert parameter_sizes(file, 0) == {first.itemsize}
+
+
+def test_samples_are_as_long_as_the_compiler_has_them():
+    assert parameter_sizes("coils", 1) == {SAMPLES.itemsize}
+
+
+def parameter_sizes(file: str, ordinal: int) -> set[int]:
+    """Of one parameter, of all kernels of a file."""
+    text = tool("cuobjdump", "-elf", str(CUBINS / "13" / "sm_87" / f"{file}.cubin"))
+    sizes = re.findall(rf"Ordinal :\s*0x{ordinal:x}\s+Offset\s*:\s*0x[0-9a-f]+\s+Size\s*:\s*0x([0-9a-f]+)", text)
+    assert sizes
+    return {int(size, 16) for size in sizes}

@@ -65,11 +65,34 @@ def changes() -> list[Mutant]:
         change("block.cuh", "unsigned turned = blockDim.x; turned < 32", "unsigned turned = blockDim.x; turned < 16"),
         change("sense.cu", "total(line, coil ? total(line) + part : part)", "total(line, part)"),
         change("sense.cu", "z[q] = scaled(z[q], group.mask(base + q))", "z[q] = scaled(z[q], group.mask(base))"),
-        change("sense.cu", "const int moved = index + lines.length / 2", "const int moved = index + (lines.length + 1) / 2"),
-        change("sense.cu", "column + 1 < slice.columns ? array[at + 1] : none", "column + 1 < slice.columns ? array[at] : none"),
+        change(
+            "group.cuh",
+            "const int moved = index + lines.length / 2",
+            "const int moved = index + (lines.length + 1) / 2",
+        ),
+        change(
+            "group.cuh",
+            "column + 1 < geometry.columns ? array[at + 1] : none",
+            "column + 1 < geometry.columns ? array[at] : none",
+        ),
         change("sense.cu", "ratio(energy * going, sum", "ratio(energy, sum"),
         change("sense.cu", "scaled(direction(line), lambda)); });", "scaled(direction(line), 2.0f * lambda)); });"),
-        change("sense.cu", "memory + (group.slice.staging ? group.size : 0)", "memory"),
+        change("group.cuh", "memory + (group.geometry.staging ? group.size : 0)", "memory"),
+        change("coils.cu", "samples.measured[line] ? load", "true ? load"),
+        change(
+            "coils.cu",
+            "coil * samples.coil_stride + line * samples.line_stride",
+            "coil * samples.line_stride + line * samples.coil_stride",
+        ),
+        change("coils.cu", "matrix + (begin + made) * geometry.coils + coil", "matrix + made * geometry.coils + coil"),
+        change("coils.cu", "coil ? powers[element(at)] + power : power", "power"),
+        change(
+            "pack.cu",
+            "if (line >= planes.phase_encodes || column >= planes.columns) return;",
+            "if (line >= planes.phase_encodes) return;",
+        ),
+        change("pack.cu", "quantized<T>(value.y, planes.quantization)", "quantized<T>(value.x, planes.quantization)"),
+        change("pack.cu", "inside ? value : 0.0f", "value"),
     ]  # fmt: skip
 
 
@@ -110,7 +133,7 @@ def built(folder: Path, out: Path) -> Path:
 
 
 def run(kernels: Path, order: str) -> subprocess.CompletedProcess[str]:
-    """What `check_sense` finds with these kernels."""
+    """What `check_plans` finds with these kernels."""
     environment = {**os.environ, "EDGE_DRIVER_KERNELS": str(kernels), "EDGE_DRIVER_ORDER": order}
-    command = [sys.executable, str(HERE / "check_sense.py")]
+    command = [sys.executable, str(HERE / "check_plans.py")]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

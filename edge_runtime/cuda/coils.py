@@ -1,0 +1,121 @@
+"""`CoilPlan` on a GPU: launches of ``kernels/cuda/coils.cu``."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.cuda.device import Device, Memory, Port, new_stream
+from edge_runtime.cuda.groups import GEOMETRY, Groups
+
+Complex = npt.NDArray[np.complex64]
+Mask = npt.NDArray[np.bool_]
+Reals = npt.NDArray[np.float32]
+
+SAMPLES = np.dtype(
+    [
+        ("array", np.uint64),
+        ("measured", np.uint64),
+        ("coil_stride", np.int64),
+        ("line_stride", np.int64),
+        ("wide", np.int32),
+        ("pad", np.int32),
+    ],
+    align=True,
+)
+"""As ``kernels/cuda/coils.cu`` has it."""
+
+ARRAYS = 2
+"""Of a group that a combination has in shared memory."""
+
+PAIRS_OF_A_BLOCK = 64
+"""Neighbouring pairs of columns that a block compresses."""
+
+
+class CoilPlan:
+    """What `edge_runtime.kernels.CoilPlan` needs of a GPU; arguments have been checked there.
+
+    Args:
+        device: which one.
+        coils, phase_encodes, columns: the geometry.
+
+    Raises:
+        DeviceUnsupported: the phase encodes do not fit the shared memory of a block, or no kernels are for this GPU.
+        OutOfDeviceMemory: as it says.
+    """
+
+    def __init__(self, device: Device, coils: int, phase_encodes: int, columns: int) -> None:
+        self._device, self._busy = device, threading.Lock()
+        self._shape = coils, phase_encodes, columns
+        groups = self._groups = Groups(device, phase_encodes, columns, ARRAYS)
+        with device.use():
+            memory = self._memory = Memory()
+            self._stream = new_stream()
+            self._geometry = np.array(groups.geometry(memory, coils), GEOMETRY)[()]
+            self._hybrid = Port.of(memory, (coils * phase_encodes * columns,), np.complex64)
+            self._measured = Port.of(memory, (phase_encodes,), np.bool_)
+            self._combined = Port.of(memory, (phase_encodes, columns), np.float32)
+            self._compress = device.kernel("coils", "coils_compress", 0)
+            self._combine = device.kernel("coils", "coils_root_sum_of_squares", groups.shared_bytes(ARRAYS))
+        self._virtual: tuple[Port, Port] | None = None
+
+    def compress(self, hybrid: Complex, measured: Mask, matrix: Complex, out: Complex) -> None:
+        _, phase_encodes, columns = self._shape
+        blocks = -(-columns // (2 * PAIRS_OF_A_BLOCK))
+        with self._busy, self._device.use():
+            factors, compressed = self._ports_of_virtual(len(matrix))
+            self._compress(
+                self._geometry,
+                self._send(hybrid, measured),
+                factors.send(matrix, self._stream),
+                np.int32(len(matrix)),
+                compressed.address,
+                grid=(blocks, phase_encodes, 1),
+                block=(PAIRS_OF_A_BLOCK, 1, 1),
+                stream=self._stream,
+            )
+            self._return(compressed, out)
+
+    def combine(self, hybrid: Complex, measured: Mask, out: Reals) -> None:
+        groups = self._groups
+        with self._busy, self._device.use():
+            self._combine(
+                self._geometry,
+                self._send(hybrid, measured),
+                self._combined.address,
+                grid=groups.grid,
+                block=groups.block,
+                shared=groups.shared_bytes(ARRAYS),
+                stream=self._stream,
+            )
+            self._return(self._combined, out)
+
+    def _ports_of_virtual(self, virtual_coils: int) -> tuple[Port, Port]:
+        """For the matrix and what it makes; kept, since scans keep their number of virtual coils."""
+        coils, *image = self._shape
+        if self._virtual is None or len(self._virtual[0].pinned) != virtual_coils:
+            memory = self._memory_of_virtual = Memory()
+            factors = Port.of(memory, (virtual_coils, coils), np.complex64)
+            self._virtual = factors, Port.of(memory, (virtual_coils, *image), np.complex64)
+        return self._virtual
+
+    def _send(self, hybrid: Complex, measured: Mask) -> Any:
+        """The samples as kernels are told of them. They go over as they lie: mostly line by line, as readouts came."""
+        coils, phase_encodes, columns = self._shape
+        if hybrid.transpose(1, 0, 2).flags.c_contiguous:
+            flat, coil_stride, line_stride = hybrid.transpose(1, 0, 2), columns, coils * columns
+        else:
+            flat, coil_stride, line_stride = hybrid, phase_encodes * columns, columns
+        array = self._hybrid.send(flat.reshape(-1), self._stream)
+        wide = columns % 2 == 0
+        return np.array(
+            (array, self._measured.send(measured, self._stream), coil_stride, line_stride, wide, 0), SAMPLES
+        )[()]
+
+    def _return(self, port: Port, out: npt.NDArray[Any]) -> None:
+        port.fetch(self._stream)
+        self._stream.synchronize()
+        np.copyto(out, port.pinned)

@@ -1,0 +1,97 @@
+"""Whether the plans on the GPU agree with those on the CPU, in every method; exits with 1 and says where they do not.
+
+For `test_mutants`, which runs it on broken kernels: errors of any kind count as disagreement.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from simulated import coil_maps, complex_noise
+
+from edge_runtime.kernels import CoilPlan, PackPlan, Quantization, SensePlan, Where, Workers
+
+Shape = tuple[int, int, int]
+Results = dict[str, np.ndarray]
+
+SHAPES = [(2, 64, 9), (2, 12, 18), (2, 22, 5), (1, 13, 3), (3, 105, 2), (2, 30, 6), (2, 2, 1), (1, 288, 3)]
+"""All radices, a prime as first and as only pass, odd and even columns, one warp and several."""
+
+
+WORKERS = Workers(1)
+
+
+def sense(shape: Shape, seed: int, device: Where) -> Results:
+    """Of every method, on random data."""
+    rng = np.random.default_rng(seed)
+    plan = SensePlan(WORKERS, *shape, device=device)
+    mask, hybrid = rng.random(plan.shape) < 0.6, complex_noise(shape, rng)
+    image, direction = complex_noise(plan.shape, rng), complex_noise(plan.shape, rng)
+    plan.set_maps(coil_maps(*shape))
+    plan.set_samples(hybrid, mask)
+    magnitude, power = plan.substituted(image, hybrid, mask)
+    return {
+        "normal": plan.normal(image),
+        "gradient": plan.gradient(image),
+        "data_consistent": plan.data_consistent(image, 0.3, 4),
+        "data_consistent, columns stop": plan.data_consistent(image, 0.1, 6, tolerance=0.05),
+        "regularised": plan.regularised(rng.uniform(0.05, 1.0, plan.shape).astype(np.float32), 4),
+        "substituted": magnitude,
+        "power": power,
+        "line_search": np.array(plan.line_search(image, direction, hybrid, mask) or 0.0),
+    }
+
+
+def coils(shape: Shape, seed: int, device: Where) -> Results:
+    """Of samples that lie by coils and by lines, those that were not measured no numbers."""
+    rng = np.random.default_rng(seed)
+    plan = CoilPlan(WORKERS, *shape, device=device)
+    measured = rng.random(shape[1]) < 0.7
+    hybrid, matrix = complex_noise(shape, rng), complex_noise((11, shape[0]), rng)
+    hybrid[:, ~measured] = np.nan
+    by_lines = np.ascontiguousarray(hybrid.transpose(1, 0, 2)).transpose(1, 0, 2)
+    return {
+        "compress": plan.compress(hybrid, measured, matrix),
+        "compress, by lines": plan.compress(by_lines, measured, matrix[:3]),
+        "root_sum_of_squares": plan.root_sum_of_squares(hybrid, measured),
+        "root_sum_of_squares, by lines": plan.root_sum_of_squares(by_lines, measured),
+    }
+
+
+def pack(shape: Shape, seed: int, device: Where) -> Results:
+    """Planes of floats and of integers, and back."""
+    rng = np.random.default_rng(seed)
+    plan = PackPlan(WORKERS, *shape[1:], 8, device=device)
+    image, levels = complex_noise(shape[1:], rng), Quantization(0.05, 3)
+    floats, integers = np.empty((2, *plan.plane), np.float32), np.empty((2, *plan.plane), np.int8)
+    plan.pack(image, 0.7, floats)
+    plan.pack(image, 0.7, integers, levels)
+    filled = np.empty(plan.plane, np.float32)
+    plan.fill(0.3, filled)
+    return {
+        "pack": floats,
+        "pack, quantized": integers,
+        "fill": filled,
+        "add": plan.add(image, floats, 1.3),
+        "add, quantized": plan.add(image, integers, 1.3, levels),
+    }
+
+
+def main() -> int:
+    for seed, shape in enumerate(SHAPES):
+        for plan in (pack, coils, sense):
+            there = plan(shape, seed, "cuda")
+            for name, expected in plan(shape, seed, "cpu").items():
+                error = np.abs(there[name] - expected).max()
+                if not error <= 1e-5 * np.abs(expected).max():
+                    print(f"{name} of {shape}: off by {error:.3g}")
+                    return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
