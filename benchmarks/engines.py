@@ -64,7 +64,7 @@ class Contestant:
     Attributes:
         plan: makes a session for a number of threads.
         bundled: a form of the bundle on an engine that a profile may name: it may be the best.
-        on_front: one of ours, which no default quantization should be above.
+        on_front: one of our quantized forms, which no default quantization should be above.
     """
 
     plan: Callable[[int], Session]
@@ -151,7 +151,9 @@ def _ours(engine: Engine, network: Network, forms: Mapping[str, bytes]) -> dict[
         return lambda threads: engine.plan(graph, threads)
 
     return {
-        f"{engine.name}.{precision}": Contestant(planned(graph), precision in network.bundled, on_front=True)
+        f"{engine.name}.{precision}": Contestant(
+            planned(graph), precision in network.bundled, on_front=precision != "fp32"
+        )
         for precision, graph in forms.items()
     }
 
@@ -265,7 +267,7 @@ def speedup(
 
 
 def above_front(racers: Contestants, medians: Mapping[str, float], lost: Mapping[str, Loss]) -> list[str]:
-    """The peers' forms that none of ours equals in time and in what images lose, PSNR and SSIM."""
+    """The peers' quantized forms that none of ours equals in time and in what images lose, PSNR and SSIM."""
     ours = [name for name, one in racers.items() if one.on_front and name in lost]
 
     def equalled(name: str) -> bool:
@@ -276,7 +278,8 @@ def above_front(racers: Contestants, medians: Mapping[str, float], lost: Mapping
             for one in ours
         )
 
-    return [name for name in lost if not racers[name].on_front and not equalled(name)]
+    quantized = (name for name in lost if name.partition(".")[2].startswith("int8"))
+    return [name for name in quantized if not racers[name].on_front and not equalled(name)]
 
 
 def _calibration_states(bundle: Bundle, config: QuantizeConfig, scans: int) -> list[Tensor]:

@@ -100,7 +100,7 @@ void place_readouts(const edge::Readouts& run) {
     const edge::IngestGeometry geometry{static_cast<int>(run.coils), static_cast<int>(run.samples)};
     const edge::Scratch scratch(1, edge::ingest_scratch(transform, geometry));
     for (std::size_t begin = 0; begin < run.count;) {
-        edge::LineBook book(kLines, {-2, 0x80, 2, {0.1f, 0.1f, 0.1f, 0.1f}}, {});
+        edge::LineBook book(kLines, {-2, 1u << 24, 0x80, 2, {0.1f, 0.1f, 0.1f, 0.1f}}, {});
         std::vector<float> out(2 * kLines * run.coils * run.samples);
         const auto transformed = [&](std::size_t first, std::size_t count, const std::int64_t* lines, bool add) {
             for (std::size_t i = 0; i < count; ++i) MUST_HOLD(lines[i] >= 0 && lines[i] < static_cast<std::int64_t>(kLines));
