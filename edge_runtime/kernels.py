@@ -152,8 +152,7 @@ class IngestPlan:
     """
 
     def __init__(self, workers: Workers, coils: int, samples: int, columns: int) -> None:
-        _at_least("coils", coils, 1)
-        _at_least("columns", columns, 1)
+        _positive(coils=coils, columns=columns)
         _at_least("samples", samples, columns)
         self.coils, self.samples, self.columns = coils, samples, columns
         self._plan = _kernels.IngestPlan(workers, coils, samples, columns)
@@ -267,9 +266,7 @@ class CoilPlan:
     def __init__(
         self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
     ) -> None:
-        _at_least("coils", coils, 1)
-        _at_least("phase_encodes", phase_encodes, 1)
-        _at_least("columns", columns, 1)
+        _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         self._geometry = coils, phase_encodes, columns
         backend, executor = _backend(workers, device)
         self._plan: _kernels.CoilPlan = backend.CoilPlan(executor, coils, phase_encodes, columns)
@@ -312,9 +309,7 @@ class AdaptivePlan:
     """
 
     def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
-        _at_least("coils", coils, 1)
-        _at_least("phase_encodes", phase_encodes, 1)
-        _at_least("columns", columns, 1)
+        _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         self._geometry = coils, phase_encodes, columns
         self._plan = _kernels.AdaptivePlan(workers, coils, phase_encodes, columns)
 
@@ -407,9 +402,7 @@ class SensePlan(_Operator):
     def __init__(
         self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
     ) -> None:
-        _at_least("coils", coils, 1)
-        _at_least("phase_encodes", phase_encodes, 1)
-        _at_least("columns", columns, 1)
+        _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         super().__init__(coils, phase_encodes, columns)
         self.phase_encodes, self.columns = phase_encodes, columns
         backend, executor = _backend(workers, device)
@@ -488,10 +481,7 @@ class VolumeSensePlan(_Operator):
     """
 
     def __init__(self, workers: Workers, coils: int, partitions: int, phase_encodes: int, columns: int) -> None:
-        _at_least("coils", coils, 1)
-        _at_least("partitions", partitions, 1)
-        _at_least("phase_encodes", phase_encodes, 1)
-        _at_least("columns", columns, 1)
+        _positive(coils=coils, partitions=partitions, phase_encodes=phase_encodes, columns=columns)
         super().__init__(coils, partitions, phase_encodes, columns)
         self.partitions, self.phase_encodes, self.columns = partitions, phase_encodes, columns
         self._plan = _kernels.VolumeSensePlan(workers, coils, partitions, phase_encodes, columns)
@@ -513,7 +503,7 @@ class SensitivityPlan:
     """
 
     def __init__(self, workers: Workers, coils: int, acs: Size, kernel: Size, grid: Size, image: Size) -> None:
-        _at_least("coils", coils, 1)
+        _positive(coils=coils)
         for name, size, of, most in (("kernel", kernel, "ACS", acs), ("grid", grid, "image", image)):
             if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
                 raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
@@ -568,8 +558,7 @@ class PackPlan:
     def __init__(
         self, workers: Workers, phase_encodes: int, columns: int, multiple: int, *, device: Where = "cpu"
     ) -> None:
-        _at_least("phase_encodes", phase_encodes, 1)
-        _at_least("columns", columns, 1)
+        _positive(phase_encodes=phase_encodes, columns=columns)
         _at_least("multiple", multiple, 1)
         self.shape = phase_encodes, columns
         self.plane = -(-phase_encodes // multiple) * multiple, -(-columns // multiple) * multiple
@@ -710,6 +699,11 @@ def _sampled(hybrid: Complex, measured: Mask, shape: tuple[int, int, int]) -> tu
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ArgumentError(name, value, f"at least {least}")
+
+
+def _positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        _at_least(name, size, 1)
 
 
 def _stopping(steps: int, tolerance: float) -> None:

@@ -153,6 +153,17 @@ def test_a_prior_that_already_agrees_is_left_alone():
     np.testing.assert_allclose(plan.data_consistent(image, 0.1, steps=4), image, atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [1e-15, 1e-9, 1e9, 1e15])
+def test_solves_do_not_depend_on_the_units_of_the_samples(factor):
+    plan, _, hybrid, mask = problem_of((3, 24, 9))
+    prior, weights = image_like(plan), np.full(plan.shape, 0.2, np.float32)
+    solved = plan.data_consistent(prior, 0.1, 20), plan.regularised(weights, 20)
+    plan.set_samples((hybrid * factor).astype(np.complex64), mask)
+    scaled = plan.data_consistent((prior * factor).astype(np.complex64), 0.1, 20), plan.regularised(weights, 20)
+    for made, expected in zip(scaled, solved, strict=True):
+        assert_close(made.astype(np.complex128) / factor, expected, 1e-5)
+
+
 def test_samples_outside_the_mask_are_not_looked_at():
     plan, _, hybrid, mask = problem_of((2, 8, 3))
     before = plan.gradient(image_like(plan))

@@ -132,6 +132,16 @@ def test_the_result_does_not_depend_on_the_instruction_set(isa):
     _kernels.choose_instruction_set(isa)
 
 
+@pytest.mark.parametrize("factor", [1e-15, 1e15])
+def test_a_solve_does_not_depend_on_the_units_of_the_samples(factor):
+    plan, _, hybrid, mask = problem_of((3, 6, 12, 5))
+    prior = image_like(plan)
+    expected = plan.data_consistent(prior, 0.1, 12)
+    plan.set_samples((hybrid * factor).astype(np.complex64), mask)
+    made = plan.data_consistent((prior * factor).astype(np.complex64), 0.1, 12)
+    assert_close(made.astype(np.complex128) / factor, expected, 1e-5)
+
+
 def test_samples_outside_the_mask_are_not_looked_at():
     plan, _, hybrid, mask = problem_of((2, 4, 8, 3))
     before = plan.gradient(image_like(plan))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cuda.device import Device, Memory, Port, new_stream
+from edge_runtime.cuda.device import Device, DevicePlan, Memory, Port
 from edge_runtime.cuda.groups import GEOMETRY, Groups
 
 Complex = npt.NDArray[np.complex64]
@@ -22,7 +21,6 @@ SAMPLES = np.dtype(
         ("coil_stride", np.int64),
         ("line_stride", np.int64),
         ("wide", np.int32),
-        ("pad", np.int32),
     ],
     align=True,
 )
@@ -35,7 +33,7 @@ PAIRS_OF_A_BLOCK = 64
 """Neighbouring pairs of columns that a block compresses."""
 
 
-class CoilPlan:
+class CoilPlan(DevicePlan):
     """What `edge_runtime.kernels.CoilPlan` needs of a GPU; arguments have been checked there.
 
     Args:
@@ -48,12 +46,11 @@ class CoilPlan:
     """
 
     def __init__(self, device: Device, coils: int, phase_encodes: int, columns: int) -> None:
-        self._device, self._busy = device, threading.Lock()
+        super().__init__(device)
         self._shape = coils, phase_encodes, columns
         groups = self._groups = Groups(device, phase_encodes, columns, ARRAYS)
+        memory = self._memory
         with device.use():
-            memory = self._memory = Memory()
-            self._stream = new_stream()
             self._geometry = np.array(groups.geometry(memory, coils), GEOMETRY)[()]
             self._hybrid = Port.of(memory, (coils * phase_encodes * columns,), np.complex64)
             self._measured = Port.of(memory, (phase_encodes,), np.bool_)
@@ -65,7 +62,7 @@ class CoilPlan:
     def compress(self, hybrid: Complex, measured: Mask, matrix: Complex, out: Complex) -> None:
         _, phase_encodes, columns = self._shape
         blocks = -(-columns // (2 * PAIRS_OF_A_BLOCK))
-        with self._busy, self._device.use():
+        with self._turn():
             factors, compressed = self._ports_of_virtual(len(matrix))
             self._compress(
                 self._geometry,
@@ -77,11 +74,11 @@ class CoilPlan:
                 block=(PAIRS_OF_A_BLOCK, 1, 1),
                 stream=self._stream,
             )
-            self._return(compressed, out)
+            self._return((compressed, out))
 
     def combine(self, hybrid: Complex, measured: Mask, out: Reals) -> None:
         groups = self._groups
-        with self._busy, self._device.use():
+        with self._turn():
             self._combine(
                 self._geometry,
                 self._send(hybrid, measured),
@@ -91,7 +88,7 @@ class CoilPlan:
                 shared=groups.shared_bytes(ARRAYS),
                 stream=self._stream,
             )
-            self._return(self._combined, out)
+            self._return((self._combined, out))
 
     def _ports_of_virtual(self, virtual_coils: int) -> tuple[Port, Port]:
         """For the matrix and what it makes; kept, since scans keep their number of virtual coils."""
@@ -111,11 +108,6 @@ class CoilPlan:
             flat, coil_stride, line_stride = hybrid, phase_encodes * columns, columns
         array = self._hybrid.send(flat.reshape(-1), self._stream)
         wide = columns % 2 == 0
-        return np.array(
-            (array, self._measured.send(measured, self._stream), coil_stride, line_stride, wide, 0), SAMPLES
-        )[()]
-
-    def _return(self, port: Port, out: npt.NDArray[Any]) -> None:
-        port.fetch(self._stream)
-        self._stream.synchronize()
-        np.copyto(out, port.pinned)
+        return np.array((array, self._measured.send(measured, self._stream), coil_stride, line_stride, wide), SAMPLES)[
+            ()
+        ]

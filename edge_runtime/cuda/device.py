@@ -61,11 +61,6 @@ def open_device() -> Device:
     return Device(gpu, version)
 
 
-def new_stream() -> Any:
-    """What is enqueued in it happens in order, and beside that of other streams; in `Device.use`."""
-    return driver.Stream()
-
-
 def _dotted(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
@@ -193,3 +188,29 @@ class Port:
     def fetch(self, stream: Any) -> None:
         """Begins to copy back; once the stream has been waited for, `pinned` holds the result."""
         driver.memcpy_dtoh_async(self.pinned, int(self.address), stream)
+
+
+class DevicePlan:
+    """What all plans on a GPU have: memory, a stream in which their work happens in order, and one caller at a time.
+
+    Raises:
+        OutOfDeviceMemory, DeviceFailed: as `Device.use`.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device, self._busy, self._memory = device, threading.Lock(), Memory()
+        with device.use():
+            self._stream = driver.Stream()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._busy, self._device.use():
+            yield
+
+    def _return(self, *results: tuple[Port, npt.NDArray[Any]]) -> None:
+        """Waits for what was launched and hands its results on."""
+        for port, _ in results:
+            port.fetch(self._stream)
+        self._stream.synchronize()
+        for port, out in results:
+            np.copyto(out, port.pinned)

@@ -26,13 +26,10 @@ LINES = np.dtype(
         ("count", np.int32),
         ("length", np.int32),
         ("scale", np.float32),
-        ("pad", np.int32),
     ],
     align=True,
 )
-GEOMETRY = np.dtype(
-    [("lines", LINES), ("coils", np.int32), ("columns", np.int32), ("staging", np.int32), ("pad", np.int32)], align=True
-)
+GEOMETRY = np.dtype([("lines", LINES), ("coils", np.int32), ("columns", np.int32), ("staging", np.int32)], align=True)
 
 
 class Groups:
@@ -72,9 +69,8 @@ class Groups:
             len(self._passes),
             self._phase_encodes,
             1.0 / np.sqrt(self._phase_encodes),
-            0,
         )
-        return lines, coils, self._columns, self._staging, 0
+        return lines, coils, self._columns, self._staging
 
     def shared_bytes(self, arrays: int) -> int:
         """Shared memory of a kernel with so many arrays of a group."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cuda.device import Device, Memory, Port, new_stream
+from edge_runtime.cuda.device import Device, DevicePlan, Port
 
 Complex = npt.NDArray[np.complex64]
 Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
@@ -30,7 +29,7 @@ THREADS = 128
 """Pixels of a line that a block does."""
 
 
-class PackPlan:
+class PackPlan(DevicePlan):
     """What `edge_runtime.kernels.PackPlan` needs of a GPU; arguments have been checked there.
 
     Args:
@@ -44,11 +43,10 @@ class PackPlan:
     """
 
     def __init__(self, device: Device, phase_encodes: int, columns: int, plane_lines: int, plane_columns: int) -> None:
-        self._device, self._busy = device, threading.Lock()
+        super().__init__(device)
         self._geometry = phase_encodes, columns, plane_lines, plane_columns
+        memory = self._memory
         with device.use():
-            memory = self._memory = Memory()
-            self._stream = new_stream()
             self._image, self._out = (Port.of(memory, (phase_encodes, columns), np.complex64) for _ in range(2))
             self._planes = {
                 np.dtype(dtype): Port.of(memory, (2, plane_lines, plane_columns), dtype)
@@ -62,14 +60,14 @@ class PackPlan:
 
     def pack(self, image: Complex, scale: float, planes: Planes, step: float, zero_point: int) -> None:
         port = self._planes[planes.dtype]
-        with self._busy, self._device.use():
+        with self._turn():
             source = self._image.send(image, self._stream)
             self._launch("pack", planes.dtype, step, zero_point, source, np.float32(scale), port.address)
-            self._return(port, planes)
+            self._return((port, planes))
 
     def fill(self, value: float, plane: Planes, step: float, zero_point: int) -> None:
         port = self._planes[plane.dtype]
-        with self._busy, self._device.use():
+        with self._turn():
             self._launch("fill", plane.dtype, step, zero_point, np.float32(value), port.address)
             port.fetch(self._stream)
             self._stream.synchronize()
@@ -77,18 +75,13 @@ class PackPlan:
 
     def unpack(self, image: Complex, scale: float, planes: Planes, out: Complex, step: float, zero_point: int) -> None:
         port, stream = self._planes[planes.dtype], self._stream
-        with self._busy, self._device.use():
+        with self._turn():
             arguments = self._image.send(image, stream), port.send(planes, stream), np.float32(scale), self._out.address
             self._launch("unpack", planes.dtype, step, zero_point, *arguments)
-            self._return(self._out, out)
+            self._return((self._out, out))
 
     def _launch(self, work: str, dtype: np.dtype[Any], step: float, zero_point: int, *arguments: Any) -> None:
         _, _, lines, columns = self._geometry
         planes = np.array((*self._geometry, step, zero_point), PLANES)[()]
         grid, block = (-(-columns // THREADS), lines, 1), (THREADS, 1, 1)
         self._kernels[work, dtype](planes, *arguments, grid=grid, block=block, stream=self._stream)
-
-    def _return(self, port: Port, out: npt.NDArray[Any]) -> None:
-        port.fetch(self._stream)
-        self._stream.synchronize()
-        np.copyto(out, port.pinned)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cuda.device import Device, Memory, Port, new_stream
+from edge_runtime.cuda.device import Device, DevicePlan, Port
 from edge_runtime.cuda.groups import GEOMETRY, Groups
 
 Complex = npt.NDArray[np.complex64]
@@ -31,7 +30,7 @@ ARRAYS = {
 """Arrays of a group that each kernel has in shared memory."""
 
 
-class SensePlan:
+class SensePlan(DevicePlan):
     """What `edge_runtime.kernels.SensePlan` needs of a GPU; arguments have been checked there.
 
     Args:
@@ -44,12 +43,11 @@ class SensePlan:
     """
 
     def __init__(self, device: Device, coils: int, phase_encodes: int, columns: int) -> None:
-        self._device, self._busy = device, threading.Lock()
+        super().__init__(device)
         groups = self._groups = Groups(device, phase_encodes, columns, max(ARRAYS.values()))
         whole = groups.count * groups.array_bytes
+        memory = self._memory
         with device.use():
-            memory = self._memory = Memory()
-            self._stream = new_stream()
             maps, mask, adjoint = memory.room(coils * whole), memory.room(whole // 2), memory.room(whole)
             self._slice = np.array((groups.geometry(memory, coils), maps, mask, adjoint), SLICE)[()]
             self._solution, self._residual = memory.room(whole), memory.room(whole)
@@ -66,42 +64,28 @@ class SensePlan:
             }
 
     def set_maps(self, maps: Complex) -> None:
-        with self._busy, self._device.use():
+        with self._turn():
             self._launch("set_maps", self._hybrid.send(maps, self._stream))
             self._stream.synchronize()
 
     def set_samples(self, hybrid: Complex, measured: Mask) -> None:
-        with self._busy, self._device.use():
+        with self._turn():
             stream = self._stream
             self._launch("set_samples", self._hybrid.send(hybrid, stream), self._measured.send(measured, stream))
             stream.synchronize()
 
     def normal(self, image: Complex, out: Complex) -> None:
-        with self._busy, self._device.use():
-            self._launch("normal", self._first.send(image, self._stream), self._out.address)
-            self._return((self._out, out))
+        self._image_to_image("normal", image, out)
 
     def gradient(self, image: Complex, out: Complex) -> None:
-        with self._busy, self._device.use():
-            self._launch("gradient", self._first.send(image, self._stream), self._out.address)
-            self._return((self._out, out))
+        self._image_to_image("gradient", image, out)
 
     def data_consistent(self, prior: Complex, weight: float, steps: int, tolerance: float, out: Complex) -> None:
-        with self._busy, self._device.use():
-            self._launch(
-                "data_consistent",
-                self._first.send(prior, self._stream),
-                np.float32(weight),
-                np.int32(steps),
-                np.float32(tolerance),
-                self._solution,
-                self._residual,
-                self._out.address,
-            )
-            self._return((self._out, out))
+        numbers = np.float32(weight), np.int32(steps), np.float32(tolerance)
+        self._image_to_image("data_consistent", prior, out, *numbers, self._solution, self._residual)
 
     def regularised(self, weight: Reals, steps: int, tolerance: float, out: Complex) -> None:
-        with self._busy, self._device.use():
+        with self._turn():
             self._launch(
                 "regularised",
                 self._power.send(weight, self._stream),
@@ -114,7 +98,7 @@ class SensePlan:
             self._return((self._out, out))
 
     def substituted(self, image: Complex, hybrid: Complex, measured: Mask, out: Reals, power: Reals) -> None:
-        with self._busy, self._device.use():
+        with self._turn():
             stream = self._stream
             self._launch(
                 "substituted",
@@ -129,7 +113,7 @@ class SensePlan:
     def line_search(
         self, image: Complex, direction: Complex, hybrid: Complex, measured: Mask, agreement: Reals, power: Reals
     ) -> None:
-        with self._busy, self._device.use():
+        with self._turn():
             stream = self._stream
             self._launch(
                 "line_search",
@@ -142,17 +126,14 @@ class SensePlan:
             )
             self._return((self._agreement, agreement), (self._column_power, power))
 
+    def _image_to_image(self, name: str, image: Complex, out: Complex, *arguments: Any) -> None:
+        with self._turn():
+            self._launch(name, self._first.send(image, self._stream), *arguments, self._out.address)
+            self._return((self._out, out))
+
     def _launch(self, name: str, *arguments: Any) -> None:
         groups = self._groups
         shared = groups.shared_bytes(ARRAYS[name])
         self._kernels[name](
             self._slice, *arguments, grid=groups.grid, block=groups.block, shared=shared, stream=self._stream
         )
-
-    def _return(self, *results: tuple[Port, npt.NDArray[Any]]) -> None:
-        """Waits for what was launched and hands its results on."""
-        for port, _ in results:
-            port.fetch(self._stream)
-        self._stream.synchronize()
-        for port, out in results:
-            np.copyto(out, port.pinned)

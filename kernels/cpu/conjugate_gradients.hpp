@@ -20,12 +20,12 @@ inline Vector energy_of(const float* packed, int elements) {
     return sums.sum;
 }
 
+// Of energies; 0 for an empty column, whatever the units of others.
 inline Vector ratio(Vector numerator, Vector denominator) {
-    constexpr float kTiny = 1e-20f;  // keeps an empty column's step length finite
     float above[kLanes], below[kLanes];
     store(above, numerator);
     store(below, denominator);
-    for (int lane = 0; lane < kLanes; ++lane) above[lane] /= below[lane] > kTiny ? below[lane] : kTiny;
+    for (int lane = 0; lane < kLanes; ++lane) above[lane] /= below[lane] > 0 ? below[lane] : 1.0f;
     return load(above);
 }
 

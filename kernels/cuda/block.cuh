@@ -20,7 +20,6 @@ struct Lines {
     int count;             // of passes
     int length;
     float scale;
-    int pad;
 };
 
 __device__ __forceinline__ int element(int line) { return line * blockDim.x + threadIdx.x; }

@@ -9,7 +9,6 @@ struct Samples {
     const unsigned char* measured;  // (lines,); other lines hold anything
     long long coil_stride, line_stride;
     int wide;  // whether pairs of columns lie at multiples of 16 bytes
-    int pad;
 };
 
 __device__ __forceinline__ ComplexPair load(const Samples& samples, int coil, int line, int column, int columns) {

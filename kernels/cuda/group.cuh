@@ -13,7 +13,6 @@ struct Geometry {
     Lines lines;  // the phase encodes
     int coils, columns;
     int staging;  // whether there is an array for it in shared memory
-    int pad;
 };
 
 // Images are complex64 (lines, columns), hybrid arrays complex64 (coils, lines, columns), both centred at n / 2.

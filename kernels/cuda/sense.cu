@@ -89,11 +89,10 @@ __device__ __noinline__ void apply_normal(const Columns& group, const float4* im
     }
 }
 
-// numerator / denominator, finite for an empty column too
+// Of energies; 0 for an empty column, whatever the units of others.
 __device__ __forceinline__ Pair ratio(Pair numerator, Pair denominator) {
-    constexpr float kTiny = 1e-20f;
-    return {numerator.first / (denominator.first > kTiny ? denominator.first : kTiny),
-            numerator.second / (denominator.second > kTiny ? denominator.second : kTiny)};
+    return {numerator.first / (denominator.first > 0 ? denominator.first : 1.0f),
+            numerator.second / (denominator.second > 0 ? denominator.second : 1.0f)};
 }
 
 // Conjugate gradients (Hestenes and Stiefel, J Res Natl Bur Stand 49:409, 1952), each column with step lengths and an end of its own.

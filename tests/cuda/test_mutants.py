@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,50 +51,46 @@ def barriers() -> list[Mutant]:
     ]
 
 
-def change(file: str, old: str, new: str) -> Mutant:
-    text = (KERNELS / file).read_text()
-    assert text.count(old) == 1, f"{file}: {text.count(old)} times {old}"
-    return Mutant(file, text.index(old), old, new)
+CHANGES = {
+    "block.cuh": [
+        ("index / stride * pass.length + within", "index / stride * pass.length + within + 1"),
+        ("2 * (R - 1) * within", "2 * (R - 1) * index"),
+        ("line - k * stride;", "line - k * stride + (k > 1);"),
+        ("thread / 32 * blockDim.x + threadIdx.x] = value", "threadIdx.x] = value"),
+        ("turned < 32", "turned < 16"),
+    ],
+    "group.cuh": [
+        ("index + lines.length / 2", "index + (lines.length + 1) / 2"),
+        ("geometry.columns ? array[at + 1] : none", "geometry.columns ? array[at] : none"),
+        ("memory + (group.geometry.staging ? group.size : 0)", "memory"),
+    ],
+    "sense.cu": [
+        ("total(line, coil ? total(line) + part : part)", "total(line, part)"),
+        ("group.mask(base + q)", "group.mask(base)"),
+        ("ratio(energy * going, sum", "ratio(energy, sum"),
+        ("scaled(direction(line), lambda)", "scaled(direction(line), 2.0f * lambda)"),
+    ],
+    "coils.cu": [
+        ("samples.measured[line] ? load", "true ? load"),
+        ("coil * samples.coil_stride", "coil * samples.line_stride"),
+        ("(begin + made) * geometry.coils", "made * geometry.coils"),
+        ("coil ? powers[element(at)] + power : power", "power"),
+    ],
+    "pack.cu": [
+        ("line >= planes.phase_encodes || column >= planes.columns", "line >= planes.phase_encodes"),
+        ("quantized<T>(value.y", "quantized<T>(value.x"),
+        ("inside ? value : 0.0f", "value"),
+    ],
+}
+"""What a file says once, and what it must not."""
 
 
-def changes() -> list[Mutant]:
-    return [
-        change("block.cuh", "index / stride * pass.length + within", "index / stride * pass.length + within + 1"),
-        change("block.cuh", "2 * (R - 1) * within", "2 * (R - 1) * index"),
-        change("block.cuh", "line - k * stride;", "line - k * stride + (k > 1);"),
-        change("block.cuh", "thread / 32 * blockDim.x + threadIdx.x] = value", "threadIdx.x] = value"),
-        change("block.cuh", "unsigned turned = blockDim.x; turned < 32", "unsigned turned = blockDim.x; turned < 16"),
-        change("sense.cu", "total(line, coil ? total(line) + part : part)", "total(line, part)"),
-        change("sense.cu", "z[q] = scaled(z[q], group.mask(base + q))", "z[q] = scaled(z[q], group.mask(base))"),
-        change(
-            "group.cuh",
-            "const int moved = index + lines.length / 2",
-            "const int moved = index + (lines.length + 1) / 2",
-        ),
-        change(
-            "group.cuh",
-            "column + 1 < geometry.columns ? array[at + 1] : none",
-            "column + 1 < geometry.columns ? array[at] : none",
-        ),
-        change("sense.cu", "ratio(energy * going, sum", "ratio(energy, sum"),
-        change("sense.cu", "scaled(direction(line), lambda)); });", "scaled(direction(line), 2.0f * lambda)); });"),
-        change("group.cuh", "memory + (group.geometry.staging ? group.size : 0)", "memory"),
-        change("coils.cu", "samples.measured[line] ? load", "true ? load"),
-        change(
-            "coils.cu",
-            "coil * samples.coil_stride + line * samples.line_stride",
-            "coil * samples.line_stride + line * samples.coil_stride",
-        ),
-        change("coils.cu", "matrix + (begin + made) * geometry.coils + coil", "matrix + made * geometry.coils + coil"),
-        change("coils.cu", "coil ? powers[element(at)] + power : power", "power"),
-        change(
-            "pack.cu",
-            "if (line >= planes.phase_encodes || column >= planes.columns) return;",
-            "if (line >= planes.phase_encodes) return;",
-        ),
-        change("pack.cu", "quantized<T>(value.y, planes.quantization)", "quantized<T>(value.x, planes.quantization)"),
-        change("pack.cu", "inside ? value : 0.0f", "value"),
-    ]  # fmt: skip
+def changes() -> Iterator[Mutant]:
+    for file, pairs in CHANGES.items():
+        text = (KERNELS / file).read_text()
+        for old, new in pairs:
+            assert text.count(old) == 1, f"{file}: {text.count(old)} times {old}"
+            yield Mutant(file, text.index(old), old, new)
 
 
 MUTANTS = {str(mutant): mutant for mutant in [*barriers(), *changes()]}

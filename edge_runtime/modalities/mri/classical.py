@@ -13,6 +13,9 @@ import numpy.typing as npt
 from edge_runtime.kernels import SensePlan
 from edge_runtime.modalities.mri.fourier import Complex
 
+LEAST_POWER = float(np.finfo(np.float32).tiny)
+"""Stands for no noise at all, and for no signal above it, in whatever units samples come."""
+
 STEPS = 12
 FREQUENCY_BINS = 12
 
@@ -30,7 +33,7 @@ def wiener_weight(
         noise: standard deviation of a complex sample.
     """
     lines = measured.size
-    noise_power = max(noise, 1e-12) ** 2
+    noise_power = max(noise**2, LEAST_POWER)
     distance = np.abs(np.arange(lines) - lines // 2).astype(np.float64)
     known = np.flatnonzero(measured)
     signal = np.maximum(power[known].mean(axis=1) - coils * noise_power, 0) + noise_power
@@ -43,7 +46,7 @@ def wiener_weight(
             levels.append(float(signal[inside].mean()))
     profile = np.exp(np.interp(distance, centres, np.log(levels)))
     columns = power[known].mean(axis=0) - coils * noise_power
-    columns = np.maximum(columns / max(float(columns.mean()), 1e-30), 0.02)
+    columns = np.maximum(columns / max(float(columns.mean()), LEAST_POWER), 0.02)
     return np.asarray(noise_power / (profile[:, None] * columns[None, :]), dtype=np.float32)
 
 

@@ -285,6 +285,18 @@ def test_a_repeated_reconstruction_is_the_same(learned):
     assert first.evidence == second.evidence
 
 
+@pytest.mark.parametrize("factor", [1e-14, 1e-9, 1e-6, 1e6, 1e14])
+def test_the_units_of_the_samples_do_not_matter(learned, factor):
+    """From next to the darkest that is accepted to next to the brightest."""
+    samples = samples_of(uniform(LINES, 2, 0.2), known=False)
+    other = replace(samples, hybrid=(samples.hybrid * factor).astype(np.complex64))
+    for (method, made), (_, expected) in zip(
+        images_of(other, learned).items(), images_of(samples, learned).items(), strict=True
+    ):
+        image = made.image.astype(np.float64) / factor
+        assert np.abs(image - expected.image).max() <= 1e-4 * expected.image.max(), method
+
+
 def test_the_scale_of_the_samples_does_not_matter(learned):
     samples = samples_of(HALF)
     louder = replace(samples, hybrid=samples.hybrid * np.float32(1e4), noise=NoiseLevel(NOISE * 1e4, "noise scan"))
