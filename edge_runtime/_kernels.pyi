@@ -66,6 +66,9 @@ class LineBook:
     @property
     def counts(self) -> npt.NDArray[np.int32]: ...
 
+def all_positive(numbers: npt.NDArray[np.float32]) -> bool: ...
+def lines_of(lines: npt.NDArray[np.int64]) -> tuple[int, int, bool]: ...
+
 class IngestPlan:
     def __init__(self, workers: Workers, coils: int, samples: int, columns: int) -> None: ...
     def place(
@@ -122,9 +125,7 @@ class SensePlan:
         direction: Complex,
         hybrid: Complex,
         measured: npt.NDArray[np.bool_],
-        agreement: npt.NDArray[np.float32],
-        power: npt.NDArray[np.float32],
-    ) -> None: ...
+    ) -> tuple[float, float]: ...
 
 class SensitivityPlan:
     def __init__(

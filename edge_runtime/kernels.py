@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import operator
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import _kernels
-from edge_runtime._kernels import Placed, Stop, Survey, Workers
+from edge_runtime._kernels import Placed, Stop, Survey
 from edge_runtime.errors import ArgumentError
 from edge_runtime.scan import READOUT_DTYPE, SLICE_COUNTERS, ReadoutFlag
 
@@ -54,6 +56,18 @@ Size = tuple[int, int]
 
 Where = Literal["cpu", "cuda"]
 """What a plan runs on."""
+
+
+class Workers(_kernels.Workers):
+    """Threads that sleep until a plan has work for them; the caller counts as one. Several plans and callers may share them.
+
+    Args:
+        threads: 1 to 1024.
+    """
+
+    def __init__(self, threads: int) -> None:
+        _whole("threads", threads, 1, 1024)
+        super().__init__(threads)
 
 
 def instruction_set() -> str:
@@ -102,6 +116,8 @@ def survey(header: npt.NDArray[np.void]) -> Survey:
 class LineBook:
     """The lines of one slice: which have come, and by which rules more may.
 
+    It grows with the averages that come, and to the longest batch; nothing else is allocated while readouts are placed.
+
     Args:
         lines: of the slice.
         first_phase_encode: the counter of its first line.
@@ -126,7 +142,8 @@ class LineBook:
         placement: np.void,
         tolerances: Mapping[str, float],
     ) -> None:
-        _at_least("lines", lines, 1)
+        _positive(lines=lines)
+        _whole("averages", averages, 0)
         self._book = _kernels.LineBook(
             lines=lines,
             first=first_phase_encode,
@@ -153,7 +170,7 @@ class IngestPlan:
 
     def __init__(self, workers: Workers, coils: int, samples: int, columns: int) -> None:
         _positive(coils=coils, columns=columns)
-        _at_least("samples", samples, columns)
+        _whole("samples", samples, columns, LARGEST)
         self.coils, self.samples, self.columns = coils, samples, columns
         self._plan = _kernels.IngestPlan(workers, coils, samples, columns)
 
@@ -172,11 +189,11 @@ class IngestPlan:
         Args:
             samples: ``(readouts, coils, count)`` with ``first_sample + count <= samples``; every readout contiguous along its
                 samples, at any address: readouts may lie in a receive buffer.
-            lines: which line of ``out`` each readout is, ``(readouts,)``.
+            lines: which line of ``out`` each readout is, ``(readouts,)``; unique unless added to.
             out: ``(lines, coils, columns)``, contiguous.
             first_sample: where the samples begin in the transform's length; the rest counts as zero.
             whitening: ``(coils, coils)``, multiplies the coils of every readout.
-            add: to what ``out`` holds, in the order of the readouts; else lines must be unique and are replaced.
+            add: to what ``out`` holds, in the order of the readouts; else lines are replaced.
         """
         samples = _array("samples", samples, np.complex64, (None, self.coils, None), contiguous=False)
         if samples.strides[2] != samples.itemsize and samples.shape[2] > 1:
@@ -188,12 +205,16 @@ class IngestPlan:
             )
         lines = _array("lines", lines, np.int64, (samples.shape[0],))
         out = _array("out", out, np.complex64, (None, self.coils, self.columns), writeable=True)
-        if len(lines) and (lines.min() < 0 or lines.max() >= len(out)):
-            raise ArgumentError("lines", f"{lines.min()} to {lines.max()}", f"0 to {len(out) - 1}")
+        if not (count and len(lines)):
+            return
+        lowest, highest, ascending = _kernels.lines_of(lines)
+        if lowest < 0 or highest >= len(out):
+            raise ArgumentError("lines", f"{lowest} to {highest}", f"0 to {len(out) - 1}")
+        if not (add or ascending) and len(np.unique(lines)) != len(lines):
+            raise ArgumentError("lines", "one line more than once", "each line once, or add=True")
         if whitening is not None:
             whitening = _array("whitening", whitening, np.complex64, (self.coils, self.coils))
-        if count and len(lines):
-            self._plan.execute(samples.view(np.uint8), first_sample, whitening, lines, out, add)
+        self._plan.execute(samples.view(np.uint8), first_sample, whitening, lines, out, add)
 
     def place(
         self,
@@ -329,24 +350,31 @@ class _Operator:
 
     def __init__(self, coils: int, *shape: int) -> None:
         self.coils, self.shape = coils, shape
+        self._has_maps = self._has_samples = False
 
     def set_maps(self, sensitivities: Complex) -> None:
         """Takes the sensitivities ``(coils, *shape)``; samples must be set anew."""
+        self._has_samples = False
         self._plan.set_maps(self._hybrid("sensitivities", sensitivities))
+        self._has_maps = True
 
     def set_samples(self, hybrid: Complex, mask: Mask) -> None:
         """Takes the samples ``(coils, *shape)`` that count by the mask, ``shape``."""
+        self._with_maps()
         self._plan.set_samples(self._hybrid("hybrid", hybrid), self._image("mask", mask, np.bool_))
+        self._has_samples = True
 
     def normal(self, image: Complex, out: Complex | None = None) -> Complex:
         """``Aᴴ A x``; all ``shape``."""
         image, out = self._image("image", image), self._out(out)
+        self._with_samples()
         self._plan.normal(image, out)
         return out
 
     def gradient(self, image: Complex, out: Complex | None = None) -> Complex:
         """``Aᴴ (A x - y)``, all ``shape``; of an image of zeros it is ``-Aᴴ y``."""
         image, out = self._image("image", image), self._out(out)
+        self._with_samples()
         self._plan.gradient(image, out)
         return out
 
@@ -365,10 +393,21 @@ class _Operator:
                 step is made.
             out: ``shape``, may be ``prior``.
         """
+        _finite("weight", weight, least=0.0)
         _stopping(steps, tolerance)
         prior, out = self._image("prior", prior), self._out(out)
+        self._with_samples()
         self._plan.data_consistent(prior, weight, steps, tolerance, out)
         return out
+
+    def _with_maps(self) -> None:
+        if not self._has_maps:
+            raise ArgumentError("sensitivities", "none", "those of set_maps, called first")
+
+    def _with_samples(self) -> None:
+        self._with_maps()
+        if not self._has_samples:
+            raise ArgumentError("hybrid", "no samples since the maps were set", "those of set_samples, called first")
 
     def _hybrid(self, name: str, array: Complex) -> Complex:
         return _array(name, array, np.complex64, (self.coils, *self.shape))
@@ -414,58 +453,66 @@ class SensePlan(_Operator):
         """``argmin |A x - y|² + Σ w |F x|²`` by preconditioned conjugate gradients from zero.
 
         Args:
-            spectral_weight: ``w``, positive, ``(phase_encodes, columns)``.
+            spectral_weight: ``w``, positive and finite, ``(phase_encodes, columns)``.
             steps: at most that many.
             tolerance: of a column's relative residual as in `data_consistent`, here of the preconditioned equations for ``F x``.
             out: ``(phase_encodes, columns)``.
         """
         _stopping(steps, tolerance)
         spectral_weight, out = self._image("spectral_weight", spectral_weight, np.float32), self._out(out)
+        if not _kernels.all_positive(spectral_weight):
+            raise ArgumentError(
+                "spectral_weight", f"{spectral_weight.min()} to {spectral_weight.max()}", "positive and finite weights"
+            )
+        self._with_samples()
         self._plan.regularised(spectral_weight, steps, tolerance, out)
         return out
 
-    def substituted(self, image: Complex, hybrid: Complex, measured: Mask) -> tuple[Reals, Reals]:
+    def substituted(
+        self, image: Complex, hybrid: Complex, measured: Mask, out: tuple[Reals, Reals] | None = None
+    ) -> tuple[Reals, Reals]:
         """The magnitude image that agrees with every measured sample: in each coil's k-space the model's samples give way to the
-        measured ones, and the coil images are combined by root-sum-of-squares.
+        measured ones, and the coil images are combined by root-sum-of-squares. Needs maps only.
 
         Args:
             image: ``(phase_encodes, columns)``.
             hybrid: ``(coils, phase_encodes, columns)``.
             measured: which samples take their place, ``(phase_encodes, columns)``.
+            out: for both that are returned.
 
         Returns:
             the image, and ``|F S x - y|²`` where samples were measured, mean over the coils; both ``(phase_encodes, columns)``.
         """
-        out, power = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
+        if out is None:
+            out = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
+        magnitude, power = (_array("out", array, np.float32, self.shape, writeable=True) for array in out)
+        self._with_maps()
         self._plan.substituted(
             self._image("image", image),
             self._hybrid("hybrid", hybrid),
             self._image("measured", measured, np.bool_),
-            out,
+            magnitude,
             power,
         )
-        return out, power
+        return out
 
     def line_search(self, image: Complex, direction: Complex, hybrid: Complex, mask: Mask) -> float | None:
         """The step α for which ``image + α direction`` agrees best with the samples under a mask, whatever mask is set: the minimum
-        of ``|M (F S (image + α direction) - y)|²``; ``None`` where the direction changes no such sample.
+        of ``|M (F S (image + α direction) - y)|²``; ``None`` where the direction changes no such sample. Needs maps only.
 
         Args:
             image, direction: ``(phase_encodes, columns)``.
             hybrid: ``(coils, phase_encodes, columns)``.
             mask: ``(phase_encodes, columns)``.
         """
-        agreement, power = np.empty(self.columns, np.float32), np.empty(self.columns, np.float32)
-        self._plan.line_search(
+        self._with_maps()
+        agreement, power = self._plan.line_search(
             self._image("image", image),
             self._image("direction", direction),
             self._hybrid("hybrid", hybrid),
             self._image("mask", mask, np.bool_),
-            agreement,
-            power,
         )
-        whole = float(power.sum(dtype=np.float64))
-        return float(agreement.sum(dtype=np.float64)) / whole if whole > 0 else None
+        return agreement / power if power > 0 else None
 
 
 class VolumeSensePlan(_Operator):
@@ -482,6 +529,10 @@ class VolumeSensePlan(_Operator):
 
     def __init__(self, workers: Workers, coils: int, partitions: int, phase_encodes: int, columns: int) -> None:
         _positive(coils=coils, partitions=partitions, phase_encodes=phase_encodes, columns=columns)
+        if partitions * phase_encodes > LARGEST_PLANE:
+            raise ArgumentError(
+                "partitions, phase_encodes", f"{partitions} x {phase_encodes}", f"at most {LARGEST_PLANE} of a plane"
+            )
         super().__init__(coils, partitions, phase_encodes, columns)
         self.partitions, self.phase_encodes, self.columns = partitions, phase_encodes, columns
         self._plan = _kernels.VolumeSensePlan(workers, coils, partitions, phase_encodes, columns)
@@ -504,6 +555,9 @@ class SensitivityPlan:
 
     def __init__(self, workers: Workers, coils: int, acs: Size, kernel: Size, grid: Size, image: Size) -> None:
         _positive(coils=coils)
+        for name, size in (("acs", acs), ("image", image)):
+            for points in size:
+                _positive(**{name: points})
         for name, size, of, most in (("kernel", kernel, "ACS", acs), ("grid", grid, "image", image)):
             if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
                 raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
@@ -521,8 +575,8 @@ class SensitivityPlan:
             weight: multiplies the maps, ``(phase_encodes, columns)``.
         """
         acs = _array("acs", acs, np.complex64, self._acs)
-        if not threshold > 0:
-            raise ArgumentError("threshold", threshold, "a positive share")
+        if not 0 < threshold <= 1:  # nor is NaN
+            raise ArgumentError("threshold", threshold, "a share above 0, at most 1")
         if weight is not None:
             weight = _array("weight", weight, np.float32, self._image)
         shape = (self._acs[0], *self._image)
@@ -559,7 +613,7 @@ class PackPlan:
         self, workers: Workers, phase_encodes: int, columns: int, multiple: int, *, device: Where = "cpu"
     ) -> None:
         _positive(phase_encodes=phase_encodes, columns=columns)
-        _at_least("multiple", multiple, 1)
+        _whole("multiple", multiple, 1, LARGEST)
         self.shape = phase_encodes, columns
         self.plane = -(-phase_encodes // multiple) * multiple, -(-columns // multiple) * multiple
         """Shape of a plane."""
@@ -571,14 +625,18 @@ class PackPlan:
 
         Args:
             image: ``(phase_encodes, columns)``.
+            scale: positive.
             planes: real and imaginary part, ``(2, *plane)``.
         """
         image = _array("image", image, np.complex64, self.shape)
         planes, levels = self._planes("planes", planes, (2, *self.plane), quantization, writeable=True)
+        if not 0 < scale < math.inf:  # nor is NaN
+            raise ArgumentError("scale", scale, "a positive number")
         self._plan.pack(image, scale, planes, *levels)
 
     def fill(self, value: float, plane: Planes, quantization: Quantization | None = None) -> None:
         """Writes one value for every pixel of the image; ``plane`` has the shape `plane`."""
+        _finite("value", value)
         plane, levels = self._planes("plane", plane, self.plane, quantization, writeable=True)
         self._plan.fill(value, plane, *levels)
 
@@ -598,6 +656,7 @@ class PackPlan:
         """
         image = _array("image", image, np.complex64, self.shape)
         planes, levels = self._planes("planes", planes, (2, *self.plane), quantization)
+        _finite("scale", scale)
         if out is None:
             out = np.empty(self.shape, np.complex64)
         self._plan.unpack(image, scale, planes, _array("out", out, np.complex64, self.shape, writeable=True), *levels)
@@ -696,20 +755,35 @@ def _sampled(hybrid: Complex, measured: Mask, shape: tuple[int, int, int]) -> tu
     return hybrid, _array("measured", measured, np.bool_, (shape[1],))
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ArgumentError(name, value, f"at least {least}")
+LARGEST = 2**20
+"""Of any axis; MRD counts samples and lines in 16 bits."""
+
+LARGEST_PLANE = 2**26
+"""Partitions x phase encodes, whose packed elements kernels count in 32 bits."""
+
+
+def _whole(name: str, value: int, least: int, most: int = 2**31 - 1) -> None:
+    try:
+        within = least <= operator.index(value) <= most
+    except TypeError:
+        within = False
+    if not within:
+        raise ArgumentError(name, value, f"a whole number, {least} to {most}")
 
 
 def _positive(**sizes: int) -> None:
     for name, size in sizes.items():
-        _at_least(name, size, 1)
+        _whole(name, size, 1, LARGEST)
+
+
+def _finite(name: str, value: float, least: float = -math.inf) -> None:
+    if not (math.isfinite(value) and value >= least):
+        raise ArgumentError(name, value, "a finite number" if least < 0 else "0 or more, finite")
 
 
 def _stopping(steps: int, tolerance: float) -> None:
-    _at_least("steps", steps, 0)
-    if not tolerance >= 0:  # nor is NaN
-        raise ArgumentError("tolerance", tolerance, "0 or more")
+    _whole("steps", steps, 0)
+    _finite("tolerance", tolerance, least=0.0)
 
 
 def _array(
@@ -724,8 +798,8 @@ def _array(
     """The array itself, or a view of one of another library, if it is what the plan was made for."""
     if not isinstance(array, np.ndarray):
         try:
-            array = np.from_dlpack(array)  # type: ignore[arg-type]  # whatever has no __dlpack__ is refused below
-        except (AttributeError, BufferError, RuntimeError, TypeError) as error:
+            array = np.from_dlpack(array, copy=False)  # type: ignore[arg-type]  # what has no __dlpack__ is refused below
+        except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
             raise ArgumentError(
                 name, type(array).__name__, f"a NumPy array, or DLPack in CPU memory ({error})"
             ) from None

@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <cmath>
 #include <complex>
 #include <mutex>
 #include <optional>
@@ -233,12 +234,19 @@ class OperatorPlan {
     }
 
     void run(Member member, const edge::SenseTask& task) {
+        run(member, task, [] {});
+    }
+
+    // `finish()` is called while the plan is still this caller's.
+    template <class Finish>
+    void run(Member member, const edge::SenseTask& task, Finish finish) {
         const Kernel kernel = edge::kernels().*member;
         const nb::gil_scoped_release released;
         const std::lock_guard<std::mutex> lock(busy_);
         workers_.run(blocks_, [&](std::size_t block, int slot) {
             kernel(transforms_, geometry_, data_, task, block, scratch_[slot]);
         });
+        finish();
     }
 
     std::size_t columns() const { return static_cast<std::size_t>(shape_[Axes]); }
@@ -266,7 +274,8 @@ class SensePlan : public OperatorPlan<edge::Transform, edge::SenseGeometry, 2> {
   public:
     SensePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
         : OperatorPlan(workers, edge::Transform(phase_encodes), {coils, phase_encodes, columns}, {coils, phase_encodes, columns},
-                       edge::sense_scratch) {}
+                       edge::sense_scratch),
+          sums_(1, 2 * size(columns)) {}
 
     void set_maps(Hybrid maps) { pack_maps(&edge::Kernels::pack_maps, maps); }
     void set_samples(Hybrid hybrid, Mask measured) { pack_samples(&edge::Kernels::pack_samples, hybrid, measured); }
@@ -302,22 +311,33 @@ class SensePlan : public OperatorPlan<edge::Transform, edge::SenseGeometry, 2> {
         run(&edge::Kernels::substituted, task);
     }
 
-    void line_search(Image image, Image direction, Hybrid hybrid, Mask measured, Contiguous<float, 1> agreement,
-                     Contiguous<float, 1> power) {
+    // Re <A direction, y - A image> and |A direction|²
+    std::pair<double, double> line_search(Image image, Image direction, Hybrid hybrid, Mask measured) {
         require_image(image);
         require_image(direction);
         require_hybrid(hybrid);
         require_image(measured);
-        require(agreement.shape(0) == columns() && power.shape(0) == columns(), "agreement, power: (columns,)");
         edge::SenseTask task;
         task.image = reinterpret_cast<const float*>(image.data());
         task.direction = reinterpret_cast<const float*>(direction.data());
         task.hybrid = reinterpret_cast<const float*>(hybrid.data());
         task.measured = measured.data();
-        task.out = agreement.data();
-        task.power = power.data();
-        run(&edge::Kernels::line_search, task);
+        task.out = sums_[0];  // a column's each
+        task.power = task.out + columns();
+        std::pair<double, double> whole{0, 0};
+        run(&edge::Kernels::line_search, task, [&] {
+            for (std::size_t column = 0; column < columns(); ++column) {
+                whole.first += static_cast<double>(task.out[column]);
+                whole.second += static_cast<double>(task.power[column]);
+            }
+        });
+        return whole;
     }
+
+  private:
+    static std::size_t size(int count) { return static_cast<std::size_t>(count); }
+
+    edge::Scratch sums_;
 };
 
 class VolumeSensePlan : public OperatorPlan<edge::PlaneTransform, edge::VolumeGeometry, 3> {
@@ -503,6 +523,12 @@ class SensitivityPlan {
     std::mutex busy_;
 };
 
+bool all_positive(Contiguous<const float, 2> numbers) {  // and finite
+    bool positive = true;
+    for (std::size_t i = 0; i < numbers.size(); ++i) positive = positive && numbers.data()[i] > 0 && numbers.data()[i] < HUGE_VALF;
+    return positive;
+}
+
 // One signature for every type that a tensor's elements may have.
 template <class T>
 void bind_pack(nb::class_<PackPlan>& plan) {
@@ -554,6 +580,8 @@ NB_MODULE(_kernels, module) {
              nb::keep_alive<1, 2>())
         .def("combine", &AdaptivePlan::combine, "samples"_a.noconvert(), "measured"_a.noconvert(), "out"_a.noconvert());
 
+    module.def("all_positive", &all_positive, "numbers"_a.noconvert());
+
     module.def("transform_tables", [](int length) {
         const edge::Transform transform(length);
         std::vector<std::array<int, 4>> passes;
@@ -576,7 +604,7 @@ NB_MODULE(_kernels, module) {
         .def("substituted", &SensePlan::substituted, "image"_a.noconvert(), "hybrid"_a.noconvert(), "measured"_a.noconvert(),
              "out"_a.noconvert(), "power"_a.noconvert())
         .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
-             "measured"_a.noconvert(), "agreement"_a.noconvert(), "power"_a.noconvert());
+             "measured"_a.noconvert());
 
     nb::class_<SensitivityPlan>(module, "SensitivityPlan")
         .def(nb::init<edge::Workers&, int, SensitivityPlan::Size, SensitivityPlan::Size, SensitivityPlan::Size,

@@ -3,9 +3,12 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
+#include <tuple>
 
 #include "bindings_arrays.hpp"
 #include "ingest.hpp"
@@ -178,6 +181,20 @@ class IngestPlan {
     std::mutex busy_;
 };
 
+// The lowest and the highest, and whether each is above the one before.
+std::tuple<std::int64_t, std::int64_t, bool> lines_of(Contiguous<const std::int64_t, 1> lines) {
+    require(lines.shape(0) > 0, "at least one line");
+    std::int64_t lowest = lines.data()[0], highest = lowest;
+    bool ascending = true;
+    for (std::size_t i = 1; i < lines.shape(0); ++i) {
+        const std::int64_t line = lines.data()[i];
+        ascending = ascending && line > lines.data()[i - 1];
+        lowest = std::min(lowest, line);
+        highest = std::max(highest, line);
+    }
+    return {lowest, highest, ascending};
+}
+
 }  // namespace
 
 void bind_ingest(nb::module_& module) {
@@ -188,6 +205,8 @@ void bind_ingest(nb::module_& module) {
     module.def(
         "survey", [](nb::handle header, const FieldOffsets& fields) { return edge::survey(*HeaderBuffer(header, fields)); },
         "header"_a, "fields"_a);
+
+    module.def("lines_of", &lines_of, "lines"_a.noconvert());
 
     nb::enum_<edge::Stop>(module, "Stop")
         .value("END", edge::Stop::kEnd)

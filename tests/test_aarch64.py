@@ -18,8 +18,14 @@ SYSROOT = ROOT / "build/aarch64/sysroot"
 FETCHED = SYSROOT / ".complete"
 TESTS = [
     "test_kernels.py",
+    "test_adjointness.py",
     "test_sense_plan.py",
+    "test_volume_plan.py",
     "test_coil_plan.py",
+    "test_adaptive_plan.py",
+    "test_sensitivity_plan.py",
+    "test_pack_plan.py",
+    "test_place.py",
     "links/test_mrd_messages.py",
     "property/test_mrd_parser.py",
 ]

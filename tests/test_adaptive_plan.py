@@ -117,5 +117,5 @@ def test_an_argument_that_was_not_planned_is_named():
         plan.combine(samples, measured[:3])
     with pytest.raises(ArgumentError, match="out: dtype complex64 expected, dtype float32 came"):
         plan.combine(samples, measured, out=np.zeros((8, 4), np.float32))
-    with pytest.raises(ArgumentError, match="columns: at least 1 expected, 0 came"):
+    with pytest.raises(ArgumentError, match=r"columns: a whole number, .* expected, 0 came"):
         AdaptivePlan(Workers(threads=1), 2, 8, 0)

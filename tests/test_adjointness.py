@@ -26,8 +26,10 @@ class Operator:
     range: tuple[int, ...]
 
 
-def ingest(shape):
+def ingest(shape, share=1.0):
+    """Readouts that fill a share of the transform's length, at its end as a partial echo does."""
     coils, length, readouts = shape
+    count = max(1, int(share * length))
     kept = centre_slice(length, (length + 1) // 2)
     columns = kept.stop - kept.start
     whitening = np.tril(complex_noise((coils, coils), np.random.default_rng(1)))
@@ -35,15 +37,19 @@ def ingest(shape):
 
     def forward(samples):
         out = np.empty((readouts, coils, columns), np.complex64)
-        plan.execute(samples, np.arange(readouts), out, whitening=whitening)
+        plan.execute(samples, np.arange(readouts), out, first_sample=length - count, whitening=whitening)
         return out
 
     def adjoint(image):
         wide = np.zeros((readouts, coils, length), np.complex64)
         wide[:, :, kept] = image
-        return np.einsum("ji,rjx->rix", whitening.conj(), to_kspace(wide, axis=2))
+        return np.einsum("ji,rjx->rix", whitening.conj(), to_kspace(wide, axis=2)[:, :, length - count :])
 
-    return Operator(forward, adjoint, (readouts, coils, length), (readouts, coils, columns))
+    return Operator(forward, adjoint, (readouts, coils, count), (readouts, coils, columns))
+
+
+def partial_ingest(shape):
+    return ingest(shape, share=0.7)
 
 
 def compression(shape):
@@ -102,7 +108,7 @@ def test_the_adjoint_is_the_adjoint_of_slices(operator, shape):
 @pytest.mark.parametrize(
     ("operator", "shape"),
     [
-        *((operator, shape) for operator in (ingest, compression) for shape in SLICES),
+        *((operator, shape) for operator in (ingest, partial_ingest, compression) for shape in SLICES),
         *((operator, shape) for operator in (sense, sense_normal) for shape in VOLUMES),
     ],
 )

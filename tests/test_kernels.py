@@ -168,6 +168,7 @@ def test_arrays_of_other_libraries_come_through_dlpack():
         ("lines", lambda a: a[:2], r"lines: shape \(4,\) expected, shape \(2,\) came"),
         ("lines", lambda a: a + 1, "lines: 0 to 3 expected, 1 to 4 came"),
         ("lines", lambda a: a - 1, "lines: 0 to 3 expected, -1 to 2 came"),
+        ("lines", lambda a: a // 2, "lines: each line once, or add=True expected, one line more than once came"),
         ("out", lambda a: a[:, :, :4], r"out: shape \(any, 2, 8\) expected"),
         ("out", lambda a: np.asfortranarray(a), "out: C order without gaps expected"),
         ("out", lambda a: np.frombuffer(a.tobytes(), np.complex64).reshape(a.shape), "out: one that can be written"),
@@ -188,10 +189,26 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
         IngestPlan(Workers(threads=1), 2, 16, 8).execute(**arguments)
 
 
-@pytest.mark.parametrize("geometry", [(0, 16, 8), (2, 7, 8), (2, 16, 0)])
-def test_an_impossible_geometry_is_named(geometry):
-    with pytest.raises(ArgumentError, match="at least"):
+@pytest.mark.parametrize(
+    ("geometry", "name"),
+    [
+        ((0, 16, 8), "coils"),
+        ((2, 7, 8), "samples"),
+        ((2, 16, 0), "columns"),
+        ((2.0, 16, 8), "coils"),
+        ((2, 2**40, 8), "samples"),
+        ((2, 16, "8"), "columns"),
+    ],
+)
+def test_an_impossible_geometry_is_named(geometry, name):
+    with pytest.raises(ArgumentError, match=f"{name}: a whole number, .* expected"):
         IngestPlan(Workers(threads=1), *geometry)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5])
+def test_an_impossible_number_of_threads_is_named(threads):
+    with pytest.raises(ArgumentError, match="threads: a whole number, 1 to 1024 expected"):
+        Workers(threads)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, complex(0, np.nan)])

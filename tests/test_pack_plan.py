@@ -148,5 +148,14 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
 
 
 def test_a_plan_for_nothing_is_named():
-    with pytest.raises(ArgumentError, match="multiple: at least 1 expected, 0 came"):
+    with pytest.raises(ArgumentError, match=r"multiple: a whole number, .* expected, 0 came"):
         PackPlan(Workers(threads=1), 4, 4, 0, device=sense_problems.running_on)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_scale_that_is_none_is_named(scale):
+    plan = PackPlan(Workers(1), 4, 3, 2)
+    with pytest.raises(ArgumentError, match="scale: a positive number expected"):
+        plan.pack(np.zeros((4, 3), np.complex64), scale, np.zeros((2, *plan.plane), np.float32))
+    with pytest.raises(ArgumentError, match="value: a finite number expected, nan came"):
+        plan.fill(np.nan, np.zeros(plan.plane, np.float32))

@@ -164,11 +164,75 @@ def test_solves_do_not_depend_on_the_units_of_the_samples(factor):
         assert_close(made.astype(np.complex128) / factor, expected, 1e-5)
 
 
-def test_samples_outside_the_mask_are_not_looked_at():
+@pytest.mark.parametrize("never_written", [1e9, np.inf, np.nan])
+def test_samples_outside_the_mask_are_not_looked_at(never_written):
     plan, _, hybrid, mask = problem_of((2, 8, 3))
-    before = plan.gradient(image_like(plan))
-    plan.set_samples(np.where(mask, hybrid, np.complex64(np.float32(1e9))), mask)
-    np.testing.assert_array_equal(plan.gradient(image_like(plan)), before)
+    image, direction = image_like(plan, 1), image_like(plan, 2)
+
+    def answers(hybrid):
+        plan.set_samples(hybrid, mask)
+        return (
+            plan.gradient(image),
+            *plan.substituted(image, hybrid, mask),
+            plan.line_search(image, direction, hybrid, mask),
+        )
+
+    expected = answers(hybrid)
+    holes = np.where(mask, hybrid, np.complex64(complex(never_written, never_written)))
+    for made, wanted in zip(answers(holes), expected, strict=True):
+        np.testing.assert_array_equal(made, wanted)
+
+
+def test_what_a_plan_needs_first_is_said():
+    plan = sense_plan((2, 8, 3))
+    image, hybrid, mask = image_like(plan), np.zeros((2, 8, 3), np.complex64), np.ones((8, 3), bool)
+    for early in (
+        lambda: plan.set_samples(hybrid, mask),
+        lambda: plan.normal(image),
+        lambda: plan.substituted(image, hybrid, mask),
+        lambda: plan.line_search(image, image, hybrid, mask),
+    ):
+        with pytest.raises(ArgumentError, match=r"sensitivities: those of set_maps, called first expected, none came"):
+            early()
+    plan.set_maps(hybrid)
+    for early in (
+        lambda: plan.gradient(image),
+        lambda: plan.data_consistent(image, 1.0, 1),
+        lambda: plan.regularised(np.ones((8, 3), np.float32), 1),
+    ):
+        with pytest.raises(ArgumentError, match="hybrid: those of set_samples, called first expected"):
+            early()
+    plan.set_samples(hybrid, mask)
+    plan.set_maps(hybrid)
+    with pytest.raises(ArgumentError, match="no samples since the maps were set came"):
+        plan.normal(image)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ({"weight": np.nan}, "weight: 0 or more, finite expected, nan came"),
+        ({"weight": -0.1}, "weight: 0 or more, finite expected, -0.1 came"),
+        ({"weight": np.inf}, "weight: 0 or more, finite"),
+        ({"steps": -1}, "steps: a whole number, 0 to 2147483647 expected, -1 came"),
+        ({"steps": 2**31}, "steps: a whole number"),
+        ({"steps": 1.5}, "steps: a whole number"),
+        ({"tolerance": np.nan}, "tolerance: 0 or more, finite"),
+    ],
+)
+def test_numbers_that_no_solve_can_have_are_named(numbers, text):
+    plan, *_ = problem_of((2, 8, 3))
+    with pytest.raises(ArgumentError, match=text):
+        plan.data_consistent(image_like(plan), **{"weight": 0.1, "steps": 2, **numbers})
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+def test_a_spectral_weight_that_is_none_is_named(bad):
+    plan, *_ = problem_of((2, 8, 3))
+    weights = np.ones(plan.shape, np.float32)
+    weights[3, 1] = bad
+    with pytest.raises(ArgumentError, match="spectral_weight: positive and finite weights expected"):
+        plan.regularised(weights, 3)
 
 
 def test_the_result_does_not_depend_on_the_threads():
@@ -220,14 +284,14 @@ def test_an_empty_column_stays_finite():
             "mask: dtype bool expected, dtype float64 came",
         ),
         (lambda plan: plan.regularised(np.zeros((8, 3)), 3), "spectral_weight: dtype float32 expected"),
-        (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: at least 0 expected, -1 came"),
+        (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: a whole number, .* expected, -1 came"),
         (
             lambda plan: plan.data_consistent(image_like(plan), 0.1, 3, tolerance=-0.1),
-            "tolerance: 0 or more expected, -0.1 came",
+            "tolerance: 0 or more, finite expected, -0.1 came",
         ),
         (
             lambda plan: plan.regularised(np.ones(plan.shape, np.float32), 3, tolerance=np.nan),
-            "tolerance: 0 or more expected, nan came",
+            "tolerance: 0 or more, finite expected, nan came",
         ),
     ],
 )

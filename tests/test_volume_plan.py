@@ -46,6 +46,15 @@ def test_the_operator_is_the_plain_one(shape):
     assert_close(plan.gradient(image), gradient_of(maps, hybrid, mask, image))
 
 
+@pytest.mark.parametrize("never_written", [np.inf, np.nan])
+def test_samples_outside_the_mask_are_not_looked_at(never_written):
+    plan, _, hybrid, mask = problem_of((3, 5, 7, 9))
+    image = image_like(plan)
+    expected = plan.gradient(image)
+    plan.set_samples(np.where(mask, hybrid, np.complex64(complex(never_written, never_written))), mask)
+    np.testing.assert_array_equal(plan.gradient(image), expected)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), st.integers(1, 18))
 def test_the_operator_of_any_geometry(coils, partitions, lines, columns):
@@ -142,13 +151,6 @@ def test_a_solve_does_not_depend_on_the_units_of_the_samples(factor):
     assert_close(made.astype(np.complex128) / factor, expected, 1e-5)
 
 
-def test_samples_outside_the_mask_are_not_looked_at():
-    plan, _, hybrid, mask = problem_of((2, 4, 8, 3))
-    before = plan.gradient(image_like(plan))
-    plan.set_samples(np.where(mask, hybrid, np.complex64(np.float32(1e9))), mask)
-    np.testing.assert_array_equal(plan.gradient(image_like(plan)), before)
-
-
 def test_a_plan_writes_where_it_is_told():
     plan, *_ = problem_of((2, 4, 8, 3))
     out = np.empty(plan.shape, np.complex64)
@@ -184,10 +186,10 @@ def test_a_plan_writes_where_it_is_told():
             lambda plan: plan.set_samples(np.zeros((2, 4, 8, 3), np.complex64), np.zeros((4, 8), bool)),
             r"mask: shape \(4, 8, 3\) expected, shape \(4, 8\) came",
         ),
-        (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: at least 0 expected, -1 came"),
+        (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: a whole number, .* expected, -1 came"),
         (
             lambda plan: plan.data_consistent(image_like(plan), 0.1, 1, tolerance=np.nan),
-            "tolerance: 0 or more expected, nan came",
+            "tolerance: 0 or more, finite expected, nan came",
         ),
     ],
 )
@@ -199,5 +201,5 @@ def test_an_argument_that_was_not_planned_is_named(call, text):
 
 @pytest.mark.parametrize("geometry", [(0, 4, 8, 3), (2, 0, 8, 3), (2, 4, -1, 3), (2, 4, 8, 0)])
 def test_an_impossible_geometry_is_named(geometry):
-    with pytest.raises(ArgumentError, match="at least 1 expected"):
+    with pytest.raises(ArgumentError, match="a whole number, 1 to"):
         VolumeSensePlan(Workers(threads=1), *geometry)

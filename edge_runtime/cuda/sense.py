@@ -110,9 +110,8 @@ class SensePlan(DevicePlan):
             )
             self._return((self._magnitude, out), (self._power, power))
 
-    def line_search(
-        self, image: Complex, direction: Complex, hybrid: Complex, measured: Mask, agreement: Reals, power: Reals
-    ) -> None:
+    def line_search(self, image: Complex, direction: Complex, hybrid: Complex, measured: Mask) -> tuple[float, float]:
+        """Re <A direction, y - A image> and |A direction|²."""
         with self._turn():
             stream = self._stream
             self._launch(
@@ -124,7 +123,12 @@ class SensePlan(DevicePlan):
                 self._agreement.address,
                 self._column_power.address,
             )
-            self._return((self._agreement, agreement), (self._column_power, power))
+            columns = self._agreement, self._column_power
+            for port in columns:
+                port.fetch(stream)
+            stream.synchronize()
+            agreement, power = (float(port.pinned.sum(dtype=np.float64)) for port in columns)
+            return agreement, power
 
     def _image_to_image(self, name: str, image: Complex, out: Complex, *arguments: Any) -> None:
         with self._turn():

@@ -45,7 +45,7 @@ struct CoilImage {
     CoilImage(const Transform& t, float* scratch)
         : transform(t),
           butterflies(reinterpret_cast<ComplexVector*>(scratch)),
-          packed(reinterpret_cast<float*>(butterflies + 2 * t.largest_prime)),
+          packed(reinterpret_cast<float*>(butterflies + t.largest_prime)),
           rest(packed + static_cast<std::ptrdiff_t>(2 * kLanes) * t.length) {}
 
     void make(const CoilTask& task, int coil, int column) {

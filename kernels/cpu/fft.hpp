@@ -35,7 +35,7 @@ inline void run_radix(int total, int length, const float* twiddles, const float*
     }
 }
 
-// The same for a prime without a butterfly of its own, by the definition. `scratch` holds 2 x radix elements.
+// The same for a prime without a butterfly of its own, by the definition. `scratch` holds `radix` elements.
 template <int Sign, class Load, class Store>
 inline void run_prime(int total, const Pass& pass, const float* twiddles, const float* roots, ComplexVector* scratch,
                       Load load, Store store) {

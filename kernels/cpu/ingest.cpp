@@ -189,7 +189,7 @@ std::size_t ingest_chunk(const Transform& transform, const IngestGeometry& geome
     const std::size_t readouts = std::min(kReadoutsAtOnce, job.readouts - first);
     const int stride = whitened_stride(transform.length);
     ComplexVector* butterflies = reinterpret_cast<ComplexVector*>(scratch);
-    ComplexVector* inputs = butterflies + 2 * transform.largest_prime;
+    ComplexVector* inputs = butterflies + transform.largest_prime;
     float* packed = reinterpret_cast<float*>(inputs + geometry.coils);
     float* whitened = packed + static_cast<std::ptrdiff_t>(2 * kLanes) * transform.length;
     if (job.whitening) {

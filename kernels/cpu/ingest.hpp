@@ -37,7 +37,7 @@ inline std::size_t ingest_scratch(const Transform& transform, const IngestGeomet
     constexpr std::size_t kPacked = 16;  // floats of a packed element: see vector.hpp
     const std::size_t length = static_cast<std::size_t>(transform.length), coils = static_cast<std::size_t>(geometry.coils);
     const std::size_t whitened = 2 * kReadoutsAtOnce * coils * static_cast<std::size_t>(whitened_stride(transform.length));
-    return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + coils + length) + whitened;
+    return kPacked * (static_cast<std::size_t>(transform.largest_prime) + coils + length) + whitened;
 }
 
 // The `chunk`-th group of `kReadoutsAtOnce` readouts. Returns the first of the job's readouts, if it is in this group, that holds a

@@ -39,6 +39,12 @@ struct Block {
         const int moved = index + lines() / 2;
         return moved < lines() ? moved : moved - lines();
     }
+    // 1 in the lanes of columns whose sample of this line counts, else 0
+    Vector counting(const bool* measured, int line) const {
+        float counts[kLanes];
+        for (int lane = 0; lane < kLanes; ++lane) counts[lane] = lane < columns && measured[sample(0, line) + lane] ? 1.0f : 0.0f;
+        return load(counts);
+    }
     Vector mask_at(int position) const { return load(mask + kLanes * static_cast<std::ptrdiff_t>(position)); }
 };
 
@@ -137,7 +143,7 @@ struct Memory {  // a thread's
 
     Memory(const Block& block, float* scratch)
         : butterflies(reinterpret_cast<ComplexVector*>(scratch)),
-          arrays(scratch + static_cast<std::ptrdiff_t>(kElement) * 2 * block.transform.largest_prime),
+          arrays(scratch + at(block.transform.largest_prime)),
           size(at(block.lines()) + kElement) {}  // not a power of two: the arrays must not compete for one cache set
     float* operator[](int array) const { return arrays + array * size; }
 };
@@ -160,19 +166,16 @@ void pack_samples(const Transform& transform, const SenseGeometry& geometry, con
     const Block block(transform, geometry, data, index);
     const Memory memory(block, scratch);
     for (int position = 0; position < block.lines(); ++position) {
-        const bool* measured = task.measured + block.sample(0, block.shifted(transform.frequency[static_cast<std::size_t>(position)]));
-        float* mask = block.mask + kLanes * static_cast<std::ptrdiff_t>(position);
-        for (int lane = 0; lane < kLanes; ++lane) {
-            mask[lane] = lane < block.columns && measured[lane] ? transform.scale * transform.scale : 0.0f;
-        }
+        const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
+        const Vector mask = block.counting(task.measured, line) * (transform.scale * transform.scale);
+        store(block.mask + kLanes * static_cast<std::ptrdiff_t>(position), mask);
     }
     std::memset(block.adjoint, 0, sizeof(float) * static_cast<std::size_t>(at(block.lines())));
-    const float unscale = 1.0f / transform.scale;  // the mask brings scale², the adjoint wants scale
     for (int coil = 0; coil < geometry.coils; ++coil) {
         for (int position = 0; position < block.lines(); ++position) {
             const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
             const ComplexVector sample = load_some(task.hybrid + 2 * block.sample(coil, line), block.columns);
-            store_packed(memory[0] + at(position), scaled(scaled(sample, block.mask_at(position)), unscale));
+            store_packed(memory[0] + at(position), scaled(where(block.mask_at(position), sample), transform.scale));
         }
         inverse(transform, memory[0], memory.butterflies);
         const float* maps = block.coil_maps(coil);
@@ -280,12 +283,10 @@ void substituted(const Transform& transform, const SenseGeometry& geometry, cons
         coil_spectrum(block, maps, image, work, memory.butterflies);
         for (int position = 0; position < block.lines(); ++position) {
             const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
-            const bool* measured = task.measured + block.sample(0, line);
-            float mask[kLanes];
-            for (int lane = 0; lane < kLanes; ++lane) mask[lane] = lane < block.columns && measured[lane] ? 1.0f : 0.0f;
+            const Vector counts = block.counting(task.measured, line);
             const ComplexVector sample = load_some(task.hybrid + 2 * block.sample(coil, line), block.columns);
             const ComplexVector model = scaled(load_packed(work + at(position)), transform.scale);
-            const ComplexVector residual = scaled(model - sample, load(mask));
+            const ComplexVector residual = where(counts, model - sample);
             store_packed(work + at(position), scaled(residual, transform.scale));
             float* sum = power + at(line);
             store(sum, load(sum) + residual.re * residual.re + residual.im * residual.im);
@@ -321,12 +322,10 @@ void line_search(const Transform& transform, const SenseGeometry& geometry, cons
         coil_spectrum(block, block.coil_maps(coil), direction, change, memory.butterflies);
         for (int position = 0; position < block.lines(); ++position) {
             const int line = block.shifted(transform.frequency[static_cast<std::size_t>(position)]);
-            const bool* measured = task.measured + block.sample(0, line);
-            float mask[kLanes];
-            for (int lane = 0; lane < kLanes; ++lane) mask[lane] = lane < block.columns && measured[lane] ? 1.0f : 0.0f;
+            const Vector counts = block.counting(task.measured, line);
             const ComplexVector sample = load_some(task.hybrid + 2 * block.sample(coil, line), block.columns);
-            const ComplexVector left = sample - scaled(load_packed(model + at(position)), transform.scale);
-            const ComplexVector step = scaled(load_packed(change + at(position)), load(mask) * transform.scale);
+            const ComplexVector left = where(counts, sample - scaled(load_packed(model + at(position)), transform.scale));
+            const ComplexVector step = where(counts, scaled(load_packed(change + at(position)), transform.scale));
             agreement.add(step, left);
             power.add(step, step);
         }

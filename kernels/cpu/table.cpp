@@ -33,7 +33,8 @@ const Kernels kTables[] = {
 bool runs_here(const char* name) {
 #if defined(EDGE_X86)
     if (!std::strcmp(name, "avx512")) {
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
     }
     if (!std::strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
@@ -47,7 +48,7 @@ std::atomic<const Kernels*> chosen{nullptr};
 std::size_t coil_scratch(const Transform& transform, int coils) {
     constexpr std::size_t kPacked = 16, kPower = 8;
     const std::size_t length = static_cast<std::size_t>(transform.length);
-    const std::size_t combining = kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) + length) + kPower * length;
+    const std::size_t combining = kPacked * (static_cast<std::size_t>(transform.largest_prime) + length) + kPower * length;
     const std::size_t compressing = kPacked * static_cast<std::size_t>(coils);
     return combining > compressing ? combining : compressing;
 }
@@ -64,7 +65,7 @@ std::size_t sense_blocks(int columns) { return (static_cast<std::size_t>(columns
 
 std::size_t sense_scratch(const Transform& transform, const SenseGeometry&) {
     constexpr std::size_t kPacked = 16, kArrays = 7;  // see Memory in sense.cpp
-    return kPacked * (2 * static_cast<std::size_t>(transform.largest_prime) +
+    return kPacked * (static_cast<std::size_t>(transform.largest_prime) +
                       kArrays * (static_cast<std::size_t>(transform.length) + 1));
 }
 
@@ -73,7 +74,7 @@ std::size_t volume_scratch(const PlaneTransform& transform, const VolumeGeometry
     const std::size_t partitions = static_cast<std::size_t>(geometry.partitions);
     const std::size_t lines = static_cast<std::size_t>(geometry.phase_encodes);
     const int prime = std::max(transform.partitions.largest_prime, transform.phase_encodes.largest_prime);
-    return kPacked * (2 * static_cast<std::size_t>(prime) + partitions + partitions * (lines | 1) + kArrays * (partitions * lines + 1));
+    return kPacked * (static_cast<std::size_t>(prime) + partitions + partitions * (lines | 1) + kArrays * (partitions * lines + 1));
 }
 
 const Kernels& kernels() {

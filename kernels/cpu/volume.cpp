@@ -25,7 +25,7 @@ class Block {
           maps_(data.maps + at(1) * static_cast<std::ptrdiff_t>(block) * geometry.coils * elements()),
           mask_(data.mask + static_cast<std::ptrdiff_t>(kLanes) * static_cast<std::ptrdiff_t>(block) * elements()),
           butterflies_(reinterpret_cast<ComplexVector*>(scratch)),
-          line_(scratch + at(2 * largest_prime(transform))),
+          line_(scratch + at(largest_prime(transform))),
           work_(line_ + at(geometry.partitions)),
           arrays_(work_ + at(1) * row_stride() * geometry.partitions) {}
 
@@ -138,7 +138,7 @@ void Block::normal(const float* image, float* sum) const {
 void Block::pack_samples(const float* hybrid, const bool* measured) const {
     const Transform &along = transform_.phase_encodes, &through = transform_.partitions;
     const InPlace line{line_};
-    const float scale = along.scale * through.scale;  // the mask brings its square, the adjoint wants it once
+    const float scale = along.scale * through.scale;
     for (int y = 0; y < along.length; ++y) {
         for (int z = 0; z < through.length; ++z) {
             const bool* counts = measured + sample(0, frequency(through, z) * along.length + frequency(along, y));
@@ -152,7 +152,7 @@ void Block::pack_samples(const float* hybrid, const bool* measured) const {
             for (int y = 0; y < along.length; ++y) {
                 const std::ptrdiff_t from = sample(coil, frequency(through, z) * along.length + frequency(along, y));
                 const ComplexVector value = load_some(hybrid + 2 * from, columns_);
-                store_packed(row(z) + at(y), scaled(scaled(value, mask_at(y, z)), 1.0f / scale));
+                store_packed(row(z) + at(y), scaled(where(mask_at(y, z), value), scale));
             }
         }
         for (int y = 0; y < along.length; ++y) {

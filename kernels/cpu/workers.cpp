@@ -20,35 +20,49 @@ bool Workers::take(std::unique_lock<std::mutex>& lock, Job& job, int slot) {
     if (job.next == job.count) return false;
     const std::size_t index = job.next++;
     lock.unlock();
-    (*job.task)(index, slot);
+    job.task(index, slot);
     lock.lock();
     if (++job.done == job.count) finished_.notify_all();
     return true;
 }
 
-void Workers::run(std::size_t count, const std::function<void(std::size_t, int)>& task) {
+void Workers::enqueue(Job& job) {
+    Job** end = &jobs_;
+    while (*end) end = &(*end)->behind;
+    *end = &job;
+}
+
+void Workers::dequeue(const Job& job) {
+    for (Job** at = &jobs_; *at; at = &(*at)->behind) {
+        if (*at != &job) continue;
+        *at = job.behind;
+        return;
+    }
+}
+
+void Workers::run(std::size_t count, Task task) {
     if (threads_.empty() || count < 2) {
         for (std::size_t index = 0; index < count; ++index) task(index, 0);
         return;
     }
-    Job job{&task, count, 0, 0, 1};
+    Job job{task, count, 0, 0, 1, nullptr};
     std::unique_lock<std::mutex> lock(mutex_);
-    jobs_.push_back(&job);
+    enqueue(job);
     wake_.notify_all();
     while (take(lock, job, 0)) {
     }
-    jobs_.remove(&job);  // nothing is left to take; others may still be at work on what they took
+    dequeue(job);  // nothing is left to take; others may still be at work on what they took
     finished_.wait(lock, [&job] { return job.done == job.count; });
 }
 
 void Workers::work() {
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        wake_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
+        wake_.wait(lock, [this] { return stop_ || jobs_; });
         if (stop_) return;
-        Job& job = *jobs_.front();
+        Job& job = *jobs_;
         if (job.slots >= threads() || job.next == job.count) {  // its caller is about to take it off the list
-            jobs_.pop_front();
+            dequeue(job);
             continue;
         }
         const int slot = job.slots++;

@@ -3,13 +3,26 @@
 
 #include <condition_variable>
 #include <cstddef>
-#include <functional>
-#include <list>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace edge {
+
+// A view of a callable (index, slot) that outlives it; nothing is allocated.
+class Task {
+  public:
+    template <class Callable>
+    Task(const Callable& callable)  // NOLINT: lambdas are handed on as they are
+        : callable_(&callable), call_([](const void* what, std::size_t index, int slot) {
+              (*static_cast<const Callable*>(what))(index, slot);
+          }) {}
+    void operator()(std::size_t index, int slot) const { call_(callable_, index, slot); }
+
+  private:
+    const void* callable_;
+    void (*call_)(const void*, std::size_t, int);
+};
 
 class Workers {
   public:
@@ -22,21 +35,24 @@ class Workers {
 
     // Calls task(index, slot) for every index below `count`, and returns when all are done. Slots are below `threads()` and never
     // used by two calls of one run at the same time. Tasks do not throw.
-    void run(std::size_t count, const std::function<void(std::size_t, int)>& task);
+    void run(std::size_t count, Task task);
 
   private:
-    struct Job {
-        const std::function<void(std::size_t, int)>* task;
+    struct Job {  // lies on its caller's stack
+        Task task;
         std::size_t count, next, done;
         int slots;
+        Job* behind;
     };
 
     void work();
+    void enqueue(Job& job);
+    void dequeue(const Job& job);  // if it is there
     bool take(std::unique_lock<std::mutex>& lock, Job& job, int slot);
 
     std::mutex mutex_;
     std::condition_variable wake_, finished_;
-    std::list<Job*> jobs_;
+    Job* jobs_ = nullptr;  // those with tasks left, the oldest first
     bool stop_ = false;
     std::vector<std::thread> threads_;
 };

@@ -147,9 +147,9 @@ extern "C" __global__ void sense_set_samples(Slice slice, const float2* hybrid, 
         group.mask(position) = group.load_reals(measured, group.sample(0, group.line_of(position)), 0.0f) * (lines.scale * lines.scale);
     });
     for (int coil = 0; coil < slice.geometry.coils; ++coil) {
-        every_line(group, [&](int position) {  // the mask brings scale², the adjoint wants scale
+        every_line(group, [&](int position) {
             const ComplexPair sample = group.load(hybrid, group.sample(coil, group.line_of(position)));
-            work(position, scaled(scaled(sample, group.mask(position)), 1.0f / lines.scale));
+            work(position, scaled(where(group.mask(position), sample), lines.scale));
         });
         __syncthreads();
         inverse(lines, arrays[0], arrays.staged);
@@ -289,7 +289,7 @@ extern "C" __global__ void __launch_bounds__(256)
         every_line(group, [&](int position) {
             const int line = group.line_of(position);
             const ComplexPair sample = group.load(hybrid, group.sample(coil, line)), model = scaled(work(position), lines.scale);
-            const ComplexPair residual = scaled(model - sample, group.load_reals(measured, group.sample(0, line), 0.0f));
+            const ComplexPair residual = where(group.load_reals(measured, group.sample(0, line), 0.0f), model - sample);
             work(position, scaled(residual, lines.scale));
             powers[element(position)] = powers[element(position)] + squared_magnitude(residual);
         });
@@ -332,8 +332,8 @@ extern "C" __global__ void __launch_bounds__(256)
         every_line(group, [&](int position) {
             const int line = group.line_of(position);
             const Pair mask = group.load_reals(measured, group.sample(0, line), 0.0f);
-            const ComplexPair rest = group.load(hybrid, group.sample(coil, line)) - scaled(model(position), lines.scale);
-            const ComplexPair step = scaled(change(position), mask * lines.scale);
+            const ComplexPair rest = where(mask, group.load(hybrid, group.sample(coil, line)) - scaled(model(position), lines.scale));
+            const ComplexPair step = where(mask, scaled(change(position), lines.scale));
             agreeing = agreeing + real_product(step, rest);
             powers = powers + real_product(step, step);
         });

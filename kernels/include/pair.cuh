@@ -17,6 +17,12 @@ EDGE_DEVICE Pair operator*(Pair a, float b) { return {a.first * b, a.second * b}
 
 typedef Complex<Pair> ComplexPair;
 
+// The value where the mask is above 0; else 0, whatever it was.
+EDGE_DEVICE ComplexPair where(Pair mask, ComplexPair value) {
+    const bool first = mask.first > 0, second = mask.second > 0;
+    return {{first ? value.re.first : 0.0f, second ? value.re.second : 0.0f}, {first ? value.im.first : 0.0f, second ? value.im.second : 0.0f}};
+}
+
 // a . b of complex numbers as vectors of two reals
 EDGE_DEVICE Pair real_product(ComplexPair a, ComplexPair b) { return a.re * b.re + a.im * b.im; }
 

@@ -97,40 +97,51 @@ sys.exit(pytest.main(sys.argv[2:]))
 """Puts the sanitized extension in the installed one's place, then runs tests."""
 
 
-@pytest.mark.full
-def test_the_extension_is_sound_under_sanitizers(tmp_path):
+PLANS = [f"tests/test_{name}_plan.py" for name in ("coil", "sense", "volume", "pack", "sensitivity", "adaptive")]
+
+
+def run_sanitized(sanitizer: str, library: str, folder: Path, tests: list[str], **options: str) -> None:
+    """Builds the extension with a sanitizer and runs tests on it.
+
+    Args:
+        library: the sanitizer's, which must be there before anything that it watches.
+        options: environment variables.
+    """
     nanobind = pytest.importorskip("nanobind")
     if shutil.which("cmake") is None:
         pytest.skip("cmake not installed: apt install cmake")
     paths = [f"-DPython_EXECUTABLE={sys.executable}", f"-Dnanobind_DIR={nanobind.cmake_dir()}"]
-    subprocess.run(["cmake", "-S", KERNELS, "-B", tmp_path, "-DEDGE_SANITIZE=ON", *paths], check=True)
-    subprocess.run(["cmake", "--build", tmp_path, "--parallel", "2"], check=True)
-    (extension,) = tmp_path.glob("_kernels*.so")
+    subprocess.run(["cmake", "-S", KERNELS, "-B", folder, f"-DEDGE_SANITIZE={sanitizer}", *paths], check=True)
+    subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True)
+    (extension,) = folder.glob("_kernels*.so")
     # An exception is only seen by the sanitizer if its library was there first, and the C++ library right after it.
     libraries = [
         subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so")
+        for name in (library, "libstdc++.so")
     ]
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": " ".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps much until it ends
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
-    plans = ("coil", "sense", "volume", "pack", "sensitivity", "adaptive")
-    tests = [
-        "tests/test_kernels.py",
-        "tests/test_place.py",
-        "tests/test_adjointness.py",
-        *(f"tests/test_{name}_plan.py" for name in plans),
-    ]
-    tests += ["tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
     done = subprocess.run(
         [sys.executable, "-c", SANITIZED, extension, "-p", "no:cacheprovider", *tests],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "LD_PRELOAD": " ".join(libraries), **options},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+
+
+@pytest.mark.full
+def test_the_extension_is_sound_under_sanitizers(tmp_path):
+    tests = ["tests/test_kernels.py", "tests/test_place.py", "tests/test_adjointness.py", *PLANS]
+    tests += ["tests/property/test_mrd_parser.py", "tests/links/test_mrd_messages.py"]
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }  # Python keeps much until it ends
+    run_sanitized("address,undefined", "libasan.so", tmp_path, tests, **options)
+
+
+@pytest.mark.full
+def test_threads_do_not_race(tmp_path):
+    tests = ["tests/test_kernels.py", "tests/test_adjointness.py", *PLANS]
+    run_sanitized("thread", "libtsan.so", tmp_path, [*tests, "-k", "thread or adjoint"], TSAN_OPTIONS="exitcode=66")

@@ -120,8 +120,9 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_], plans: Plans) ->
     except ValueError as error:
         raise NoImage(str(error)) from error
     compression = compression_matrix(hybrid[:, acs], MAX_VIRTUAL_COILS)
-    virtual = np.tensordot(compression, hybrid[:, acs], axes=1)
-    phase_encodes, columns = hybrid.shape[1:]
+    lines, (coils, phase_encodes, columns) = acs.stop - acs.start, hybrid.shape
+    with plans.coils(coils, lines, columns) as plan:
+        virtual = plan.compress(hybrid[:, acs], np.ones(lines, np.bool_), compression)
     support = object_support(virtual, acs, phase_encodes, plans)
     sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), phase_encodes, columns, plans, support)
     return Calibration(acs, compression, sensitivities, scale)
