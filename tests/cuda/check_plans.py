@@ -56,7 +56,7 @@ def ingest(shape: Shape, seed: int, device: Where) -> Results:
     plan = IngestPlan(WORKERS, coils, length, columns, device=device)
     samples, whitening = complex_noise((readouts, coils, count), rng), complex_noise((coils, coils), rng)
     out = complex_noise((readouts, coils, columns), rng)
-    plan.execute(samples, rng.permutation(readouts), out, first_sample=length - count, whitening=whitening)
+    plan.execute(samples, rng.permutation(readouts), out, first_sample=(length - count) // 2, whitening=whitening)
     resident = plan.empty(readouts)
     plan.execute(samples, np.arange(readouts), resident)
     plan.execute(samples, np.arange(readouts) // 2, resident, add=True)
