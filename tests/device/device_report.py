@@ -74,9 +74,10 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     """Written and shown when the last test of the suite has ended."""
     made = Report(open_device())
     yield made
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    for line in made.write(REPORT):
-        terminal.write_line(line)
+    plugins = request.config.pluginmanager
+    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
+        for line in made.write(REPORT):
+            plugins.get_plugin("terminalreporter").write_line(line)
 
 
 def _first_line(path: Path) -> str | None:
