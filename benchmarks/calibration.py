@@ -87,7 +87,7 @@ def _calibrate(pool: Path, scans: int) -> Calibration:
     def states() -> Iterator[Tensor]:
         nonlocal largest
         session = OnnxRuntimeEngine().plan(graph, threads=1)
-        for state in reconstruction_states(pool, bundle.settings, session, scans, SEED):
+        for state in reconstruction_states(pool, bundle.unrolled, session, scans, SEED):
             largest = max(largest, state.size)
             yield state
 

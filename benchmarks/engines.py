@@ -233,9 +233,9 @@ def time_records(network: Network, times: Mapping[str, list[float]], threads: in
 
 def image_losses(racers: Contestants, scans: Sequence[ValidationScan], bundle: Bundle) -> dict[str, Loss]:
     """What the images of each lose against ONNX Runtime's in FP32, after the whole reconstruction; PyTorch's graph is the same."""
-    full = qualities(scans, bundle.settings, racers[BASE].plan(1))
+    full = qualities(scans, bundle.unrolled, racers[BASE].plan(1))
     return {
-        name: loss(scans, full, qualities(scans, bundle.settings, one.plan(1)))
+        name: loss(scans, full, qualities(scans, bundle.unrolled, one.plan(1)))
         for name, one in racers.items()
         if name not in (BASE, "pytorch.fp32")
     }
@@ -287,7 +287,7 @@ def _calibration_states(bundle: Bundle, config: QuantizeConfig, scans: int) -> l
     session = OnnxRuntimeEngine().plan(bundle.forms["fp32"].onnx, threads=1)
     with tempfile.TemporaryDirectory() as folder:
         write_training_pool(Path(folder), min(scans, ACQUISITIONS), config.seed)
-        return list(reconstruction_states(Path(folder), bundle.settings, session, scans, config.seed))
+        return list(reconstruction_states(Path(folder), bundle.unrolled, session, scans, config.seed))
 
 
 def _validation_scans(config: QuantizeConfig, count: int) -> tuple[list[ValidationScan], str]:

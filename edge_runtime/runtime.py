@@ -17,7 +17,8 @@ from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.memory import MemoryBudget
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.families import made_ready
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
 from edge_runtime.scan import Provenance
@@ -41,7 +42,7 @@ class Model:
     """A bundle made ready on an engine."""
 
     bundle: Bundle
-    reconstruction: LearnedReconstruction
+    reconstruction: Learned
     precision: str
     engine: str
 
@@ -104,9 +105,9 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
         )
     form = bundle.forms[wanted[0]]
     engine = choose_engine(profile.engines, form.precision)
-    session = engine.plan(form.onnx, profile.threads)
-    bundle.check_golden(session, form, engine)
-    return Model(bundle, LearnedReconstruction(bundle.settings, session), form.precision, engine.version())
+    learned = made_ready(bundle.settings, form.graphs, engine, profile.threads)
+    bundle.check_golden(learned.golden, form, engine)
+    return Model(bundle, learned, form.precision, engine.version())
 
 
 def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:

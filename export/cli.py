@@ -22,13 +22,17 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
 """Of a command that does not say what it needs."""
 
+NEEDED_FOR_PROGRAMS = ("onnx", "scipy", "cyclonedx")
+
 NEEDED_TO_TRAIN = ("torch", "scipy", "nibabel", "threadpoolctl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options = _parser().parse_args(arguments)
-    missing = [name for name in getattr(options, "needed", NEEDED) if importlib.util.find_spec(name) is None]
+    needed = getattr(options, "needed", NEEDED)
+    needed = needed(options) if callable(needed) else needed
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         mend = "pip install -e '.[export]' in edge-runtime's checkout"
         print(f"edge-export: {', '.join(missing)} not installed: {mend}", file=sys.stderr)
@@ -58,11 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, run: object, folders: str, *, data: bool) -> argparse.ArgumentParser:
+    def command(
+        name: str, text: str, run: object, folders: str, *, data: bool, work: bool = True
+    ) -> argparse.ArgumentParser:
         example = f"example: edge-export {name} export/configs/brain2d.toml {folders}"
         sub = commands.add_parser(name, help=text, description=text, epilog=example)
         sub.add_argument("config", type=Path, help="configuration (TOML)")
-        sub.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the pool and checkpoints")
+        sub.add_argument("--work", type=Path, required=work, metavar="DIR", help="folder for the pool and checkpoints")
         if data:
             sub.add_argument(
                 "--data", type=Path, required=True, metavar="DIR", help="folder of volumes; nothing else is read"
@@ -86,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
     command("quantize", text, _quantize, folders, data=True)
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
-    add_pack_options(command("pack", "pack and sign a trained and quantized model", pack, folders, data=False))
+    text = "pack and sign a trained and quantized model, or an imported program, which needs no --work"
+    packing = command("pack", text, pack, folders, data=False, work=False)
+    add_pack_options(packing)
+    packing.set_defaults(needed=_needed_to_pack)
     add_bundle_commands(commands)
     _add_import(commands)
     text = "simulate the scan that the demo plays"
@@ -100,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     add_fidelity(commands)
     return parser
+
+
+def _needed_to_pack(options: argparse.Namespace) -> tuple[str, ...]:
+    from export.programs.config import is_program_config
+
+    return NEEDED_FOR_PROGRAMS if is_program_config(options.config) else NEEDED
 
 
 def _pool(options: argparse.Namespace) -> int:

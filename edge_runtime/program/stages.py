@@ -1,4 +1,4 @@
-"""A split program: what is left of a model once its physics is ours. Graphs of real tensors, and the steps between them.
+"""What a split program is: what is left of a model once its physics is ours. Graphs of real tensors, and the steps between them.
 
 A program of domain ``image`` is one network on planes ``(batch, channels, rows, columns)``. A program of domain ``kspace`` takes
 what the runtime assembles, samples in hybrid space ``(batch, coils, phase_encodes, columns)``: along the readout the data are
@@ -16,8 +16,6 @@ The arrays that stages hand on, complex unless said otherwise:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -187,6 +185,9 @@ Stage = (
     | ProximalStep
     | RootSumOfSquares
 )
+Running = (Network, Sensitivities, Regularise)
+"""Stages that run a graph."""
+
 STAGES: dict[str, type[Stage]] = {
     "network": Network,
     "sensitivities": Sensitivities,
@@ -202,58 +203,25 @@ STAGES: dict[str, type[Stage]] = {
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a program comes from.
-
-    Attributes:
-        source: the adapter.
-        model: class or file.
-        package: name and version of what the model's code came in.
-        arguments: what the model was made with, as JSON.
-        checkpoint: name of the file with the weights.
-        checkpoint_sha256: of that file.
-        mapping_sha256: of the mapping.
-    """
-
-    source: str
-    model: str
-    package: str
-    arguments: str
-    checkpoint: str
-    checkpoint_sha256: str
-    mapping_sha256: str
-
-
-@dataclass(frozen=True)
-class SplitProgram:
+class Program:
     """A model's stages in order, and the graphs they name.
 
     Attributes:
         network_axes: order of an image's axes in the planes of a graph; domain ``kspace``.
         maps_given: the caller brings the sensitivities; else a stage makes them.
         input_channels: planes of the input in domain ``image``, else 0.
-        files: content of every graph by its file name; not part of the stored description.
     """
 
-    name: str
-    version: str
     domain: Domain
     network_axes: NetworkAxes
     maps_given: bool
     input_channels: int
     stages: tuple[Stage, ...]
     graphs: tuple[Graph, ...]
-    origin: Origin
-    files: Mapping[str, bytes]
 
     def graph(self, file: str) -> Graph:
         """The description of one graph."""
         return next(graph for graph in self.graphs if graph.file == file)
-
-
-def digest(content: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def word_of(stage: Stage) -> str:
@@ -261,7 +229,6 @@ def word_of(stage: Stage) -> str:
     return next(word for word, kind in STAGES.items() if isinstance(stage, kind))
 
 
-def shapings_of(program: SplitProgram, graph: Graph) -> list[Shaping]:
+def shapings_of(program: Program, graph: Graph) -> list[Shaping]:
     """How planes are shaped for a graph, wherever it is run."""
-    running = (Network, Sensitivities, Regularise)
-    return [stage.shaping for stage in program.stages if isinstance(stage, running) and stage.graph == graph.file]
+    return [stage.shaping for stage in program.stages if isinstance(stage, Running) and stage.graph == graph.file]

@@ -1,4 +1,6 @@
-"""Runs a split program: an inference engine for the graphs, the kernels' SENSE plan for the physics. Needs no torch.
+"""Runs a split program: an inference engine for the graphs, the kernels' SENSE plan for the physics.
+
+The one interpreter: an import compares it with the original (`export.adapters.verify`), the runtime reconstructs with it.
 
 E2E-VarNet's k-space iterate (Sriram et al., MICCAI 2020) is never stored as ``(coils, image)``. From ``k₀ = y``, zero outside the
 mask M, and ``k := k - η M (k - y) - F S w`` follows by induction
@@ -15,101 +17,103 @@ the end, since a SENSE plan applies ``A`` only together with its adjoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.engines import Engine, Session
-from edge_runtime.kernels import SensePlan, Workers
-from edge_runtime.modalities.mri.fourier import to_image, to_kspace
-from export.adapters.errors import ImportRefused
-from export.adapters.program import (
+from edge_runtime.engines import Session
+from edge_runtime.errors import ProgramRefused
+from edge_runtime.kernels import Plans, SensePlan
+from edge_runtime.modalities.mri.fourier import Complex, to_image, to_kspace
+from edge_runtime.modalities.mri.given import Acquisition, Given, Mask, Value
+from edge_runtime.modalities.mri.proposal import go_on
+from edge_runtime.modalities.mri.shaping import Planes, shape
+from edge_runtime.program.stages import (
     Combine,
     GradientStep,
     Graph,
     KSpaceStep,
     Network,
+    Program,
     ProximalStep,
     Regularise,
     RootSumOfSquares,
     Sensitivities,
     Shaping,
-    SplitProgram,
     Stage,
     ZeroFilled,
 )
-from export.adapters.shaping import Planes, shape
 
-Complex = npt.NDArray[np.complex64]
-Mask = npt.NDArray[np.bool_]
-Value = npt.NDArray[np.complex64] | npt.NDArray[np.float32]
 Observe = Callable[[Stage, Value], None]
+Wanted = Callable[[], bool]
 
 
-@dataclass(frozen=True)
-class Acquisition:
-    """What a program of domain ``kspace`` takes.
-
-    Attributes:
-        hybrid: samples ``(batch, coils, phase_encodes, columns)``; what the mask leaves out is not looked at.
-        mask: measured lines ``(phase_encodes,)``.
-        maps: sensitivities ``(batch, coils, phase_encodes, columns)`` where the program is given them.
-    """
-
-    hybrid: Complex
-    mask: Mask
-    maps: Complex | None = None
-
-
-Given = Acquisition | Planes
-"""What a program is given: samples, or planes ``(batch, channels, rows, columns)``."""
+def always() -> bool:
+    """For images that are wanted whatever happens."""
+    return True
 
 
 class Interpreter:
     """A program made ready to run.
 
     Args:
-        engine: runs the graphs.
-        threads: of the engine and of the kernels.
+        sessions: its graphs by name, planned on an engine.
     """
 
-    def __init__(self, program: SplitProgram, engine: Engine, threads: int = 1) -> None:
+    def __init__(self, program: Program, sessions: Mapping[str, Session]) -> None:
         self.program = program
-        self._workers = Workers(threads)
+        self._sessions = sessions
         self._graphs = {graph.file: graph for graph in program.graphs}
-        self._sessions: dict[str, Session] = {file: engine.plan(program.files[file], threads) for file in self._graphs}
 
-    def run(self, given: Given, observe: Observe | None = None) -> Value:
+    def run(self, given: Given, plans: Plans, observe: Observe | None = None) -> Value:
         """The image that the program makes.
 
         Args:
             given: an `Acquisition`, or in domain ``image`` planes.
+            plans: where SENSE plans come from.
             observe: is told every stage's value when it is done.
 
         Raises:
-            ImportRefused: an array of a shape that the program or a graph does not take.
+            ProgramRefused: an array of a shape that the program or a graph does not take.
             EngineError: a graph failed, or made numbers that are not finite.
         """
-        if isinstance(given, Acquisition):
-            if self.program.domain != "kspace":
-                raise ImportRefused(f"{self.program.name}: takes planes, samples came")
-            return _KSpaceRun(self, given).run(self.program.stages, observe)
+        if not isinstance(given, Acquisition):
+            return self.infer_planes(given, observe)
+        with self.started(given, plans) as run:
+            return run.through(observe)
+
+    def infer_planes(self, planes: Planes, observe: Observe | None = None, wanted: Wanted = always) -> Planes:
+        """Runs a program of domain ``image`` on planes ``(batch, channels, rows, columns)``; see `run`.
+
+        Raises:
+            Abandoned: the image was not wanted any more.
+        """
         if self.program.domain != "image":
-            raise ImportRefused(f"{self.program.name}: takes samples, planes came")
-        planes = given
+            raise ProgramRefused("the program takes samples, planes came")
         for stage in self.program.stages:
             if not isinstance(stage, Network):
-                raise ImportRefused(f"{self.program.name}: stage {stage.name!r} has no place in a program of images")
+                raise ProgramRefused(f"stage {stage.name!r} has no place in a program of images")
+            go_on(wanted)
             planes = self.infer(stage.graph, planes, stage.shaping)
             if observe:
                 observe(stage, planes)
         return planes
 
-    def sense(self, coils: int, phase_encodes: int, columns: int) -> SensePlan:
-        """A SENSE plan for one slice of a batch."""
-        return SensePlan(self._workers, coils, phase_encodes, columns)
+    @contextlib.contextmanager
+    def started(self, given: Acquisition, plans: Plans) -> Iterator[KSpaceRun]:
+        """A run of a program of domain ``kspace``; its plans are its own until it is left.
+
+        Raises:
+            ProgramRefused: an array of a shape that the program does not take.
+        """
+        if self.program.domain != "kspace":
+            raise ProgramRefused("the program takes planes, samples came")
+        check_acquisition(self.program, given)
+        with contextlib.ExitStack() as borrowed:
+            sense = [borrowed.enter_context(plans.sense(*one.shape)) for one in given.hybrid]
+            yield KSpaceRun(self, given, sense)
 
     def infer(self, file: str, planes: Planes, shaping: Shaping) -> Planes:
         """A graph's output for planes ``(batch, channels, rows, columns)``, shaped before and back after."""
@@ -126,50 +130,72 @@ class Interpreter:
         return np.ascontiguousarray(made[:, 0] + 1j * made[:, 1], np.complex64)
 
 
-class _KSpaceRun:
-    """One run of a program of domain ``kspace``."""
+def check_acquisition(program: Program, given: Acquisition) -> None:
+    """That the arrays fit each other and the program.
 
-    def __init__(self, interpreter: Interpreter, given: Acquisition) -> None:
-        if given.hybrid.ndim != 4 or given.mask.shape != given.hybrid.shape[2:3]:
-            raise ImportRefused(
-                f"samples {given.hybrid.shape} with a mask {given.mask.shape}: "
-                "(batch, coils, phase_encodes, columns) and (phase_encodes,) are expected"
-            )
-        maps_given = interpreter.program.maps_given
-        if maps_given != (given.maps is not None) or (
-            given.maps is not None and given.maps.shape != given.hybrid.shape
-        ):
-            wanted = f"maps of shape {given.hybrid.shape}" if maps_given else "no maps"
-            came = "none" if given.maps is None else str(given.maps.shape)
-            raise ImportRefused(f"{interpreter.program.name}: {wanted} are expected, {came} came")
+    Raises:
+        ProgramRefused: names the shapes.
+    """
+    sizes = given.hybrid.shape
+    if given.hybrid.ndim != 4 or given.mask.shape not in (sizes[2:3], sizes[2:]):
+        raise ProgramRefused(
+            f"samples {sizes} with a mask {given.mask.shape}: "
+            "(batch, coils, phase_encodes, columns) and (phase_encodes,) or (phase_encodes, columns) are expected"
+        )
+    if program.maps_given != (given.maps is not None) or (given.maps is not None and given.maps.shape != sizes):
+        wanted = f"maps of shape {sizes}" if program.maps_given else "no maps"
+        came = "none" if given.maps is None else str(given.maps.shape)
+        raise ProgramRefused(f"{wanted} are expected, {came} came")
+
+
+class KSpaceRun:
+    """One run of a program of domain ``kspace``, and the images that carry it; see the module's text.
+
+    Attributes:
+        plans: one a batch member; they hold the samples, and the sensitivities once there are some.
+        samples: ``(batch, coils, phase_encodes, columns)``, zero outside the mask.
+        mask: ``(phase_encodes, columns)``.
+        maps: ``(batch, coils, phase_encodes, columns)``.
+        estimate, correction: ``(batch, phase_encodes, columns)``.
+        under, outside: u and v, ``(batch, phase_encodes, columns)``.
+    """
+
+    def __init__(self, interpreter: Interpreter, given: Acquisition, plans: list[SensePlan]) -> None:
         self._interpreter = interpreter
-        self.mask = np.ascontiguousarray(given.mask)
-        self.samples = np.ascontiguousarray(given.hybrid * self.mask[:, None], np.complex64)
-        batch, coils, phase_encodes, columns = self.samples.shape
-        self._mask_2d = np.ascontiguousarray(np.broadcast_to(self.mask[:, None], (phase_encodes, columns)))
-        self._plans = [interpreter.sense(coils, phase_encodes, columns) for _ in range(batch)]
+        self.plans = plans
+        batch, _, phase_encodes, columns = given.hybrid.shape
+        wide = given.mask if given.mask.ndim == 2 else given.mask[:, None]
+        self.mask: Mask = np.ascontiguousarray(np.broadcast_to(wide, (phase_encodes, columns)))
+        self.samples: Complex = np.ascontiguousarray(given.hybrid * self.mask, np.complex64)
         image = (batch, phase_encodes, columns)
-        self._under, self._outside = np.zeros(image, np.complex64), np.zeros(image, np.complex64)
+        self.under, self.outside = np.zeros(image, np.complex64), np.zeros(image, np.complex64)
         self.estimate = self.correction = self._adjoint = np.zeros(image, np.complex64)
         self.maps: Complex | None = None
         if given.maps is not None:
             self._take_maps(np.ascontiguousarray(given.maps, np.complex64))
 
-    def run(self, stages: Sequence[Stage], observe: Observe | None) -> Value:
+    def through(self, observe: Observe | None = None, wanted: Wanted = always) -> Value:
+        """The image that the program makes, complex or real ``(batch, phase_encodes, columns)``.
+
+        Raises:
+            ProgramRefused, EngineError: see `Interpreter.run`.
+            Abandoned: the image was not wanted any more.
+        """
         value: Value = self.estimate
-        for stage in stages:
-            value = self._step(stage, traced=observe is not None)
+        for stage in self._interpreter.program.stages:
+            go_on(wanted)
+            value = self._step(stage, wanted, traced=observe is not None)
             if observe:
                 observe(stage, value)
         return value
 
-    def _step(self, stage: Stage, traced: bool) -> Value:
+    def _step(self, stage: Stage, wanted: Wanted, *, traced: bool) -> Value:
         if isinstance(stage, Sensitivities):
-            self._take_maps(self._sensitivities(stage))
+            self._take_maps(self._sensitivities(stage, wanted))
             assert self.maps is not None
             return self.maps
         if self.maps is None:
-            raise ImportRefused(f"stage {stage.name!r} comes before any sensitivities")
+            raise ProgramRefused(f"stage {stage.name!r} comes before any sensitivities")
         if isinstance(stage, ZeroFilled):
             self.estimate = self._adjoint
         elif isinstance(stage, Combine):
@@ -181,43 +207,44 @@ class _KSpaceRun:
                 return made
             self.estimate = made
         elif isinstance(stage, KSpaceStep):
-            self._under = (1 - np.float32(stage.step)) * self._under + self.correction
-            self._outside = self._outside + self.correction
+            self.under = (1 - np.float32(stage.step)) * self.under + self.correction
+            self.outside = self.outside + self.correction
             return self.iterate() if traced else self.estimate
         elif isinstance(stage, GradientStep):
-            gradient = np.stack([plan.gradient(x) for plan, x in zip(self._plans, self.estimate, strict=True)])
+            gradient = np.stack([plan.gradient(x) for plan, x in zip(self.plans, self.estimate, strict=True)])
             moved = self.estimate - np.float32(stage.step) * gradient
             self.estimate = moved - self.correction if stage.subtract_correction else moved
         elif isinstance(stage, ProximalStep):
             self.estimate = np.stack(
                 [
                     plan.data_consistent(prior, stage.weight, stage.steps, tolerance=stage.tolerance)
-                    for plan, prior in zip(self._plans, self.estimate, strict=True)
+                    for plan, prior in zip(self.plans, self.estimate, strict=True)
                 ]
             )
         elif isinstance(stage, RootSumOfSquares):
             return self._root_sum_of_squares()
         else:
-            raise ImportRefused(f"stage {stage.name!r} has no place in a program of samples")
+            raise ProgramRefused(f"stage {stage.name!r} has no place in a program of samples")
         return self.estimate
 
     def _take_maps(self, maps: Complex) -> None:
         self.maps = maps
-        for plan, one, samples in zip(self._plans, maps, self.samples, strict=True):
+        for plan, one, samples in zip(self.plans, maps, self.samples, strict=True):
             plan.set_maps(one)
-            plan.set_samples(samples, self._mask_2d)
+            plan.set_samples(samples, self.mask)
         nothing = np.zeros(self.estimate.shape[1:], np.complex64)
-        self._adjoint = np.stack([-plan.gradient(nothing) for plan in self._plans])
+        self._adjoint = np.stack([-plan.gradient(nothing) for plan in self.plans])
         self._energy = np.square(maps.real).sum(1) + np.square(maps.imag).sum(1)
 
-    def _sensitivities(self, stage: Sensitivities) -> Complex:
-        kept = np.zeros_like(self.mask)
-        kept[calibration_lines(self.mask, stage.lines)] = True
+    def _sensitivities(self, stage: Sensitivities, wanted: Wanted) -> Complex:
+        whole: Mask = np.asarray(self.mask.all(axis=1))
+        kept = np.zeros_like(whole)
+        kept[calibration_lines(whole, stage.lines)] = True
         images = to_image(self.samples * kept[:, None], axis=2)
-        batch, coils, phase_encodes, columns = images.shape
-        made = self._interpreter.infer_image(
-            stage.graph, images.reshape(batch * coils, phase_encodes, columns), stage.shaping
-        ).reshape(images.shape)
+        made = np.empty_like(images)
+        for coil in range(images.shape[1]):  # one after another: as much memory as for any other graph
+            go_on(wanted)
+            made[:, coil] = self._interpreter.infer_image(stage.graph, images[:, coil], stage.shaping)
         real, imaginary = (np.square(part).sum(1, keepdims=True) for part in (made.real, made.imag))
         if stage.divide == "magnitude":
             real = imaginary = real + imaginary
@@ -225,32 +252,31 @@ class _KSpaceRun:
             return np.ascontiguousarray(made.real / np.sqrt(real) + 1j * (made.imag / np.sqrt(imaginary)), np.complex64)
 
     def _combination(self) -> Complex:
-        difference = self._outside - self._under
-        normal = np.stack([plan.normal(x) for plan, x in zip(self._plans, difference, strict=True)])
-        return np.asarray(self._adjoint + normal - self._energy * self._outside, np.complex64)
+        difference = self.outside - self.under
+        normal = np.stack([plan.normal(x) for plan, x in zip(self.plans, difference, strict=True)])
+        return np.asarray(self._adjoint + normal - self._energy * self.outside, np.complex64)
 
-    def _modelled(self, image: Complex) -> Complex:
+    def modelled(self, image: Complex) -> Complex:
         """``F S x``, ``(batch, coils, phase_encodes, columns)``."""
         assert self.maps is not None
         return to_kspace(self.maps * image[:, None], axis=2)
 
     def iterate(self) -> Complex:
         """The k-space iterate in hybrid space, of every coil; for comparisons only."""
-        measured = self.mask[:, None]
-        under, outside = self._modelled(self._under), self._modelled(self._outside)
-        return np.asarray(self.samples - np.where(measured, under, outside), np.complex64)
+        under, outside = self.modelled(self.under), self.modelled(self.outside)
+        return np.asarray(self.samples - np.where(self.mask, under, outside), np.complex64)
 
     def _root_sum_of_squares(self) -> npt.NDArray[np.float32]:
-        measured = np.ascontiguousarray(self.samples - self._modelled(self._under) * self.mask[:, None], np.complex64)
-        pairs = zip(self._plans, -self._outside, measured, strict=True)
-        return np.stack([plan.substituted(x, samples, self._mask_2d)[0] for plan, x, samples in pairs])
+        measured = np.ascontiguousarray(self.samples - self.modelled(self.under) * self.mask, np.complex64)
+        pairs = zip(self.plans, -self.outside, measured, strict=True)
+        return np.stack([plan.substituted(x, samples, self.mask)[0] for plan, x, samples in pairs])
 
 
 def calibration_lines(mask: Mask, lines: str | int) -> slice:
     """The phase encodes that calibrate, by a rule of `Sensitivities`.
 
     Raises:
-        ImportRefused: the rule finds no such lines in the mask.
+        ProgramRefused: the rule finds no such lines in the mask.
     """
     count = len(mask)
     if lines == "all":
@@ -265,12 +291,12 @@ def calibration_lines(mask: Mask, lines: str | int) -> slice:
         number = max(2 * min(before, after), 1)
     else:
         if not len(gap_before) or not len(gap_after) or not mask[count // 2]:
-            raise ImportRefused(
+            raise ProgramRefused(
                 f"{int(mask.sum())} of {count} lines: MONAI calibrates on lines between two gaps; none are"
             )
         number = before + after
     if not 0 < number <= count:
-        raise ImportRefused(f"{number} calibration lines of {count}: a number within the matrix is expected")
+        raise ProgramRefused(f"{number} calibration lines of {count}: a number within the matrix is expected")
     start = (count - number + 1) // 2
     return slice(start, start + number)
 
@@ -279,9 +305,9 @@ def _check_size(graph: Graph, size: tuple[int, ...]) -> None:
     wanted = (graph.batch, graph.input_channels, graph.rows, graph.columns)
     if any(want is not None and want != got for want, got in zip(wanted, size, strict=True)):
         words = ", ".join("any" if want is None else str(want) for want in wanted)
-        raise ImportRefused(f"{graph.file}: takes ({words}), {size} came")
+        raise ProgramRefused(f"{graph.file}: takes ({words}), {size} came")
     if any(n % graph.multiple or n < graph.least for n in size[2:]):
-        raise ImportRefused(
+        raise ProgramRefused(
             f"{graph.file}: {size[2]} x {size[3]}: rows and columns must be multiples of {graph.multiple}, "
             f"at least {graph.least}"
         )

@@ -1,0 +1,154 @@
+"""The learned reconstruction of a split program: a model trained elsewhere, between this runtime's calibration and its evidence.
+
+A program that makes its own sensitivities is given the scan's own coils, as its authors' code was; one that is given them gets the
+virtual coils and their calibration. Its image is its own: what it makes of the samples it was given is what is shown, and measured
+samples are not put back where the model took them softly. Only the samples that were held out, and which it never had, take their
+place in a k-space iterate when the image is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.bundle.manifest import ProgramSettings
+from edge_runtime.engines import Session, Tensor
+from edge_runtime.kernels import Plans, SensePlan, Workers
+from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.given import Acquisition, given_of_tensor, value_as_tensor
+from edge_runtime.modalities.mri.interpret import Interpreter, KSpaceRun
+from edge_runtime.modalities.mri.proposal import Mask, Proposal, Reals, Seen
+from edge_runtime.modalities.mri.reconstruct import first_image
+from edge_runtime.program.stages import Program, Running
+
+COIL_COPIES = 9
+"""Arrays of a slice's size that a run makes: samples, images of the calibration lines, sensitivities, a plan of its own with both
+and their conjugate, ``F S u`` and what it is taken from."""
+
+IMAGE_BYTES = 16 * 8
+"""By pixel: the complex images that carry a run, and the planes around a graph."""
+
+
+class ProgrammedReconstruction:
+    """A program made ready on an engine, with the settings it was packed with; see `edge_runtime.modalities.mri.proposal.Learned`.
+
+    Args:
+        sessions: of its graphs, by name.
+        threads: of the kernels, where the golden input is run.
+    """
+
+    coil_copies = COIL_COPIES
+
+    def __init__(self, settings: ProgramSettings, sessions: Mapping[str, Session], threads: int) -> None:
+        self.settings = settings
+        self.interpreter = Interpreter(settings.program, sessions)
+        self._threads = threads
+
+    @property
+    def golden(self) -> Session:
+        """The whole program, physics included, as a session from planes to planes."""
+        return _WholeProgram(self.interpreter, Plans(Workers(self._threads)))
+
+    def network_bytes(self, phase_encodes: int, columns: int) -> int:
+        """Activations of the largest graph, for the size that planes are padded to, and the images around it."""
+        multiple = padded_to(self.settings.program)
+        rows, width = (-(-size // multiple) * multiple for size in (phase_encodes, columns))
+        return rows * width * (self.settings.network_bytes_per_pixel + IMAGE_BYTES)
+
+    @contextlib.contextmanager
+    def propose(self, seen: Seen) -> Iterator[Proposal]:
+        """The program's image.
+
+        Raises:
+            Abandoned: the image was not wanted any more.
+            ProgramRefused: the slice is none that the program takes.
+            EngineError: a graph failed.
+        """
+        units = np.float32(seen.scale / self.settings.brightness)
+        if self.settings.program.domain == "image":
+            yield _as_made(seen, self._of_image(seen, units))
+            return
+        own = not self.settings.program.maps_given
+        hybrid = seen.coils if own else seen.hybrid
+        maps = None if own else seen.sensitivities[None]
+        given = Acquisition(hybrid[None] / units, seen.visible, maps)
+        with self.interpreter.started(given, seen.plans) as run:
+            made = run.through(wanted=seen.wanted)
+            if not own:
+                yield _as_made(seen, np.asarray(units * made[0], np.complex64))
+                return
+            yield _in_own_coils(seen, run, made[0], units)
+
+    def _of_image(self, seen: Seen, units: np.float32) -> Complex:
+        """What a program of images makes of the classical or the zero-filled image; one of magnitudes keeps the phase."""
+        start = seen.first
+        if self.settings.starts_from == "zero_filled":
+            start = -seen.plan.gradient(np.zeros_like(start))
+        if self.settings.program.input_channels == 1:
+            planes = np.abs(start)[None]
+        else:
+            planes = np.stack([start.real, start.imag])
+        made = self.interpreter.infer_planes(np.ascontiguousarray(planes[None] / units), wanted=seen.wanted)[0]
+        if len(made) == 1:
+            return np.asarray(units * made[0] * np.exp(1j * np.angle(start)), np.complex64)
+        return np.asarray(units * (made[0] + 1j * made[1]), np.complex64)
+
+
+def padded_to(program: Program) -> int:
+    """Of what rows and columns are multiples where they meet the program's graphs."""
+    paddings = [stage.shaping.padding for stage in program.stages if isinstance(stage, Running)]
+    return max((padding.multiple for padding in paddings if padding is not None), default=1)
+
+
+def _as_made(seen: Seen, image: Complex) -> Proposal:
+    """An image in the virtual coils, shown as it was made."""
+    return _shown_as_made(seen.plan, seen.hybrid, seen.sample_power, seen.first, image, seen.measured)
+
+
+def _shown_as_made(
+    plan: SensePlan, hybrid: Complex, sample_power: Reals, first: Complex, image: Complex, measured: Mask
+) -> Proposal:
+    def finished(share: float) -> tuple[Reals, Reals]:
+        believed = first + np.float32(share) * (image - first)
+        return np.abs(believed), plan.substituted(believed, hybrid, measured)[1]
+
+    return Proposal(plan, hybrid, sample_power, first, image, finished)
+
+
+def _in_own_coils(seen: Seen, run: KSpaceRun, made: Complex | Reals, units: np.float32) -> Proposal:
+    """An image in the scan's own coils and the program's sensitivities."""
+    (plan,), hybrid = run.plans, np.ascontiguousarray(seen.coils)
+    plan.set_samples(hybrid, seen.visible)
+    power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
+    measured: Mask = np.asarray(seen.measured.any(axis=1))
+    sample_power = power / np.float32(len(hybrid))
+    first, _ = first_image(plan, hybrid, power * seen.visible, measured, seen.visible, seen.noise)
+    if np.iscomplexobj(made):
+        return _shown_as_made(plan, hybrid, sample_power, first, np.asarray(units * made, np.complex64), seen.measured)
+    # The k-space iterate foretells F S (-v) where nothing was seen, and leaves y - F S u of what was (interpret's text).
+    image = np.asarray(-units * run.outside[0], np.complex64)
+    moved = units * run.modelled(run.under)[0] * seen.visible
+    moved_power = np.sum(moved.real**2 + moved.imag**2, axis=0) / np.float32(len(moved))
+
+    def finished(share: float) -> tuple[Reals, Reals]:
+        believed = first + np.float32(share) * (image - first)
+        shown, _ = plan.substituted(believed, hybrid - np.float32(share) * moved, seen.measured)
+        _, power = plan.substituted(believed, hybrid, seen.measured)
+        return shown, np.where(seen.visible, np.float32(share**2) * moved_power, power)
+
+    return Proposal(plan, hybrid, sample_power, first, image, finished)
+
+
+@dataclass(frozen=True)
+class _WholeProgram:
+    """A program from the planes of its input to those of its output."""
+
+    interpreter: Interpreter
+    plans: Plans
+
+    def run(self, batch: Tensor) -> Tensor:
+        given = given_of_tensor(self.interpreter.program, batch)
+        return value_as_tensor(self.interpreter.run(given, self.plans))
