@@ -15,11 +15,12 @@ from edge_runtime.bundle.quality import SCHEMA
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from export.config import ConfigError, ModelConfig
 from export.families.unrolled import UnrolledNetwork
+from export.quantization.choice import Budget, budget_missed
 from export.quantization.forms import fp16_form, write_prepared
 from export.quantization.ranges import write_ranges
 from export.quantization.report import write_report
 from export.quantization.scans import validation_scans
-from export.quantization.search import Budget, Search
+from export.quantization.search import Search
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
 from export.states import reconstruction_states
@@ -53,7 +54,7 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
 
     Raises:
         ConfigError: the configuration limits nothing that INT8 may lose.
-        BudgetMissed: no INT8 form keeps the limits.
+        BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
     budget = _budget(config)
@@ -82,15 +83,18 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     search = Search(fp32, prepared, ranges, settings, scans, image, folder / "measured.jsonl", report)
     result = search.run(budget)
     write_report(result, budget, folder)
-    forms = {"fp32": fp32, "fp16": fp16_form(fp32), "int8": search.form(result.chosen.kept)}
+    chosen = result.chosen
+    if chosen is None:
+        raise budget_missed(result.candidates, budget)
+    forms = {"fp32": fp32, "fp16": fp16_form(fp32), "int8": search.form(chosen.kept)}
     for precision, graph in forms.items():
         (folder / f"{precision}.onnx").write_bytes(graph)
     quality = {
         "schema": SCHEMA,
         "forms": {precision: hashlib.sha256(forms[precision]).hexdigest() for precision in ("fp32", "int8")},
-        "figures": {"int8_loss_db": result.chosen.lost.psnr_db, "int8_loss_ssim": result.chosen.lost.ssim},
-        "scans": f"{len(scans)} simulated validation scans, the worst of them: {result.chosen.lost.worst_scan}",
-        "float_layers": list(result.chosen.kept),
+        "figures": {"int8_loss_db": chosen.lost.psnr_db, "int8_loss_ssim": chosen.lost.ssim},
+        "scans": f"{len(scans)} simulated validation scans, the worst of them: {chosen.lost.worst_scan}",
+        "float_layers": list(chosen.kept),
     }
     (folder / "quality.json").write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
     return folder

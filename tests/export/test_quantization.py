@@ -123,15 +123,3 @@ def test_every_layer_takes_time_in_every_form(calibrated: tuple[Path, Path]) -> 
     for graph in (calibrated[0].read_bytes(), int8_form(*calibrated, ())):
         times = layer_times_us(graph, layers, image)
         assert set(times) == {layer.name for layer in layers} and min(times.values()) > 0
-
-
-def test_of_forms_that_are_as_fast_the_one_with_the_fewest_layers_in_float_is_chosen() -> None:
-    from export.quantization.scans import Loss
-    from export.quantization.search import Candidate, choice
-
-    def candidate(kept: int, time_ms: float) -> Candidate:
-        return Candidate(tuple("abcdef"[:kept]), time_ms, Loss(0.0, 0.0, "one"), True, False)
-
-    slow, early, late, fastest = candidate(0, 106.0), candidate(2, 104.0), candidate(3, 101.0), candidate(5, 100.0)
-    assert choice([slow, early, late, fastest]) is early
-    assert choice([candidate(0, 50.0), early, late, fastest]).time_ms == 50.0
