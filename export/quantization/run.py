@@ -15,19 +15,21 @@ from edge_runtime.bundle.quality import SCHEMA
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from export.config import ConfigError, ModelConfig
 from export.families.unrolled import UnrolledNetwork
+from export.quantization.calibration import CalibrationData, gathered_ranges
 from export.quantization.choice import Budget, budget_missed
 from export.quantization.forms import fp16_form, write_prepared
-from export.quantization.ranges import write_ranges
 from export.quantization.report import write_report
 from export.quantization.scans import validation_scans
 from export.quantization.search import Search
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
-from export.states import reconstruction_states
 from export.train import load_model
 
 FOLDER = "forms"
 """In the work folder: a graph a precision, ``quality.json``, and the search's report."""
+
+CALIBRATION = "calibration.json"
+"""In that folder: what INT8 was calibrated on and which layers it leaves in floating point, as a bundle tells it."""
 
 TIMED_SIZE = 256
 """Rows and columns of the image that layers and forms are timed on."""
@@ -62,21 +64,12 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     settings, fp32 = settings_of(network), regulariser_onnx(network)
     folder = work / FOLDER
     folder.mkdir(exist_ok=True)
-    prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
+    prepared = folder / "prepared.onnx"
     write_prepared(fp32, prepared)
-    session = OnnxRuntimeEngine().plan(fp32, threads=1)
     quantize = config.quantize
-    made_of = hashlib.sha256(fp32 + repr((quantize.calibration_scans, quantize.seed)).encode()).hexdigest()
-    mark = folder / "ranges.sha256"
-    if not (ranges.exists() and mark.exists() and mark.read_text() == made_of):
-        report(f"ranges over {quantize.calibration_scans} scans …")
-        ranges.unlink(missing_ok=True)
-        write_ranges(
-            prepared,
-            reconstruction_states(work / "pool", settings, session, quantize.calibration_scans, quantize.seed),
-            ranges,
-        )
-        mark.write_text(made_of)
+    data = CalibrationData(work / "pool", quantize.calibration_scans, quantize.seed)
+    session = OnnxRuntimeEngine().plan(fp32, threads=1)
+    ranges, calibration = gathered_ranges(prepared, data, settings, session, folder, report)
     scans = validation_scans(volumes, quantize.validation_scans, quantize.seed + 2, PHANTOM_SHARE)
     rng = np.random.default_rng(quantize.seed)
     image = 0.1 * rng.standard_normal((1, 6, TIMED_SIZE, TIMED_SIZE)).astype(np.float32)
@@ -97,6 +90,8 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
         "float_layers": list(chosen.kept),
     }
     (folder / "quality.json").write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
+    calibration |= {"float_layers": list(chosen.kept)}
+    (folder / CALIBRATION).write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
     return folder
 
 

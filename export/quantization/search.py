@@ -9,10 +9,12 @@ taken (`export.quantization.choice`). What was measured is kept in a file, so th
 from __future__ import annotations
 
 import hashlib
+import platform
 import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ import numpy.typing as npt
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.hil.quality import Quality
+from edge_runtime.kernels import instruction_set
+from export.digest import made_by
 from export.quantization.choice import Budget, Candidate, Measured, Sensitivity, candidates_of, choice, ranked
 from export.quantization.forms import int8_form
 from export.quantization.layers import layer_times_us, layers_of
@@ -55,7 +59,7 @@ class Search:
         prepared, ranges: files of `forms.write_prepared` and `ranges.write_ranges`.
         settings: of the reconstruction around it.
         scans: what images are compared on.
-        image: an input of the size whose time counts, ``(1, channels, rows, columns)``.
+        image: an input of the size whose time counts, ``(1, channels, rows, columns)``; its values do not.
         kept_results: file that remembers measurements.
         report: told in words what was measured.
     """
@@ -77,7 +81,8 @@ class Search:
         self._engine = OnnxRuntimeEngine()
         self._layers = layers_of(prepared)
         self._results = Remembered(kept_results, self._identity())
-        self._full: list[Quality] | None = None
+        if said := self._results.beginning():
+            report(said)
 
     def run(self, budget: Budget) -> SearchResult:
         """Ranks the layers, measures the front, and chooses."""
@@ -91,7 +96,8 @@ class Search:
             )
             measured.append(form)
         candidates = candidates_of(measured, budget)
-        return SearchResult(ranking, self._time_of(self._fp32), candidates, choice(candidates))
+        fp32_time_ms = float(self._results.remembered("time fp32", lambda: self._time_of(self._fp32)))
+        return SearchResult(ranking, fp32_time_ms, candidates, choice(candidates))
 
     def form(self, kept: Collection[str]) -> bytes:
         """The INT8 form with the layers of those names in floating point."""
@@ -100,14 +106,23 @@ class Search:
 
     def _ranking(self) -> tuple[Sensitivity, ...]:
         names = [layer.name for layer in self._layers]
-        before = layer_times_us(self._prepared.read_bytes(), self._layers, self._image)
-        after = layer_times_us(self.form(()), self._layers, self._image)
+        before, after = (
+            self._results.remembered(f"layers {precision}", partial(self._layer_times, precision))
+            for precision in ("fp32", "int8")
+        )
         found = []
-        for name in names:
-            lost = self._results.remembered(f"alone {name}", lambda name=name: self._mean_loss(set(names) - {name}))  # type: ignore[misc]
+        for number, name in enumerate(names, start=1):
+            lost = self._results.remembered(f"alone {name}", partial(self._mean_loss, set(names) - {name}))
             found.append(Sensitivity(name, float(lost), before[name] - after[name]))
-            self._report(f"{name} alone in INT8 loses {lost:.4f} dB in the mean and saves {found[-1].saved_us:.0f} us")
+            self._report(
+                f"layer {number} of {len(names)}: {name} alone in INT8 loses {lost:.4f} dB in the mean and saves "
+                f"{found[-1].saved_us:.0f} us"
+            )
         return ranked(found)
+
+    def _layer_times(self, precision: str) -> dict[str, float]:
+        graph = self._prepared.read_bytes() if precision == "fp32" else self.form(())
+        return dict(layer_times_us(graph, self._layers, self._image))
 
     def _mean_loss(self, kept: Collection[str]) -> float:
         form = self._qualities(self.form(kept))
@@ -123,9 +138,8 @@ class Search:
         return Measured(kept, float(known["time_ms"]), Loss(**known["lost"]))
 
     def _full_qualities(self) -> list[Quality]:
-        if self._full is None:
-            self._full = self._qualities(self._fp32)
-        return self._full
+        found = self._results.remembered("qualities fp32", lambda: [asdict(one) for one in self._qualities(self._fp32)])
+        return [Quality(**one) for one in found]
 
     def _qualities(self, graph: bytes) -> list[Quality]:
         return qualities(self._scans, self._settings, self._engine.plan(graph, threads=1))
@@ -139,10 +153,18 @@ class Search:
             times.append(1e3 * (time.perf_counter() - began))
         return min(times)  # whatever else the machine does only adds
 
-    def _identity(self) -> str:
-        """Of all that measurements hang on, so that those of another graph are not taken for this one's."""
-        digest = hashlib.sha256(self._fp32)
-        digest.update(self._ranges.read_bytes())
+    def _identity(self) -> dict[str, str]:
+        """All that measurements hang on, so that those of anything else are not taken for this search's."""
+        graphs, scans = hashlib.sha256(self._fp32), hashlib.sha256()
+        graphs.update(self._prepared.read_bytes())
         for scan in self._scans:
-            digest.update(scan.reference.tobytes())
-        return digest.hexdigest()
+            for array in (scan.samples.hybrid, scan.samples.measured, scan.reference, scan.where):
+                scans.update(array.tobytes())
+        return {
+            "graph": graphs.hexdigest(),
+            "ranges": hashlib.sha256(self._ranges.read_bytes()).hexdigest(),
+            "settings": hashlib.sha256(repr((self._settings, self._image.shape)).encode()).hexdigest(),
+            "scans": scans.hexdigest(),
+            **made_by(__name__),
+            "processor": f"{platform.machine()} {instruction_set()}",
+        }

@@ -95,7 +95,8 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     kept.write_text("".join(lines[:-3]) + lines[-1][:20])  # power was lost while a line was written
     said: list[str] = []
     sweep(models, data, EXTENT, out, said.append)
-    assert len(said) == 3 and said[0].startswith(f"{TASKS - 2} of {TASKS}: ")
+    assert len(said) == 4 and said[0].endswith(f"goes on with {TASKS - 3} results of an earlier run")
+    assert said[1].startswith(f"{TASKS - 2} of {TASKS}: ")
     assert (out / "sweep.md").read_text() == before
 
 
