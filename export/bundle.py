@@ -7,18 +7,15 @@ import json
 from pathlib import Path
 
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from export.config import ConfigError, ModelConfig
+from export.config import ModelConfig
 from export.keys import SigningKey
 from export.pack import write_bundle
-from export.quantization.run import CALIBRATION, FOLDER, settings_of
-from export.split import regulariser_onnx
+from export.quantization.folder import CALIBRATION, FOLDER, FULL, read_forms
+from export.quantization.run import settings_of
 from export.states import reconstruction_states
 from export.train import load_model
 
 GOLDEN_COLUMNS = 64
-
-PACKED_FORMS = ("fp32", "int8")
-"""FP16 waits for an engine that runs it."""
 
 
 def make_bundle(
@@ -43,14 +40,10 @@ def make_bundle(
     trained = load_model(work / "model.pt")
     network = trained.network
     settings, folder = settings_of(network), work / FOLDER
-    files = {precision: folder / f"{precision}.onnx" for precision in PACKED_FORMS}
-    missing = [path for path in (*files.values(), folder / "quality.json", folder / CALIBRATION) if not path.exists()]
-    if missing:
-        raise ConfigError(f"{missing[0]}: there is none yet; run edge-export quantize {config_path} first")
-    forms = {precision: path.read_bytes() for precision, path in files.items()}
-    if forms["fp32"] != regulariser_onnx(network):
-        raise ConfigError(f"{files['fp32']}: not of the model in {work}; run edge-export quantize {config_path} again")
-    session = OnnxRuntimeEngine().plan(forms["fp32"], threads=1)
+    forms = read_forms(work, network, config_path)
+    if quality is None:
+        quality = (folder / "quality.json").read_bytes()
+    session = OnnxRuntimeEngine().plan(forms[FULL], threads=1)
     seed = config.quantize.seed + 1
     golden = next(reconstruction_states(work / "pool", settings, session, 1, seed, columns=GOLDEN_COLUMNS))
     data = json.loads((work / "data.json").read_text(encoding="utf-8"))
@@ -73,6 +66,6 @@ def make_bundle(
         key=key,
         licence=config.licence,
         limits=config.limits,
-        quality=(folder / "quality.json").read_bytes() if quality is None else quality,
+        quality=quality,
         override=override,
     )

@@ -22,7 +22,8 @@ def write_report(result: SearchResult, budget: Budget, folder: Path) -> None:
 def table(result: SearchResult, budget: Budget) -> str:
     """Every candidate in Markdown, and the sensitivities that ranked the layers."""
     lines = [
-        f"Budget: {budget} on the worst validation scan. FP32: {result.fp32_time_ms:.2f} ms.",
+        f"Budget: {budget} on the worst validation scan. FP32: {result.fp32_time_ms:.2f} ms. "
+        f"FP16: {result.fp16.time_ms:.2f} ms, loses {result.fp16.lost.psnr_db:.3f} dB and {result.fp16.lost.ssim:.4f} SSIM.",
         "",
         "| layers in float | ms, one thread | worst PSNR loss, dB | worst SSIM loss | worst scan | |",
         "|---|---|---|---|---|---|",

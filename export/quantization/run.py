@@ -17,6 +17,7 @@ from export.config import ConfigError, ModelConfig
 from export.families.unrolled import UnrolledNetwork
 from export.quantization.calibration import CalibrationData, gathered_ranges
 from export.quantization.choice import Budget, budget_missed
+from export.quantization.folder import CALIBRATION, FOLDER, FULL, form_file
 from export.quantization.forms import fp16_form, write_prepared
 from export.quantization.report import write_report
 from export.quantization.scans import validation_scans
@@ -24,12 +25,6 @@ from export.quantization.search import Search
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
 from export.train import load_model
-
-FOLDER = "forms"
-"""In the work folder: a graph a precision, ``quality.json``, and the search's report."""
-
-CALIBRATION = "calibration.json"
-"""In that folder: what INT8 was calibrated on and which layers it leaves in floating point, as a bundle tells it."""
 
 TIMED_SIZE = 256
 """Rows and columns of the image that layers and forms are timed on."""
@@ -45,7 +40,8 @@ def settings_of(network: UnrolledNetwork) -> UnrolledSettings:
 
 
 def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], report: Callable[[str], None]) -> Path:
-    """Writes FP32, FP16 and INT8 graphs of ``work/model.pt`` and ``quality.json`` into ``work/forms``; returns that folder.
+    """Writes FP32, INT8 and, where it keeps the limits too, FP16 graphs of ``work/model.pt`` and ``quality.json`` into
+    ``work/forms``; returns that folder.
 
     Ranges come of the pool in ``work``; the search's budget is the configuration's limits of what INT8 may lose. An interrupted
     run goes on with the search where it stopped.
@@ -79,13 +75,23 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     chosen = result.chosen
     if chosen is None:
         raise budget_missed(result.candidates, budget)
-    forms = {"fp32": fp32, "fp16": fp16_form(fp32), "int8": search.form(chosen.kept)}
+    forms = {FULL: fp32, "int8": search.form(chosen.kept)}
+    figures = {"int8": chosen.lost, "fp16": result.fp16.lost}
+    if budget.admits(result.fp16.lost):
+        forms["fp16"] = fp16_form(fp32)
+    else:
+        report(f"FP16 loses {result.fp16.lost.psnr_db:.3f} dB and {result.fp16.lost.ssim:.4f} SSIM: it is left out")
+        form_file(folder, "fp16").unlink(missing_ok=True)  # of an earlier run
     for precision, graph in forms.items():
-        (folder / f"{precision}.onnx").write_bytes(graph)
+        form_file(folder, precision).write_bytes(graph)
     quality = {
         "schema": SCHEMA,
-        "forms": {precision: hashlib.sha256(forms[precision]).hexdigest() for precision in ("fp32", "int8")},
-        "figures": {"int8_loss_db": chosen.lost.psnr_db, "int8_loss_ssim": chosen.lost.ssim},
+        "forms": {precision: hashlib.sha256(graph).hexdigest() for precision, graph in forms.items()},
+        "figures": {
+            f"{precision}_loss_{unit}": value
+            for precision, lost in figures.items()
+            for unit, value in (("db", lost.psnr_db), ("ssim", lost.ssim))
+        },
         "scans": f"{len(scans)} simulated validation scans, the worst of them: {chosen.lost.worst_scan}",
         "float_layers": list(chosen.kept),
     }

@@ -26,7 +26,7 @@ from edge_runtime.hil.quality import Quality
 from edge_runtime.kernels import instruction_set
 from export.digest import made_by
 from export.quantization.choice import Budget, Candidate, Measured, Sensitivity, candidates_of, choice, ranked
-from export.quantization.forms import int8_form
+from export.quantization.forms import fp16_form, int8_form
 from export.quantization.layers import layer_times_us, layers_of
 from export.quantization.scans import Loss, ValidationScan, loss, qualities
 from export.remembered import Remembered
@@ -41,12 +41,14 @@ class SearchResult:
     Attributes:
         sensitivities: dearest layer first.
         fp32_time_ms: of the FP32 graph, one thread.
+        fp16: the form in half precision; its time is that of the engine that every device has, which sums in single precision.
         candidates: by the number of layers kept.
         chosen: see `export.quantization.choice.choice`; ``None`` where no form is within the budget.
     """
 
     sensitivities: tuple[Sensitivity, ...]
     fp32_time_ms: float
+    fp16: Measured
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
 
@@ -89,7 +91,8 @@ class Search:
         ranking = self._ranking()
         measured: list[Measured] = []
         for count in range(len(ranking)):
-            form = self._measure(tuple(sensitivity.layer for sensitivity in ranking[:count]))
+            kept = tuple(sensitivity.layer for sensitivity in ranking[:count])
+            form = self._measured(f"kept {' '.join(sorted(kept))}", kept, partial(self.form, kept))
             self._report(
                 f"{count} of {len(ranking)} layers in floating point: {form.time_ms:.2f} ms, loses {form.lost.psnr_db:.3f} dB and "
                 f"{form.lost.ssim:.4f} SSIM at worst ({form.lost.worst_scan})"
@@ -97,7 +100,8 @@ class Search:
             measured.append(form)
         candidates = candidates_of(measured, budget)
         fp32_time_ms = float(self._results.remembered("time fp32", lambda: self._time_of(self._fp32)))
-        return SearchResult(ranking, fp32_time_ms, candidates, choice(candidates))
+        fp16 = self._measured("fp16", (), lambda: fp16_form(self._fp32))
+        return SearchResult(ranking, fp32_time_ms, fp16, candidates, choice(candidates))
 
     def form(self, kept: Collection[str]) -> bytes:
         """The INT8 form with the layers of those names in floating point."""
@@ -128,13 +132,13 @@ class Search:
         form = self._qualities(self.form(kept))
         return statistics.fmean(a.psnr_db - b.psnr_db for a, b in zip(self._full_qualities(), form, strict=True))
 
-    def _measure(self, kept: tuple[str, ...]) -> Measured:
+    def _measured(self, name: str, kept: tuple[str, ...], form: Callable[[], bytes]) -> Measured:
         def measure() -> dict[str, object]:
-            graph = self.form(kept)
+            graph = form()
             lost = loss(self._scans, self._full_qualities(), self._qualities(graph))
             return {"time_ms": self._time_of(graph), "lost": asdict(lost)}
 
-        known = self._results.remembered(f"kept {' '.join(sorted(kept))}", measure)
+        known = self._results.remembered(name, measure)
         return Measured(kept, float(known["time_ms"]), Loss(**known["lost"]))
 
     def _full_qualities(self) -> list[Quality]:

@@ -138,6 +138,7 @@ def row(case: str, group: str, method: str, psnr_db: float, ssim: float = 0.9, f
 def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
     rows = [
         row("a", AS_TRAINED, "learned fp32", 30.0),
+        row("a", AS_TRAINED, "learned fp16", 29.99, 0.9),
         row("a", AS_TRAINED, "learned int8", 29.95, 0.899, 0.2),
         row("a", AS_TRAINED, CLASSICAL, 28.0, 0.85, 0.1),
         row("b", "recorded", "learned fp32", 20.0),
@@ -156,6 +157,8 @@ def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
     found = figures_of(rows, stable, costs, "int8")
     assert found == pytest.approx(
         {
+            "fp16_loss_db": 0.01,
+            "fp16_loss_ssim": 0.0,
             "int8_loss_db": 0.5,
             "int8_loss_ssim": 0.02,
             "gain_db_median": 0.725,
