@@ -32,12 +32,12 @@ from edge_runtime.engines import Engine, Session, Tensor, choose_engine
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.errors import EngineError
 from export.config import QuantizeConfig, load_config
+from export.quantization.choice import Budget
 from export.quantization.forms import int8_form, write_prepared
 from export.quantization.layers import layers_of
 from export.quantization.ranges import write_ranges
 from export.quantization.run import PHANTOM_SHARE
 from export.quantization.scans import Loss, ValidationScan, loss, qualities, validation_scans
-from export.quantization.search import Budget
 from export.split import planes_onnx
 from export.states import reconstruction_states
 

@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+SHOWN = 16
+"""Characters of a digest or version in what is said of it."""
+
 
 class Remembered:
-    """Measurements by name, in a file of one JSON line each; those of another identity are passed over."""
+    """Measurements by name, in a file of one JSON line each; those of another identity are passed over.
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self._path, self._identity = path, identity
-        self._known = {}
+    Args:
+        identity: all that measurements hang on, by what it is: digests of inputs and code, versions of libraries.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, str]) -> None:
+        self._path, self._identity = path, dict(identity)
+        self._known: dict[str, Any] = {}
+        self._other: object = None
         if path.exists():
             whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")  # a torn last line is dropped
-            lines = [json.loads(line) for line in whole]
-            self._known = {line["name"]: line["value"] for line in lines if line["identity"] == identity}
+            for line in map(json.loads, whole):
+                if line["identity"] == self._identity:
+                    self._known[line["name"]] = line["value"]
+                else:
+                    self._other = line["identity"]
+
+    def beginning(self) -> str:
+        """What a run begins with, in words; empty where the file holds nothing."""
+        if self._known:
+            return f"{self._path}: goes on with {len(self._known)} results of an earlier run"
+        if self._other is None:
+            return ""
+        before = self._other if isinstance(self._other, dict) else {}
+        changed = (
+            f"{name} ({before.get(name, 'none')[:SHOWN]} before, {value[:SHOWN]} now)"
+            for name, value in self._identity.items()
+            if before.get(name) != value
+        )
+        return f"{self._path}: begins anew, since its results are of another {', '.join(changed)}"
 
     def remembered(self, name: str, measure: Callable[[], object]) -> Any:
         """The value that is known, or a new one, which is kept."""

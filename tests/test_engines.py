@@ -35,7 +35,7 @@ def graph(tiny_bundle):
     return load_bundle(tiny_bundle).forms["fp32"].onnx
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_onnxruntime_runs_what_bundles_hold(precision):
     assert choose_engine(("onnxruntime",), precision).version().startswith("onnxruntime ")
 

@@ -13,10 +13,7 @@ from edge_runtime.bundle.quality import Limit, form_digest, parse_limits
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.modalities.mri.families import made_ready
 from edge_runtime.modalities.mri.proposal import Learned
-from export.config import ConfigError, load_config
-
-PRECISIONS = ("fp32", "int8")
-"""FP32 is what the others are held against."""
+from export.config import load_config
 
 
 @dataclass(frozen=True)
@@ -70,17 +67,11 @@ def of_work(config_path: Path, work: Path) -> Subject:
     Raises:
         ConfigError: there are none, or they are of another model than the folder's.
     """
-    from export.quantization.run import FOLDER, settings_of
-    from export.split import regulariser_onnx
+    from export.quantization.folder import read_forms
+    from export.quantization.run import settings_of
     from export.train import load_model
 
-    config, folder = load_config(config_path), work / FOLDER
-    missing = [precision for precision in PRECISIONS if not (folder / f"{precision}.onnx").exists()]
-    if missing:
-        raise ConfigError(f"{folder / missing[0]}.onnx: there is none; run edge-export quantize {config_path} first")
-    network = load_model(work / "model.pt").network
-    forms = {precision: {REGULARISER: (folder / f"{precision}.onnx").read_bytes()} for precision in PRECISIONS}
-    if forms["fp32"][REGULARISER] != regulariser_onnx(network):
-        raise ConfigError(f"{folder}: not of the model in {work}; run edge-export quantize {config_path} again")
+    config, network = load_config(config_path), load_model(work / "model.pt").network
+    forms = {precision: {REGULARISER: graph} for precision, graph in read_forms(work, network, config_path).items()}
     limits = parse_limits(config.limits)
     return Subject(config.name, config.version, settings_of(network), forms, limits, f"work folder {work.name}")

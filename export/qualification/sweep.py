@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import EdgeRuntimeError
-from export.digest import ROOT, files_digest, imported_sources
+from export.digest import made_by
 from export.qualification.cases import CaseName, Sources, foreign_volumes
 from export.qualification.extent import Extent
 from export.qualification.judge import Models, Row, judged, summary
@@ -100,6 +100,8 @@ def sweep(
     worker = _Worker(tuple(subjects), data)
     names = list(data.open().names(extent.draws, extent.off_draws, extent.seed))
     known = Remembered(out / "judged.jsonl", _identity(worker))
+    if said := known.beginning():
+        report(said)
     tasks = [(number, name) for number in range(len(subjects)) for name in names]
     waiting = [task for task in tasks if not known.has(_label(task))]
     done = len(tasks) - len(waiting)
@@ -164,10 +166,11 @@ def _label(task: Task) -> str:
     return f"{task[0]} {task[1]!r}"
 
 
-def _identity(worker: _Worker) -> str:
-    """Of all that a row hangs on: code, the models in their order, data."""
-    digest = hashlib.sha256(files_digest(imported_sources(__name__), ROOT).encode())
-    for subject in worker.subjects:
-        digest.update(repr((sorted(subject.digests().items()), subject.settings)).encode())
-    digest.update(worker.data.open().identity().encode())
-    return digest.hexdigest()
+def _identity(worker: _Worker) -> dict[str, str]:
+    """All that a row hangs on."""
+    models = [(sorted(subject.digests().items()), subject.settings) for subject in worker.subjects]
+    return {
+        "models": hashlib.sha256(repr(models).encode()).hexdigest(),
+        "data": worker.data.open().identity(),
+        **made_by(__name__),
+    }

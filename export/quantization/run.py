@@ -15,18 +15,16 @@ from edge_runtime.bundle.quality import SCHEMA
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from export.config import ConfigError, ModelConfig
 from export.families.unrolled import UnrolledNetwork
+from export.quantization.calibration import CalibrationData, gathered_ranges
+from export.quantization.choice import Budget, budget_missed
+from export.quantization.folder import CALIBRATION, FOLDER, FULL, form_file
 from export.quantization.forms import fp16_form, write_prepared
-from export.quantization.ranges import write_ranges
 from export.quantization.report import write_report
 from export.quantization.scans import validation_scans
-from export.quantization.search import Budget, Search
+from export.quantization.search import Search
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
-from export.states import reconstruction_states
 from export.train import load_model
-
-FOLDER = "forms"
-"""In the work folder: a graph a precision, ``quality.json``, and the search's report."""
 
 TIMED_SIZE = 256
 """Rows and columns of the image that layers and forms are timed on."""
@@ -42,7 +40,8 @@ def settings_of(network: UnrolledNetwork) -> UnrolledSettings:
 
 
 def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], report: Callable[[str], None]) -> Path:
-    """Writes FP32, FP16 and INT8 graphs of ``work/model.pt`` and ``quality.json`` into ``work/forms``; returns that folder.
+    """Writes FP32, INT8 and, where it keeps the limits too, FP16 graphs of ``work/model.pt`` and ``quality.json`` into
+    ``work/forms``; returns that folder.
 
     Ranges come of the pool in ``work``; the search's budget is the configuration's limits of what INT8 may lose. An interrupted
     run goes on with the search where it stopped.
@@ -53,7 +52,7 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
 
     Raises:
         ConfigError: the configuration limits nothing that INT8 may lose.
-        BudgetMissed: no INT8 form keeps the limits.
+        BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
     budget = _budget(config)
@@ -61,38 +60,44 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     settings, fp32 = settings_of(network), regulariser_onnx(network)
     folder = work / FOLDER
     folder.mkdir(exist_ok=True)
-    prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
+    prepared = folder / "prepared.onnx"
     write_prepared(fp32, prepared)
-    session = OnnxRuntimeEngine().plan(fp32, threads=1)
     quantize = config.quantize
-    made_of = hashlib.sha256(fp32 + repr((quantize.calibration_scans, quantize.seed)).encode()).hexdigest()
-    mark = folder / "ranges.sha256"
-    if not (ranges.exists() and mark.exists() and mark.read_text() == made_of):
-        report(f"ranges over {quantize.calibration_scans} scans …")
-        ranges.unlink(missing_ok=True)
-        write_ranges(
-            prepared,
-            reconstruction_states(work / "pool", settings, session, quantize.calibration_scans, quantize.seed),
-            ranges,
-        )
-        mark.write_text(made_of)
+    data = CalibrationData(work / "pool", quantize.calibration_scans, quantize.seed)
+    session = OnnxRuntimeEngine().plan(fp32, threads=1)
+    ranges, calibration = gathered_ranges(prepared, data, settings, session, folder, report)
     scans = validation_scans(volumes, quantize.validation_scans, quantize.seed + 2, PHANTOM_SHARE)
     rng = np.random.default_rng(quantize.seed)
     image = 0.1 * rng.standard_normal((1, 6, TIMED_SIZE, TIMED_SIZE)).astype(np.float32)
     search = Search(fp32, prepared, ranges, settings, scans, image, folder / "measured.jsonl", report)
     result = search.run(budget)
     write_report(result, budget, folder)
-    forms = {"fp32": fp32, "fp16": fp16_form(fp32), "int8": search.form(result.chosen.kept)}
+    chosen = result.chosen
+    if chosen is None:
+        raise budget_missed(result.candidates, budget)
+    forms = {FULL: fp32, "int8": search.form(chosen.kept)}
+    figures = {"int8": chosen.lost, "fp16": result.fp16.lost}
+    if budget.admits(result.fp16.lost):
+        forms["fp16"] = fp16_form(fp32)
+    else:
+        report(f"FP16 loses {result.fp16.lost.psnr_db:.3f} dB and {result.fp16.lost.ssim:.4f} SSIM: it is left out")
+        form_file(folder, "fp16").unlink(missing_ok=True)  # of an earlier run
     for precision, graph in forms.items():
-        (folder / f"{precision}.onnx").write_bytes(graph)
+        form_file(folder, precision).write_bytes(graph)
     quality = {
         "schema": SCHEMA,
-        "forms": {precision: hashlib.sha256(forms[precision]).hexdigest() for precision in ("fp32", "int8")},
-        "figures": {"int8_loss_db": result.chosen.lost.psnr_db, "int8_loss_ssim": result.chosen.lost.ssim},
-        "scans": f"{len(scans)} simulated validation scans, the worst of them: {result.chosen.lost.worst_scan}",
-        "float_layers": list(result.chosen.kept),
+        "forms": {precision: hashlib.sha256(graph).hexdigest() for precision, graph in forms.items()},
+        "figures": {
+            f"{precision}_loss_{unit}": value
+            for precision, lost in figures.items()
+            for unit, value in (("db", lost.psnr_db), ("ssim", lost.ssim))
+        },
+        "scans": f"{len(scans)} simulated validation scans, the worst of them: {chosen.lost.worst_scan}",
+        "float_layers": list(chosen.kept),
     }
     (folder / "quality.json").write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
+    calibration |= {"float_layers": list(chosen.kept)}
+    (folder / CALIBRATION).write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
     return folder
 
 

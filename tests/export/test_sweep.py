@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="the extra 'export' is not installed")
 import distributed
 import torch
 
+from edge_runtime.bundle.manifest import REGULARISER
 from export.config import NetworkConfig
 from export.families.unrolled import UnrolledNetwork
 from export.qualification.extent import Extent
@@ -35,7 +36,7 @@ TASKS = 2 * 2 * 3
 def subject(seed: int) -> Subject:
     torch.manual_seed(seed)
     network = UnrolledNetwork(NetworkConfig(2, 2, (4, 6)))
-    return Subject("made", "1", settings_of(network), {"fp32": regulariser_onnx(network)}, {}, "a test")
+    return Subject("made", "1", settings_of(network), {"fp32": {REGULARISER: regulariser_onnx(network)}}, {}, "a test")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,8 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     kept.write_text("".join(lines[:-3]) + lines[-1][:20])  # power was lost while a line was written
     said: list[str] = []
     sweep(models, data, EXTENT, out, said.append)
-    assert len(said) == 3 and said[0].startswith(f"{TASKS - 2} of {TASKS}: ")
+    assert len(said) == 4 and said[0].endswith(f"goes on with {TASKS - 3} results of an earlier run")
+    assert said[1].startswith(f"{TASKS - 2} of {TASKS}: ")
     assert (out / "sweep.md").read_text() == before
 
 

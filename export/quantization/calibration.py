@@ -1,0 +1,96 @@
+"""What INT8's ranges are gathered on, and gathering them once for all that they hang on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.engines import Session
+from export.digest import files_digest, made_by
+from export.progress import Progress
+from export.quantization.ranges import Tensor, write_ranges
+from export.remembered import Remembered
+from export.states import reconstruction_states
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Scans whose reconstruction states are what ranges are gathered on.
+
+    Attributes:
+        pool: folder of simulated acquisitions.
+        scans: how many are drawn from it.
+        seed: of the draws.
+    """
+
+    pool: Path
+    scans: int
+    seed: int
+
+    def states(self, settings: UnrolledSettings, session: Session) -> Iterator[Tensor]:
+        """The regulariser's input at every iteration of every scan, ``(1, 6, rows, columns)``; one scan in memory at a time."""
+        yield from reconstruction_states(self.pool, settings, session, self.scans, self.seed)
+
+    def count(self, settings: UnrolledSettings) -> int:
+        """How many states there are."""
+        return self.scans * settings.iterations
+
+    def provenance(self) -> dict[str, Any]:
+        """What a bundle says of it; reads the pool once."""
+        return {
+            "scans": self.scans,
+            "seed": self.seed,
+            "pool_sha256": files_digest(self.pool.glob("*.npy"), self.pool),
+        }
+
+
+def gathered_ranges(
+    prepared: Path,
+    data: CalibrationData,
+    settings: UnrolledSettings,
+    session: Session,
+    folder: Path,
+    report: Callable[[str], None],
+) -> tuple[Path, dict[str, Any]]:
+    """The file of ranges in a folder, gathered anew where graph, data, settings, code or libraries are others than it was made of,
+    and the provenance of its data.
+
+    Args:
+        prepared: graph of `forms.write_prepared`.
+        settings, session: of the reconstruction whose states are calibrated on.
+        report: told in words how far it is.
+    """
+    ranges, provenance = folder / "ranges.json", data.provenance()
+    known = Remembered(
+        folder / "ranges.jsonl",
+        {
+            "graph": hashlib.sha256(prepared.read_bytes()).hexdigest(),
+            "settings": hashlib.sha256(repr(settings).encode()).hexdigest(),
+            "calibration": hashlib.sha256(repr(provenance).encode()).hexdigest(),
+            **made_by(__name__),
+        },
+    )
+    if known.has("ranges") and ranges.exists() and known.value("ranges") == _sha256(ranges):
+        return ranges, provenance
+    if not known.has("ranges") and (said := known.beginning()):
+        report(said)
+    partial = ranges.with_suffix(".partial")
+    progress = Progress("states for ranges", report)
+    write_ranges(prepared, _shown(data.states(settings, session), data.count(settings), progress), partial)
+    partial.rename(ranges)
+    known.keep("ranges", _sha256(ranges))
+    return ranges, provenance
+
+
+def _shown(states: Iterable[Tensor], count: int, progress: Progress) -> Iterator[Tensor]:
+    for number, state in enumerate(states, start=1):
+        yield state
+        progress(number, count)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
