@@ -83,7 +83,9 @@ def _pack_program(options: argparse.Namespace, key: SigningKey, quality: bytes |
     from export.programs.config import load_program_config
 
     config = load_program_config(options.config)
-    return make_program_bundle(config, options.config, options.out, key, quality=quality, override=options.override)
+    return make_program_bundle(
+        config, options.config, options.work, options.out, key, quality=quality, override=options.override
+    )
 
 
 def _add_signing_options(parser: argparse.ArgumentParser) -> None:

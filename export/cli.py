@@ -9,8 +9,9 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_runtime.errors import EdgeRuntimeError
 from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack
@@ -18,11 +19,17 @@ from export.progress import Progress
 from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
 
+if TYPE_CHECKING:
+    from export.simulate.volumes import Volume
+
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
 """Of a command that does not say what it needs."""
 
 NEEDED_FOR_PROGRAMS = ("onnx", "scipy", "cyclonedx")
+
+NEEDED_TO_QUANTIZE = ("onnx", "scipy", "nibabel", "matplotlib")
+"""Of a program; packing needs less."""
 
 NEEDED_TO_TRAIN = ("torch", "scipy", "nibabel", "threadpoolctl")
 
@@ -90,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--workers", type=int, default=1, metavar="N", help=text)
     folders = "--data ../shared/data/validate --work build/brain2d"
     text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
-    command("quantize", text, _quantize, folders, data=True)
+    quantize = command("quantize", text, _quantize, folders, data=True)
+    quantize.set_defaults(needed=_needed_to_quantize)
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
     text = "pack and sign a trained and quantized model, or an imported program, which needs no --work"
     packing = command("pack", text, pack, folders, data=False, work=False)
@@ -109,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     add_fidelity(commands)
     return parser
+
+
+def _needed_to_quantize(options: argparse.Namespace) -> tuple[str, ...]:
+    from export.programs.config import is_program_config
+
+    return NEEDED_TO_QUANTIZE if is_program_config(options.config) else NEEDED
 
 
 def _needed_to_pack(options: argparse.Namespace) -> tuple[str, ...]:
@@ -172,17 +186,31 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from export.config import load_config
-    from export.quantization.run import quantize_model
+    from export.programs.config import is_program_config
     from export.simulate.volumes import load_volumes
 
     def report(text: str) -> None:
         print(text, flush=True)
 
-    folder = quantize_model(load_config(options.config), options.work, load_volumes(options.data), report)
+    quantize = _quantize_program if is_program_config(options.config) else _quantize_trained
+    folder = quantize(options, load_volumes(options.data), report)
     print((folder / "front.md").read_text(encoding="utf-8"))
     print(f"written: {folder}")
     return 0
+
+
+def _quantize_trained(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+    from export.config import load_config
+    from export.quantization.run import quantize_model
+
+    return quantize_model(load_config(options.config), options.work, volumes, report)
+
+
+def _quantize_program(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+    from export.programs.config import load_program_config
+    from export.programs.quantize import quantize_program
+
+    return quantize_program(load_program_config(options.config), options.config, options.work, volumes, report)
 
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -114,10 +114,12 @@ def program(
     )
 
 
-def packed(folder: Path, made: SplitProgram, key: SigningKey, settings: str = "", **options: Any) -> Path:
+def packed(
+    folder: Path, made: SplitProgram, key: SigningKey, settings: str = "", work: Path | None = None, **options: Any
+) -> Path:
     """The program as a bundle, through its file and a configuration."""
     write_program(folder / "made.edgeprogram", made, Comparison(1e-4, "none", (), ("nothing was compared",)))
     config, out = folder / "device.toml", folder / "made.edgebundle"
     config.write_text('program = "made.edgeprogram"\nlicence = "MIT"\n' + settings)
-    make_program_bundle(load_program_config(config), config, out, key, **{"override": "a test", **options})
+    make_program_bundle(load_program_config(config), config, work, out, key, **{"override": "a test", **options})
     return out

@@ -1,37 +1,31 @@
-"""Makes a bundle of an imported program."""
+"""Makes a bundle of an imported program and of the forms that `quantize` found for it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.bundle import ProgramSettings
+from edge_runtime.bundle import Graphs
 from edge_runtime.modalities.mri.given import Acquisition, given_as_tensor
 from export.adapters.inputs import simulated_case
 from export.adapters.program import SplitProgram
 from export.adapters.storage import read_program, read_report
+from export.config import ConfigError
 from export.keys import SigningKey
 from export.pack import Tensor, write_bundle
 from export.programs.config import ProgramConfig
-from export.programs.memory import bytes_per_pixel
-
-
-def settings_of(program: SplitProgram, config: ProgramConfig) -> ProgramSettings:
-    """How a device runs the program.
-
-    Raises:
-        ValueError: no device does.
-    """
-    size = max(bytes_per_pixel(graph, program.files[graph.file]) for graph in program.graphs)
-    return ProgramSettings(program.steps(), config.starts_from, config.brightness, size)
+from export.programs.folder import CALIBRATION, FOLDER, FULL, read_forms
+from export.programs.settings import settings_of
 
 
 def make_program_bundle(
     config: ProgramConfig,
     config_path: Path,
+    work: Path | None,
     out: Path,
     key: SigningKey,
     *,
@@ -41,26 +35,40 @@ def make_program_bundle(
     """Writes ``out`` from the program that the configuration names, signed; returns the bundle's SHA-256.
 
     Args:
-        quality, override: see `export.pack.write_bundle`.
+        work: folder with the forms and the report that `quantize` wrote; needed where the configuration says how to quantize.
+        quality: the report of these forms; by default what `quantize` found.
+        override: see `export.pack.write_bundle`.
 
     Raises:
+        ConfigError: the program is not quantized, or is another one since.
         ImportRefused: the program is damaged or altered.
         ValueError: no device runs such a program.
         BundleError: see `export.pack.write_bundle`.
     """
     program = read_program(config.program)
+    forms: dict[str, Graphs] = {FULL: program.files}
+    calibration = None
+    if config.quantize is not None:
+        if work is None:
+            raise ConfigError(
+                f"{config_path}: --work DIR is missing, the folder that quantize wrote; without [quantize] only FP32 is packed"
+            )
+        forms = read_forms(work, program, config_path)
+        calibration = json.loads((work / FOLDER / CALIBRATION).read_text(encoding="utf-8"))
+        quality = (work / FOLDER / "quality.json").read_bytes() if quality is None else quality
     return write_bundle(
         out,
         name=program.name,
         version=program.version,
         settings=settings_of(program, config),
-        forms={"fp32": program.files},
+        forms=forms,
         golden_input=_golden_input(program, config.brightness),
         provenance={
             "configuration": config_path.read_text(encoding="utf-8"),
             "configuration_sha256": hashlib.sha256(config_path.read_bytes()).hexdigest(),
             "origin": asdict(program.origin),
             "compared_with_the_original": read_report(config.program),
+            **({} if calibration is None else {"calibration": calibration}),
         },
         key=key,
         licence=config.licence,

@@ -67,7 +67,11 @@ def of_work(config_path: Path, work: Path) -> Subject:
     Raises:
         ConfigError: there are none, or they are of another model than the folder's.
     """
-    from export.quantization.folder import read_forms
+    from export.programs.config import is_program_config
+
+    if is_program_config(config_path):
+        return _of_program(config_path, work)
+    from export.quantization.folder import read_forms  # with torch
     from export.quantization.run import settings_of
     from export.train import load_model
 
@@ -75,3 +79,16 @@ def of_work(config_path: Path, work: Path) -> Subject:
     forms = {precision: {REGULARISER: graph} for precision, graph in read_forms(work, network, config_path).items()}
     limits = parse_limits(config.limits)
     return Subject(config.name, config.version, settings_of(network), forms, limits, f"work folder {work.name}")
+
+
+def _of_program(config_path: Path, work: Path) -> Subject:
+    from export.adapters.storage import read_program
+    from export.programs.config import load_program_config
+    from export.programs.folder import read_forms
+    from export.programs.settings import settings_of
+
+    config = load_program_config(config_path)
+    program = read_program(config.program)
+    forms, limits = read_forms(work, program, config_path), parse_limits(config.limits)
+    origin = f"work folder {work.name}"
+    return Subject(program.name, program.version, settings_of(program, config), forms, limits, origin)

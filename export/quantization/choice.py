@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.errors import EdgeRuntimeError
+from export.config import ConfigError
 from export.quantization.scans import Loss
 
 TIMING_TELLS = 0.05
@@ -32,6 +33,20 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.psnr_db:g} dB and {self.ssim:g} SSIM"
+
+
+def budget_of(limits: Mapping[str, Mapping[str, float]]) -> Budget:
+    """What the limits of a configuration let INT8 lose.
+
+    Raises:
+        ConfigError: they do not say.
+    """
+    try:
+        return Budget(limits["int8_loss_db"]["at_most"], limits["int8_loss_ssim"]["at_most"])
+    except KeyError as error:
+        raise ConfigError(
+            f"[limits] {error.args[0]}: the search for an INT8 form needs int8_loss_db and int8_loss_ssim, each with at_most"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.bundle.quality import SCHEMA
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from export.config import ConfigError, ModelConfig
+from export.config import ModelConfig
 from export.families.unrolled import UnrolledNetwork
 from export.quantization.calibration import CalibrationData, gathered_ranges
-from export.quantization.choice import Budget, budget_missed
+from export.quantization.choice import budget_missed, budget_of
 from export.quantization.folder import CALIBRATION, FOLDER, FULL, form_file
 from export.quantization.forms import fp16_form, write_prepared
 from export.quantization.report import write_report
@@ -55,7 +55,7 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
         BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
-    budget = _budget(config)
+    budget = budget_of(config.limits)
     network = load_model(work / "model.pt").network
     settings, fp32 = settings_of(network), regulariser_onnx(network)
     folder = work / FOLDER
@@ -99,12 +99,3 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     calibration |= {"float_layers": list(chosen.kept)}
     (folder / CALIBRATION).write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
     return folder
-
-
-def _budget(config: ModelConfig) -> Budget:
-    try:
-        return Budget(config.limits["int8_loss_db"]["at_most"], config.limits["int8_loss_ssim"]["at_most"])
-    except KeyError as error:
-        raise ConfigError(
-            f"[limits] {error.args[0]}: the search for an INT8 form needs int8_loss_db and int8_loss_ssim, each with at_most"
-        ) from error

@@ -181,7 +181,7 @@ def test_the_device_makes_the_originals_image(
     assert main([*arguments, "--out", str(tmp_path / "varnet.edgeprogram")]) == 0
     config, bundle = tmp_path / "device.toml", tmp_path / "varnet.edgebundle"
     config.write_text('program = "varnet.edgeprogram"\nlicence = "MIT"\n')
-    make_program_bundle(load_program_config(config), config, bundle, signing_key, override="seeded weights")
+    make_program_bundle(load_program_config(config), config, None, bundle, signing_key, override="seeded weights")
 
     lines, columns, coils = 48, 40, 3
     kspace = kspace_of(object_image(lines, columns), coil_maps(coils, lines, columns), 2 * columns, noise=0.01)
