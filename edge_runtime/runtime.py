@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,7 +39,11 @@ def runtime_version() -> str:
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle made ready on an engine."""
+    """A bundle made ready on an engine.
+
+    Attributes:
+        bundle: without its forms.
+    """
 
     bundle: Bundle
     reconstruction: Learned
@@ -107,7 +111,8 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
     engine = choose_engine(profile.engines, form.precision)
     learned = made_ready(bundle.settings, form.graphs, engine, profile.threads)
     bundle.check_golden(learned.golden, form, engine)
-    return Model(bundle, learned, form.precision, engine.version())
+    # The graphs are the engine's now; a model of others may have a hundred megabytes of them.
+    return Model(replace(bundle, forms={}), learned, form.precision, engine.version())
 
 
 def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:

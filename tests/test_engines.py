@@ -98,3 +98,8 @@ def test_any_size_runs_and_repeats_exactly(graph):
         first = session.run(batch)
         assert first.shape == (1, 2, rows, columns)
         np.testing.assert_array_equal(first, session.run(batch))
+
+
+def test_graphs_that_run_one_after_another_share_memory_where_the_engine_lets_them():
+    one, many = (OnnxRuntimeEngine().held_bytes(1000, [50] * count) for count in (1, 12))
+    assert many == one >= 1000

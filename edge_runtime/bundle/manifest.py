@@ -55,13 +55,14 @@ class ProgramSettings:
         starts_from: which image a program of images is given; nothing to a program of samples.
         brightness: what the 99th percentile of the ACS image is brought to before the program sees the samples: the range that the
             model was trained in. Networks that normalise for themselves take any.
-        network_bytes_per_pixel: what an engine takes for the activations of the largest graph, by pixel of its input.
+        live_bytes_per_pixel: of the tensors of the largest graph that exist at one time, by pixel of its input; what an engine
+            makes of that is its own (`edge_runtime.engines.Engine.held_bytes`).
     """
 
     program: Program
     starts_from: StartsFrom
     brightness: float
-    network_bytes_per_pixel: int
+    live_bytes_per_pixel: int
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for what no device runs."""
@@ -69,12 +70,9 @@ class ProgramSettings:
             raise ValueError(f"starts_from = {self.starts_from!r}: one of {', '.join(STARTS)} is expected")
         if not isinstance(self.brightness, float) or not 1e-6 <= self.brightness <= 1e6:
             raise ValueError(f"brightness = {self.brightness!r}: a number from 1e-6 to 1e6 is expected")
-        if (
-            type(self.network_bytes_per_pixel) is not int
-            or not 1 <= self.network_bytes_per_pixel <= MOST_BYTES_PER_PIXEL
-        ):
+        if type(self.live_bytes_per_pixel) is not int or not 1 <= self.live_bytes_per_pixel <= MOST_BYTES_PER_PIXEL:
             raise ValueError(
-                f"network_bytes_per_pixel = {self.network_bytes_per_pixel!r}: a whole number from 1 to {MOST_BYTES_PER_PIXEL} "
+                f"live_bytes_per_pixel = {self.live_bytes_per_pixel!r}: a whole number from 1 to {MOST_BYTES_PER_PIXEL} "
                 "is expected"
             )
         if self.program.domain == "image":
@@ -230,7 +228,7 @@ def settings_document(settings: Settings) -> dict[str, Any]:
         "program": program_document(settings.program),
         "starts_from": settings.starts_from,
         "brightness": settings.brightness,
-        "network_bytes_per_pixel": settings.network_bytes_per_pixel,
+        "live_bytes_per_pixel": settings.live_bytes_per_pixel,
     }
     return {"family": PROGRAM, "settings": table}
 
@@ -256,7 +254,7 @@ def _settings(document: Mapping[str, Any]) -> Settings:
 
 
 def _program(table: Mapping[str, Any]) -> ProgramSettings:
-    starts_from, brightness, size = (table[key] for key in ("starts_from", "brightness", "network_bytes_per_pixel"))
+    starts_from, brightness, size = (table[key] for key in ("starts_from", "brightness", "live_bytes_per_pixel"))
     if isinstance(brightness, int):
         brightness = float(brightness)  # as JSON writes whole numbers
     return ProgramSettings(read_program(table["program"]), starts_from, brightness, size)

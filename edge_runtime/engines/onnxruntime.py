@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +13,11 @@ from edge_runtime.errors import EngineError
 
 PRECISIONS = {"fp32": 10, "fp16": 5, "int8": 10}
 """FP16 halves the weights; sums are made in single precision here, so an engine which makes them in half is to be preferred."""
+
+
+HELD_OVER_LIVE = 3
+"""The arena over the tensors that exist at one time: it grows by powers of two, and convolutions lay their input out anew. 2.9 was
+seen of fastMRI's U-Net (18 channels, 320 x 320), 1.3 to 1.9 of the shipped network."""
 
 
 @functools.cache
@@ -32,6 +38,9 @@ class OnnxRuntimeEngine:
 
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
+
+    def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
+        return HELD_OVER_LIVE * live_bytes
 
     def plan(self, onnx: bytes, threads: int) -> Session:
         _shared_memory()

@@ -67,10 +67,10 @@ def read_program(path: Path) -> SplitProgram:
     """A program from its folder or file.
 
     Raises:
-        ImportRefused: it is damaged or altered, or of another format.
+        ImportRefused: it is not there, damaged or altered, or of another format.
         OSError: it can't be read.
     """
-    contents = _folder(path) if path.is_dir() else _unpacked(path)
+    contents = _contents(path)
     if PROGRAM not in contents:
         raise ImportRefused(f"{path}: no {PROGRAM}")
     try:
@@ -111,7 +111,7 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         ImportRefused: there is no report, or it is none of this program.
     """
-    contents = _folder(path) if path.is_dir() else _unpacked(path)
+    contents = _contents(path)
     try:
         report = json.loads(contents[REPORT])
         if report["program_sha256"] != digest(contents[PROGRAM]):
@@ -154,6 +154,12 @@ def _archive(contents: Mapping[str, bytes]) -> bytes:
         for name, content in contents.items():
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    if not path.exists():
+        raise ImportRefused(f"{path}: no such program; edge-export import writes one")
+    return _folder(path) if path.is_dir() else _unpacked(path)
 
 
 def _folder(path: Path) -> dict[str, bytes]:

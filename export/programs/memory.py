@@ -1,4 +1,4 @@
-"""What an engine takes for a graph's activations, by pixel: what a device reserves before it reconstructs."""
+"""What a graph's tensors take that exist at one time, by pixel: from that a device knows what to reserve before it reconstructs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ import onnxruntime as ort
 
 from edge_runtime.program.stages import Graph
 
-KEPT_OVER_LIVE = 3
-"""ONNX Runtime's arena over the tensors that are needed at one time: it grows by powers of two, and convolutions lay their input
-out anew. 2.9 was seen of fastMRI's U-Net (18 channels, 320 x 320), 1.3 to 1.9 of the shipped network."""
-
 LEAST_SIDE = 64
 """Rows and columns that a graph is looked at with, at least; deep levels of a U-Net take their share from there on."""
 
 
-def bytes_per_pixel(graph: Graph, content: bytes) -> int:
-    """Memory for the activations of a graph by pixel of one plane of its input, a batch of one."""
+def live_bytes_per_pixel(graph: Graph, content: bytes) -> int:
+    """By pixel of one plane of the graph's input, a batch of one; nodes run in their order."""
     rows, columns = (fixed or _size(graph) for fixed in (graph.rows, graph.columns))
     sizes = _tensor_bytes(content, np.zeros((1, graph.input_channels, rows, columns), np.float32))
-    return math.ceil(KEPT_OVER_LIVE * _most_live(content, sizes) / (rows * columns))
+    return math.ceil(_most_live(content, sizes) / (rows * columns))
 
 
 def _size(graph: Graph) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge_runtime.bundle import ProgramSettings
 from export.adapters.program import SplitProgram
 from export.programs.config import ProgramConfig
-from export.programs.memory import bytes_per_pixel
+from export.programs.memory import live_bytes_per_pixel
 
 
 def settings_of(program: SplitProgram, config: ProgramConfig) -> ProgramSettings:
@@ -14,5 +14,5 @@ def settings_of(program: SplitProgram, config: ProgramConfig) -> ProgramSettings
     Raises:
         ValueError: no device runs such a program.
     """
-    size = max(bytes_per_pixel(graph, program.files[graph.file]) for graph in program.graphs)
+    size = max(live_bytes_per_pixel(graph, program.files[graph.file]) for graph in program.graphs)
     return ProgramSettings(program.steps(), config.starts_from, config.brightness, size)

@@ -35,7 +35,7 @@ def record_states(settings: ProgramSettings, graphs: Graphs, scans: Iterable[Val
     for name, graph in sorted(graphs.items()):
         (folder / name).mkdir(parents=True)
         sessions[name] = _Recording(OnnxRuntimeEngine().plan(graph, threads=1), folder / name)
-    learned = ProgrammedReconstruction(settings, sessions, threads=1)
+    learned = ProgrammedReconstruction(settings, sessions, 1, held_bytes=int)
     for scan in scans:
         qualities_of([scan], learned)
 

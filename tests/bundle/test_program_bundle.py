@@ -142,8 +142,8 @@ def in_form(graphs: dict[str, str]) -> Callable[[Members], None]:
         (in_settings(brightness=0), "brightness = 0.0: a number from 1e-6"),
         (in_settings(brightness="bright"), "brightness = 'bright': a number"),
         (in_settings(starts_from="scratch"), "starts_from = 'scratch': one of classical, zero_filled"),
-        (in_settings(network_bytes_per_pixel=0), "network_bytes_per_pixel = 0: a whole number from 1"),
-        (in_settings(network_bytes_per_pixel=1e9), "network_bytes_per_pixel = 1000000000.0: a whole number"),
+        (in_settings(live_bytes_per_pixel=0), "live_bytes_per_pixel = 0: a whole number from 1"),
+        (in_settings(live_bytes_per_pixel=1e9), "live_bytes_per_pixel = 1000000000.0: a whole number"),
         (in_program(domain="ultrasound"), "domain = 'ultrasound'"),
         (in_program(stages=[]), "stages: a list is expected, of 1 to 512"),
         (in_program(stages=[{"stage": "combine", "name": "c"}] * 513), "stages: a list is expected"),
@@ -269,10 +269,10 @@ def test_a_scan_that_the_program_does_not_take_has_a_classical_image_and_a_reaso
 
 
 def test_a_programs_memory_is_reserved_before_a_readout_comes(serve, bundle, tmp_path, signing_key):
-    greedy = rewritten(bundle, tmp_path / "greedy", in_settings(network_bytes_per_pixel=1 << 20), key=signing_key)
+    greedy = rewritten(bundle, tmp_path / "greedy", in_settings(live_bytes_per_pixel=1 << 20), key=signing_key)
     wide = header_of()
     replies = serve(bundle=greedy).exchange(scan_bytes(readouts_of(KSPACE), header=wide, configuration="edge"))
-    assert "one slice needs about 76" in replies.text and not replies.images
+    assert "one slice needs about 230" in replies.text and not replies.images
     classical = serve(bundle=greedy).exchange(scan_bytes(readouts_of(KSPACE), header=wide))
     assert classical.images
 
@@ -302,7 +302,7 @@ def test_a_program_comes_to_the_device_by_commands(tmp_path, signing_key, capsys
         ('program = "made.edgeprogram"\nname = "x"\n', "has name; known here are"),
         ('program = "made.edgeprogram"\n[quantize]\nseed = 1\n', "calibration_scans is missing"),
         ('program = "made.edgeprogram"\n[limits]\nloss = 3\n', "loss = 3: at_least, at_most or both"),
-        ('program = "nowhere.edgeprogram"\n', "nowhere.edgeprogram"),
+        ('program = "nowhere.edgeprogram"\n', "nowhere.edgeprogram: no such program; edge-export import writes one"),
     ],
 )
 def test_a_wrong_configuration_is_refused(tmp_path, signing_key, capsys, text, words):

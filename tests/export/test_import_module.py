@@ -284,3 +284,21 @@ def test_packages_that_are_not_installed_are_named(
     )
     said = refusal(tmp_path, capsys, source="fastmri")
     assert "can't be imported" in said and "make .venv-import/.ready" in said
+
+
+def test_a_module_is_served_from_a_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signing_key: Any, serve: Any
+) -> None:
+    from simulated import readouts_of, scan_bytes, usual_kspace
+
+    from export.programs.bundle import make_program_bundle
+    from export.programs.config import load_program_config
+
+    written(tmp_path, halving().state_dict())
+    assert run(tmp_path) == 0
+    config, bundle = tmp_path / "device.toml", tmp_path / "halving.edgebundle"
+    config.write_text('program = "out"\n')
+    make_program_bundle(load_program_config(config), config, None, bundle, signing_key, override="seeded weights")
+    replies = serve(bundle=bundle).exchange(scan_bytes(readouts_of(usual_kspace()), configuration="edge"))
+    assert replies.kinds() == [("learned", "final"), ("classical", "final")]
+    assert "EdgeBundle" in replies.images[0].attributes and "halving 2" in replies.images[0].attributes

@@ -225,11 +225,11 @@ def test_a_graph_that_is_too_old_is_named() -> None:
 
 
 def test_memory_is_that_of_the_tensors_that_live_together(tmp_path: Path) -> None:
-    from export.programs.memory import KEPT_OVER_LIVE, bytes_per_pixel
+    from export.programs.memory import live_bytes_per_pixel
 
     described, content = bending(1)
     # 2 planes that are still needed, 6 wide ones and 6 bent ones
-    assert bytes_per_pixel(described, content) == KEPT_OVER_LIVE * 4 * (2 + 6 + 6)
+    assert live_bytes_per_pixel(described, content) == 4 * (2 + 6 + 6)
 
 
 def test_settings_are_the_same_every_time(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from edge_runtime.bundle.manifest import REGULARISER, Settings, UnrolledSettings
 from edge_runtime.engines import Engine
@@ -23,4 +24,5 @@ def made_ready(settings: Settings, graphs: Mapping[str, bytes], engine: Engine, 
     sessions = {name: engine.plan(graph, threads) for name, graph in sorted(graphs.items())}
     if isinstance(settings, UnrolledSettings):
         return LearnedReconstruction(settings, sessions[REGULARISER])
-    return ProgrammedReconstruction(settings, sessions, threads)
+    held = partial(engine.held_bytes, graph_bytes=[len(graph) for graph in graphs.values()])
+    return ProgrammedReconstruction(settings, sessions, threads, held)

@@ -9,7 +9,7 @@ place in a k-space iterate when the image is finished.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,14 +38,21 @@ class ProgrammedReconstruction:
     Args:
         sessions: of its graphs, by name.
         threads: of the kernels, where the golden input is run.
+        held_bytes: what the engine takes of memory, of the bytes of tensors that exist at one time in the largest graph.
     """
 
     coil_copies = COIL_COPIES
 
-    def __init__(self, settings: ProgramSettings, sessions: Mapping[str, Session], threads: int) -> None:
+    def __init__(
+        self,
+        settings: ProgramSettings,
+        sessions: Mapping[str, Session],
+        threads: int,
+        held_bytes: Callable[[int], int],
+    ) -> None:
         self.settings = settings
         self.interpreter = Interpreter(settings.program, sessions)
-        self._threads = threads
+        self._threads, self._held_bytes = threads, held_bytes
 
     @property
     def golden(self) -> Session:
@@ -53,10 +60,10 @@ class ProgrammedReconstruction:
         return _WholeProgram(self.interpreter, Plans(Workers(self._threads)))
 
     def network_bytes(self, phase_encodes: int, columns: int) -> int:
-        """Activations of the largest graph, for the size that planes are padded to, and the images around it."""
+        """Activations of the graphs, for the size that planes are padded to, and the images around it."""
         multiple = padded_to(self.settings.program)
         rows, width = (-(-size // multiple) * multiple for size in (phase_encodes, columns))
-        return rows * width * (self.settings.network_bytes_per_pixel + IMAGE_BYTES)
+        return self._held_bytes(rows * width * self.settings.live_bytes_per_pixel) + rows * width * IMAGE_BYTES
 
     @contextlib.contextmanager
     def propose(self, seen: Seen) -> Iterator[Proposal]:

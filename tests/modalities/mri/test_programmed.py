@@ -196,5 +196,5 @@ def test_an_image_that_is_not_wanted_any_more_is_abandoned(tmp_path, signing_key
 def test_memory_goes_by_the_padded_size(tmp_path, signing_key):
     learned = ready(varnet(), tmp_path, signing_key)
     by_pixel = learned.network_bytes(4, 4) // 16
-    assert by_pixel > learned.settings.network_bytes_per_pixel > 4 * (2 + 6 + 6)
+    assert by_pixel > learned.settings.live_bytes_per_pixel >= 4 * (2 + 6 + 6)
     assert learned.network_bytes(61, 37) == 64 * 40 * by_pixel
