@@ -16,17 +16,21 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import ProgramSettings
 from edge_runtime.engines import Session, Tensor
+from edge_runtime.errors import ProgramRefused
 from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.given import Acquisition, given_of_tensor, value_as_tensor
-from edge_runtime.modalities.mri.interpret import Interpreter, KSpaceRun
+from edge_runtime.modalities.mri.interpret import Interpreter, KSpaceRun, calibration_lines
 from edge_runtime.modalities.mri.proposal import Mask, Proposal, Reals, Seen
 from edge_runtime.modalities.mri.reconstruct import first_image
-from edge_runtime.program.stages import Program, Running
+from edge_runtime.program.stages import Program, Running, Sensitivities
 
 COIL_COPIES = 9
 """Arrays of a slice's size that a run makes: samples, images of the calibration lines, sensitivities, a plan of its own with both
 and their conjugate, ``F S u`` and what it is taken from."""
+
+FEWEST_LINES = 4
+"""Calibration lines from which several coils' sensitivities can vary along the phase encodes."""
 
 IMAGE_BYTES = 16 * 8
 """By pixel: the complex images that carry a run, and the planes around a graph."""
@@ -79,6 +83,8 @@ class ProgrammedReconstruction:
             yield _as_made(seen, self._of_image(seen, units))
             return
         own = not self.settings.program.maps_given
+        if own:
+            check_calibration(self.settings.program, seen)
         hybrid = seen.coils if own else seen.hybrid
         maps = None if own else seen.sensitivities[None]
         given = Acquisition(hybrid[None] / units, seen.visible, maps)
@@ -102,6 +108,23 @@ class ProgrammedReconstruction:
         if len(made) == 1:
             return np.asarray(units * made[0] * np.exp(1j * np.angle(start)), np.complex64)
         return np.asarray(units * (made[0] + 1j * made[1]), np.complex64)
+
+
+def check_calibration(program: Program, seen: Seen) -> None:
+    """That sensitivities of the program's own can be made of the samples: lines measured for calibration alone are not among them.
+
+    Raises:
+        ProgramRefused: too few lines of the centre are; names how many.
+    """
+    whole: Mask = np.asarray(seen.visible.all(axis=1))
+    for stage in program.stages:
+        if isinstance(stage, Sensitivities) and len(seen.coils) > 1:
+            found = int(whole[calibration_lines(whole, stage.lines)].sum())
+            if found < FEWEST_LINES:
+                raise ProgramRefused(
+                    f"stage {stage.name!r}: {found} calibration lines among the image's own, at least {FEWEST_LINES} are needed: "
+                    "measure the ACS with the image lines, or use a model that is given sensitivities"
+                )
 
 
 def padded_to(program: Program) -> int:

@@ -179,6 +179,19 @@ def test_a_size_that_the_graph_does_not_take_leaves_the_other_images(tmp_path, s
     assert methods == [Method.CLASSICAL, Method.ZERO_FILLED]
 
 
+def test_sensitivities_of_too_few_lines_are_not_made(tmp_path, signing_key):
+    """As where the ACS is measured apart: the runtime calibrates on it, the program never sees it."""
+    sparse = uniform(LINES, 4, acs_fraction=0)
+    samples, whole = samples_of(sparse), samples_of(FEW_OUTER)
+    calibration = calibrate(whole.hybrid, FEW_OUTER, PLANS)
+    with pytest.raises(ProgramRefused, match="'sensitivities': 1 calibration lines among the image's own, at least 4"):
+        list(reconstruct(samples, calibration, ready(varnet(), tmp_path, signing_key), PLANS))
+    one_coil = samples_of(sparse, coils=1)
+    calibration = calibrate(samples_of(FEW_OUTER, coils=1).hybrid, FEW_OUTER, PLANS)
+    made = dict(reconstruct(one_coil, calibration, ready(varnet(), tmp_path, signing_key), PLANS))
+    assert Method.LEARNED in made
+
+
 @pytest.mark.parametrize("made", [varnet(), modl(), denoiser()], ids=["iterate", "image", "network"])
 def test_an_image_that_is_not_wanted_any_more_is_abandoned(tmp_path, signing_key, made):
     samples, learned = samples_of(FEW_OUTER), ready(made, tmp_path, signing_key)
