@@ -30,6 +30,7 @@ class Profile:
     """A checked profile; the attributes are the keys of the TOML file.
 
     Attributes:
+        kernels: what the plans of `edge_runtime.kernels` may run on, ``cuda`` and ``cpu``, in order of preference.
         trust: folder of the public keys that may sign bundles; ``None`` for the one that comes with the package.
     """
 
@@ -45,6 +46,7 @@ class Profile:
     idle_timeout_s: float
     send_timeout_s: float
     pending_slices: int
+    kernels: tuple[str, ...] = ("cpu",)
     trust: Path | None = None
 
     @property
@@ -123,6 +125,7 @@ def parse_profile(text: str, where: str) -> Profile:
         idle_timeout_s=table.number("limits.idle_timeout_s", 0.1, 86400),
         send_timeout_s=table.number("limits.send_timeout_s", 0.1, 3600),
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
+        kernels=table.choices("compute.kernels", ("cuda", "cpu"), otherwise=("cpu",)),
         trust=table.path("bundle.trust"),
     )
     table.refuse_unknown()
@@ -154,6 +157,16 @@ class _Table:
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             raise self._wrong(key, value, "a list of texts with at least one entry")
         return tuple(value)
+
+    def choices(self, key: str, known: tuple[str, ...], otherwise: tuple[str, ...]) -> tuple[str, ...]:
+        """Some of those that are known, in order; may be left out."""
+        self._read.add(key)
+        if key not in self._values:
+            return otherwise
+        chosen = self.texts(key)
+        if len(set(chosen)) != len(chosen) or not set(chosen) <= set(known):
+            raise self._wrong(key, list(chosen), f"some of {', '.join(known)}, each once")
+        return chosen
 
     def path(self, key: str) -> Path | None:
         """A path that may be left out."""

@@ -46,6 +46,15 @@ def test_a_profile_may_name_a_trust_store():
         parse_profile(GOOD + "\n[bundle]\ntrust = 3", "here")
 
 
+def test_a_profile_may_prefer_a_gpu_for_its_kernels():
+    assert parse_profile(GOOD, "here").kernels == ("cpu",)
+    with_kernels = GOOD.replace("[compute]", "[compute]\nkernels = {}")
+    assert parse_profile(with_kernels.format('["cuda", "cpu"]'), "here").kernels == ("cuda", "cpu")
+    for wrong in ('["gpu"]', '["cpu", "cpu"]'):
+        with pytest.raises(ProfileError, match=r"compute\.kernels = .*: expected some of cuda, cpu, each once"):
+            parse_profile(with_kernels.format(wrong), "here")
+
+
 @pytest.mark.parametrize("session_mb", [16, 100, 512])
 def test_the_parts_of_a_scan_make_up_its_memory(session_mb):
     profile = profile_of(session_mb=session_mb)

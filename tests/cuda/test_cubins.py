@@ -13,6 +13,7 @@ import pytest
 
 from edge_runtime.cuda.coils import SAMPLES
 from edge_runtime.cuda.groups import GEOMETRY
+from edge_runtime.cuda.ingest import INGEST
 from edge_runtime.cuda.pack import PLANES
 from edge_runtime.cuda.sense import SLICE
 
@@ -43,6 +44,10 @@ BUDGETS = {
         for work in ("pack", "fill", "unpack")
         for dtype in ("float32", "int8", "uint8")
     },
+    "ingest_readouts": Budget(80, 0),
+    "ingest_mean": Budget(32, 0),
+    "sense_between": Budget(40, 2),
+    "sense_sample_power": Budget(40, 1),
     "sense_set_maps": Budget(32, 1),
     "sense_set_samples": Budget(80, 1),
     "sense_normal": Budget(128, 8),
@@ -109,6 +114,10 @@ def test_a_kernel_keeps_its_budget(target, kernel):
 @pytest.mark.parametrize(("file", "first"), [("sense", SLICE), ("coils", GEOMETRY), ("pack", PLANES)])
 def test_what_kernels_are_told_is_as_long_as_the_compiler_has_it(file, first):
     assert parameter_sizes(file, 0) == {first.itemsize}
+
+
+def test_what_ingest_is_told_is_as_long_as_the_compiler_has_it():
+    assert INGEST.itemsize in parameter_sizes("ingest", 0)  # the kernel of means is told something else
 
 
 def test_samples_are_as_long_as_the_compiler_has_them():

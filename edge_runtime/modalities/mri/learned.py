@@ -51,10 +51,9 @@ class LearnedReconstruction:
         """See `Learned`. Measured against the held-out samples, the image may have them: when it is finished, all that was measured
         is put in its place."""
         blind = self.run(seen.plan, seen.first, seen.scale, seen.level, seen.plans, seen.wanted)
-        correction = blind - seen.first
 
         def finished(share: float) -> tuple[Reals, Reals]:
-            return seen.plan.substituted(seen.first + np.float32(share) * correction, seen.hybrid, seen.measured)
+            return seen.plan.substituted(seen.plan.between(seen.first, blind, share), seen.hybrid, seen.measured)
 
         yield Proposal(seen.plan, seen.hybrid, seen.sample_power, seen.first, blind, finished)
 
@@ -82,8 +81,7 @@ class LearnedReconstruction:
         """
         settings = self.settings
         weights = self.weights(scale, noise)
-        image: Complex = first.copy()
-        prior: Complex = np.empty_like(first)
+        image, prior = first, None
         with plans.pack(plan.phase_encodes, plan.columns, settings.multiple) as packing:
             batch = np.empty((1, CHANNELS, *packing.plane), np.float32)
             planes = batch[0]
@@ -95,8 +93,8 @@ class LearnedReconstruction:
                 go_on(wanted)
                 correction = self.regulariser.run(batch)[0]
                 go_on(wanted)
-                packing.add(image, correction, scale, out=prior)
-                plan.data_consistent(prior, weights[iteration], settings.cg_steps, out=image)
+                prior = packing.add(image, correction, scale, out=prior)
+                image = plan.data_consistent(prior, weights[iteration], settings.cg_steps)
         return image
 
     def weights(self, scale: float, noise: float) -> list[float]:

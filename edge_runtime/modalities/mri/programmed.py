@@ -85,8 +85,8 @@ class ProgrammedReconstruction:
         own = not self.settings.program.maps_given
         if own:
             check_calibration(self.settings.program, seen)
-        hybrid = seen.coils if own else seen.hybrid
-        maps = None if own else seen.sensitivities[None]
+        hybrid = np.asarray(seen.coils if own else seen.hybrid)
+        maps = None if own else np.asarray(seen.sensitivities)[None]
         given = Acquisition(hybrid[None] / units, seen.visible, maps)
         with self.interpreter.started(given, seen.plans) as run:
             made = run.through(wanted=seen.wanted)
@@ -97,9 +97,9 @@ class ProgrammedReconstruction:
 
     def _of_image(self, seen: Seen, units: np.float32) -> Complex:
         """What a program of images makes of the classical or the zero-filled image; one of magnitudes keeps the phase."""
-        start = seen.first
+        start = np.asarray(seen.first)
         if self.settings.starts_from == "zero_filled":
-            start = -seen.plan.gradient(np.zeros_like(start))
+            start = -np.asarray(seen.plan.gradient(np.zeros_like(start)))
         if self.settings.program.input_channels == 1:
             planes = np.abs(start)[None]
         else:
@@ -142,17 +142,17 @@ def _shown_as_made(
     plan: SensePlan, hybrid: Complex, sample_power: Reals, first: Complex, image: Complex, measured: Mask
 ) -> Proposal:
     def finished(share: float) -> tuple[Reals, Reals]:
-        believed = first + np.float32(share) * (image - first)
-        return np.abs(believed), plan.substituted(believed, hybrid, measured)[1]
+        believed = plan.between(first, image, share)
+        return np.abs(np.asarray(believed)), plan.substituted(believed, hybrid, measured)[1]
 
     return Proposal(plan, hybrid, sample_power, first, image, finished)
 
 
 def _in_own_coils(seen: Seen, run: KSpaceRun, made: Complex | Reals, units: np.float32) -> Proposal:
     """An image in the scan's own coils and the program's sensitivities."""
-    (plan,), hybrid = run.plans, np.ascontiguousarray(seen.coils)
+    (plan,), hybrid = run.plans, np.ascontiguousarray(np.asarray(seen.coils))
     plan.set_samples(hybrid, seen.visible)
-    power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
+    power = np.asarray(plan.sample_power(hybrid))
     measured: Mask = np.asarray(seen.measured.any(axis=1))
     sample_power = power / np.float32(len(hybrid))
     first, _ = first_image(plan, hybrid, power * seen.visible, measured, seen.visible, seen.noise)
@@ -164,10 +164,10 @@ def _in_own_coils(seen: Seen, run: KSpaceRun, made: Complex | Reals, units: np.f
     moved_power = np.sum(moved.real**2 + moved.imag**2, axis=0) / np.float32(len(moved))
 
     def finished(share: float) -> tuple[Reals, Reals]:
-        believed = first + np.float32(share) * (image - first)
+        believed = plan.between(first, image, share)
         shown, _ = plan.substituted(believed, hybrid - np.float32(share) * moved, seen.measured)
         _, power = plan.substituted(believed, hybrid, seen.measured)
-        return shown, np.where(seen.visible, np.float32(share**2) * moved_power, power)
+        return shown, np.where(seen.visible, np.float32(share**2) * moved_power, np.asarray(power))
 
     return Proposal(plan, hybrid, sample_power, first, image, finished)
 

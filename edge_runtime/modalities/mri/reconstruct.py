@@ -122,7 +122,7 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_], plans: Plans) ->
     compression = compression_matrix(hybrid[:, acs], MAX_VIRTUAL_COILS)
     lines, (coils, phase_encodes, columns) = acs.stop - acs.start, hybrid.shape
     with plans.coils(coils, lines, columns) as plan:
-        virtual = plan.compress(hybrid[:, acs], np.ones(lines, np.bool_), compression)
+        virtual = np.asarray(plan.compress(hybrid[:, acs], np.ones(lines, np.bool_), compression))
     support = object_support(virtual, acs, phase_encodes, plans)
     sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), phase_encodes, columns, plans, support)
     return Calibration(acs, compression, sensitivities, scale)
@@ -157,10 +157,10 @@ def reconstruct(
     measured, compressed = samples.measured, compress(samples, calibration, plans)
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
-    power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
-    sample_power = power / np.float32(len(hybrid))
     failure: EngineError | ProgramRefused | None = None
     with plans.sense(*hybrid.shape) as plan:
+        power = np.asarray(plan.sample_power(hybrid))
+        sample_power = power / np.float32(len(hybrid))
         plan.set_maps(calibration.sensitivities)
         visible = everything & ~held_out
         plan.set_samples(hybrid, visible)
@@ -190,10 +190,11 @@ def reconstruct(
         plan.set_samples(hybrid, everything)
         classical = regularised_sense(plan, power, measured, level)
         image, residual_power = plan.substituted(classical, hybrid, everything)
-        proof = evidence(residual_power, sample_power, everything, np.zeros_like(everything), noise)
-        yield Method.CLASSICAL, Reconstruction(image, proof)
+        proof = evidence(np.asarray(residual_power), sample_power, everything, np.zeros_like(everything), noise)
+        yield Method.CLASSICAL, Reconstruction(np.asarray(image), proof)
     with plans.coils(*samples.hybrid.shape) as coil_plan:
-        yield Method.ZERO_FILLED, Reconstruction(coil_plan.root_sum_of_squares(samples.hybrid, measured), None)
+        image = coil_plan.root_sum_of_squares(samples.hybrid, measured)
+        yield Method.ZERO_FILLED, Reconstruction(np.asarray(image), None)
     if failure is not None:
         raise failure
 
@@ -206,13 +207,12 @@ def learned_image(learned: Learned, seen: Seen) -> Reconstruction:
     """
     held_out = seen.measured & ~seen.visible
     with learned.propose(seen) as proposal:
-        correction = proposal.image - proposal.first
-        step = proposal.plan.line_search(proposal.first, correction, proposal.hybrid, held_out)
+        step = proposal.plan.line_search(proposal.first, proposal.image, proposal.hybrid, held_out)
         share = believed_share(step)
         image, residual_power = proposal.finished(share)
-    proof = evidence(residual_power, proposal.sample_power, seen.visible, held_out, seen.noise)
+    proof = evidence(np.asarray(residual_power), proposal.sample_power, seen.visible, held_out, seen.noise)
     return Reconstruction(
-        image,
+        np.asarray(image),
         replace(
             proof,
             learned_share=None if step is None else share,
@@ -239,7 +239,7 @@ def first_image(
         visible: ``(phase_encodes, columns)``.
     """
     first = regularised_sense(plan, power, measured, noise.standard_deviation)
-    level = level_to_reckon_with(plan.substituted(first, hybrid, visible)[1][visible], noise)
+    level = level_to_reckon_with(np.asarray(plan.substituted(first, hybrid, visible)[1])[visible], noise)
     if level > noise.standard_deviation:
         first = regularised_sense(plan, power, measured, level)
     return first, level
