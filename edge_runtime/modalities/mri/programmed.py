@@ -89,11 +89,12 @@ class ProgrammedReconstruction:
         maps = None if own else np.asarray(seen.sensitivities)[None]
         given = Acquisition(hybrid[None] / units, seen.visible, maps)
         with self.interpreter.started(given, seen.plans) as run:
-            made = run.through(wanted=seen.wanted)
-            if not own:
-                yield _as_made(seen, np.asarray(units * made[0], np.complex64))
-                return
-            yield _in_own_coils(seen, run, made[0], units)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                made = units * run.through(wanted=seen.wanted)[0]
+            if own:
+                yield _in_own_coils(seen, run, made, units)
+            else:
+                yield _as_made(seen, np.asarray(made, np.complex64))
 
     def _of_image(self, seen: Seen, units: np.float32) -> Complex:
         """What a program of images makes of the classical or the zero-filled image; one of magnitudes keeps the phase."""
@@ -133,8 +134,19 @@ def padded_to(program: Program) -> int:
     return max((padding.multiple for padding in paddings if padding is not None), default=1)
 
 
+def _check_finite(*images: Complex | Reals) -> None:
+    """As engines do with what a graph makes; the last steps of a program are no graph's.
+
+    Raises:
+        ProgramRefused: some number is infinite or none.
+    """
+    if not all(np.isfinite(image).all() for image in images):
+        raise ProgramRefused("the program made values that are not finite")
+
+
 def _as_made(seen: Seen, image: Complex) -> Proposal:
     """An image in the virtual coils, shown as it was made."""
+    _check_finite(image)
     return _shown_as_made(seen.plan, seen.hybrid, seen.sample_power, seen.first, image, seen.measured)
 
 
@@ -149,15 +161,16 @@ def _shown_as_made(
 
 
 def _in_own_coils(seen: Seen, run: KSpaceRun, made: Complex | Reals, units: np.float32) -> Proposal:
-    """An image in the scan's own coils and the program's sensitivities."""
+    """An image in the scan's own coils and the program's sensitivities, complex or the magnitude of a k-space iterate."""
     (plan,), hybrid = run.plans, np.ascontiguousarray(np.asarray(seen.coils))
     plan.set_samples(hybrid, seen.visible)
     power = np.asarray(plan.sample_power(hybrid))
     measured: Mask = np.asarray(seen.measured.any(axis=1))
     sample_power = power / np.float32(len(hybrid))
     first, _ = first_image(plan, hybrid, power * seen.visible, measured, seen.visible, seen.noise)
+    _check_finite(made, run.outside[0], run.under[0])
     if np.iscomplexobj(made):
-        return _shown_as_made(plan, hybrid, sample_power, first, np.asarray(units * made, np.complex64), seen.measured)
+        return _shown_as_made(plan, hybrid, sample_power, first, np.asarray(made, np.complex64), seen.measured)
     # The k-space iterate foretells F S (-v) where nothing was seen, and leaves y - F S u of what was (interpret's text).
     image = np.asarray(-units * run.outside[0], np.complex64)
     moved = units * run.modelled(run.under)[0] * seen.visible

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from simulated import coil_maps, kspace_of, object_image
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edge_runtime.errors import Abandoned, ProgramRefused
+from edge_runtime.errors import Abandoned, EngineError, ProgramRefused
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.families import made_ready
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
@@ -23,6 +24,7 @@ from edge_runtime.modalities.mri.programmed import ProgrammedReconstruction
 from edge_runtime.modalities.mri.proposal import Proposal, Seen
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress, reconstruct
 from edge_runtime.modalities.mri.sampling import uniform
+from edge_runtime.program.stages import GradientStep, Shaping
 from edge_runtime.scan import Method
 from export.adapters.program import SplitProgram, interpreter_of
 
@@ -190,6 +192,39 @@ def test_sensitivities_of_too_few_lines_are_not_made(tmp_path, signing_key):
     calibration = calibrate(samples_of(FEW_OUTER, coils=1).hybrid, FEW_OUTER, PLANS)
     made = dict(reconstruct(one_coil, calibration, ready(varnet(), tmp_path, signing_key), PLANS))
     assert Method.LEARNED in made
+
+
+def test_values_that_are_not_finite_leave_the_other_images(tmp_path, signing_key):
+    """Of sensitivities that are zero everywhere, and of a last step that goes beyond single precision."""
+    samples = samples_of(FEW_OUTER)
+    calibration = calibrate(samples.hybrid, FEW_OUTER, PLANS)
+    learned = ready(varnet(), tmp_path, signing_key)
+    settings = learned.settings
+
+    class Blank:
+        def run(self, batch):
+            return np.zeros_like(batch)
+
+    sessions = {graph.file: Blank() for graph in settings.program.graphs}
+    stages = (*modl().stages, GradientStep("far", 1e30, False), GradientStep("beyond", 1e30, False))
+    for made in (
+        ProgrammedReconstruction(
+            replace(settings, program=replace(settings.program, stages=unnormalised(varnet()))), sessions, 1, int
+        ),
+        ProgrammedReconstruction(
+            replace(settings, program=replace(modl().steps(), stages=stages)), {"net-4.onnx": Blank()}, 1, int
+        ),
+    ):
+        methods = []
+        with pytest.raises((ProgramRefused, EngineError), match="not finite"):
+            for method, _ in reconstruct(samples, calibration, made, PLANS):
+                methods.append(method)
+        assert methods == [Method.CLASSICAL, Method.ZERO_FILLED]
+
+
+def unnormalised(made: SplitProgram):
+    """Stages whose networks' zeros stay zeros."""
+    return tuple(replace(one, shaping=Shaping()) if hasattr(one, "shaping") else one for one in made.stages)
 
 
 @pytest.mark.parametrize("made", [varnet(), modl(), denoiser()], ids=["iterate", "image", "network"])
