@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--workers", type=int, default=1, metavar="N", help=text)
     folders = "--data ../shared/data/validate --work build/brain2d"
     text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
-    command("quantize", text, _quantize, folders, data=True)
+    quantize = command("quantize", text, _quantize, folders, data=True)
+    text = "a fully sampled raw scan (.mrd, .h5, .dat) to calibrate on, beside simulated ones; may be repeated"
+    quantize.add_argument("--recording", type=Path, action="append", default=[], metavar="FILE", help=text)
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
     add_pack_options(command("pack", "pack and sign a trained and quantized model", pack, folders, data=False))
     add_bundle_commands(commands)
@@ -164,7 +166,13 @@ def _quantize(options: argparse.Namespace) -> int:
     def report(text: str) -> None:
         print(text, flush=True)
 
-    folder = quantize_model(load_config(options.config), options.work, load_volumes(options.data), report)
+    folder = quantize_model(
+        load_config(options.config),
+        options.work,
+        load_volumes(options.data),
+        report,
+        recordings=options.recording,
+    )
     print((folder / "front.md").read_text(encoding="utf-8"))
     print(f"written: {folder}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from export.quantization.forms import fp16_form, write_prepared
 from export.quantization.report import write_report
 from export.quantization.scans import validation_scans
 from export.quantization.search import Search
+from export.recordings import open_fully_sampled
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
 from export.train import load_model
@@ -39,7 +40,14 @@ def settings_of(network: UnrolledNetwork) -> UnrolledSettings:
     return UnrolledSettings(network.config.iterations, network.config.cg_steps, weights, network.regulariser.multiple)
 
 
-def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+def quantize_model(
+    config: ModelConfig,
+    work: Path,
+    volumes: list[Volume],
+    report: Callable[[str], None],
+    *,
+    recordings: Sequence[Path] = (),
+) -> Path:
     """Writes FP32, INT8 and, where it keeps the limits too, FP16 graphs of ``work/model.pt`` and ``quality.json`` into
     ``work/forms``; returns that folder.
 
@@ -49,9 +57,11 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     Args:
         volumes: unseen ones, from which validation scans are simulated.
         report: told in words how far it is.
+        recordings: fully sampled raw scans, whose states INT8 is calibrated on beside those of simulated ones.
 
     Raises:
         ConfigError: the configuration limits nothing that INT8 may lose.
+        RecordingError: a recording can't be read, or is not fully sampled.
         BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
@@ -63,7 +73,8 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     prepared = folder / "prepared.onnx"
     write_prepared(fp32, prepared)
     quantize = config.quantize
-    data = CalibrationData(work / "pool", quantize.calibration_scans, quantize.seed)
+    scans_recorded = tuple(open_fully_sampled(path) for path in recordings)
+    data = CalibrationData(work / "pool", quantize.calibration_scans, quantize.seed, scans_recorded)
     session = OnnxRuntimeEngine().plan(fp32, threads=1)
     ranges, calibration = gathered_ranges(prepared, data, settings, session, folder, report)
     scans = validation_scans(volumes, quantize.validation_scans, quantize.seed + 2, PHANTOM_SHARE)
