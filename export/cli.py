@@ -22,6 +22,9 @@ EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
 """Of a command that does not say what it needs."""
 
+MOST_STEPS = 1_000_000
+"""Of fine-tuning; far more than are of use."""
+
 NEEDED_TO_TRAIN = ("torch", "scipy", "nibabel", "threadpoolctl")
 
 
@@ -87,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     quantize = command("quantize", text, _quantize, folders, data=True)
     text = "a fully sampled raw scan (.mrd, .h5, .dat) to calibrate on, beside simulated ones; may be repeated"
     quantize.add_argument("--recording", type=Path, action="append", default=[], metavar="FILE", help=text)
+    text = "where INT8 in all layers misses the limits, train its weights for so many steps under INT8's rounding"
+    quantize.add_argument("--finetune", type=int, default=0, metavar="STEPS", help=text)
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
     add_pack_options(command("pack", "pack and sign a trained and quantized model", pack, folders, data=False))
     add_bundle_commands(commands)
@@ -159,19 +164,22 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from export.config import load_config
+    from export.config import ConfigError, load_config
     from export.quantization.run import quantize_model
     from export.simulate.volumes import load_volumes
 
     def report(text: str) -> None:
         print(text, flush=True)
 
+    if not 0 <= options.finetune <= MOST_STEPS:
+        raise ConfigError(f"--finetune {options.finetune}: steps from 0, none, to {MOST_STEPS} are expected")
     folder = quantize_model(
         load_config(options.config),
         options.work,
         load_volumes(options.data),
         report,
         recordings=options.recording,
+        finetune_steps=options.finetune,
     )
     print((folder / "front.md").read_text(encoding="utf-8"))
     print(f"written: {folder}")

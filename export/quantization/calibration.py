@@ -14,7 +14,7 @@ from export.digest import file_digest, files_digest, made_by
 from export.progress import Progress
 from export.quantization.ranges import Tensor, write_ranges
 from export.recordings import FullySampled
-from export.remembered import Remembered
+from export.remembered import made_once
 from export.states import reconstruction_states, recorded_states
 
 
@@ -84,33 +84,22 @@ def gathered_ranges(
     Raises:
         RecordingError: a recording turns out to be damaged.
     """
-    ranges, provenance = folder / "ranges.json", data.provenance()
-    known = Remembered(
-        folder / "ranges.jsonl",
-        {
-            "graph": hashlib.sha256(prepared.read_bytes()).hexdigest(),
-            "settings": hashlib.sha256(repr(settings).encode()).hexdigest(),
-            "calibration": hashlib.sha256(repr(provenance).encode()).hexdigest(),
-            **made_by(__name__),
-        },
-    )
-    if known.has("ranges") and ranges.exists() and known.value("ranges") == _sha256(ranges):
-        return ranges, provenance
-    if not known.has("ranges") and (said := known.beginning()):
-        report(said)
-    partial = ranges.with_suffix(".partial")
-    progress = Progress("states for ranges", report)
-    write_ranges(prepared, _shown(data.states(settings, session), data.count(settings), progress), partial)
-    partial.rename(ranges)
-    known.keep("ranges", _sha256(ranges))
-    return ranges, provenance
+    provenance = data.provenance()
+    identity = {
+        "graph": file_digest(prepared),
+        "settings": hashlib.sha256(repr(settings).encode()).hexdigest(),
+        "calibration": hashlib.sha256(repr(provenance).encode()).hexdigest(),
+        **made_by(__name__),
+    }
+
+    def gather(out: Path) -> None:
+        progress = Progress("states for ranges", report)
+        write_ranges(prepared, _shown(data.states(settings, session), data.count(settings), progress), out)
+
+    return made_once(folder / "ranges.json", identity, gather, report), provenance
 
 
 def _shown(states: Iterable[Tensor], count: int, progress: Progress) -> Iterator[Tensor]:
     for number, state in enumerate(states, start=1):
         yield state
         progress(number, count)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
