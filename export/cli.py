@@ -31,6 +31,9 @@ NEEDED_FOR_PROGRAMS = ("onnx", "scipy", "cyclonedx")
 NEEDED_TO_QUANTIZE = ("onnx", "scipy", "nibabel", "matplotlib")
 """Of a program; packing needs less."""
 
+MOST_STEPS = 1_000_000
+"""Of fine-tuning; far more than are of use."""
+
 NEEDED_TO_TRAIN = ("torch", "scipy", "nibabel", "threadpoolctl")
 
 
@@ -99,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
     quantize = command("quantize", text, _quantize, folders, data=True)
     quantize.set_defaults(needed=_needed_to_quantize)
+    text = "a fully sampled raw scan (.mrd, .h5, .dat) to calibrate on, beside simulated ones; may be repeated"
+    quantize.add_argument("--recording", type=Path, action="append", default=[], metavar="FILE", help=text)
+    text = "where INT8 in all layers misses the limits, train its weights for so many steps under INT8's rounding"
+    quantize.add_argument("--finetune", type=int, default=0, metavar="STEPS", help=text)
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
     text = "pack and sign a trained and quantized model, or an imported program, which needs no --work"
     packing = command("pack", text, pack, folders, data=False, work=False)
@@ -200,16 +207,31 @@ def _quantize(options: argparse.Namespace) -> int:
 
 
 def _quantize_trained(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
-    from export.config import load_config
+    from export.config import ConfigError, load_config
     from export.quantization.run import quantize_model
 
-    return quantize_model(load_config(options.config), options.work, volumes, report)
+    if not 0 <= options.finetune <= MOST_STEPS:
+        raise ConfigError(f"--finetune {options.finetune}: steps from 0, none, to {MOST_STEPS} are expected")
+    return quantize_model(
+        load_config(options.config),
+        options.work,
+        volumes,
+        report,
+        recordings=options.recording,
+        finetune_steps=options.finetune,
+    )
 
 
 def _quantize_program(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+    from export.config import ConfigError
     from export.programs.config import load_program_config
     from export.programs.quantize import quantize_program
 
+    if options.recording or options.finetune:
+        raise ConfigError(
+            "--recording, --finetune: of a model that was trained here; an imported program is calibrated on simulated scans, "
+            "and keeps its weights: leave them out"
+        )
     return quantize_program(load_program_config(options.config), options.config, options.work, volumes, report)
 
 

@@ -9,6 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, read a MB at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def files_digest(paths: Iterable[Path], root: Path) -> str:
     """SHA-256 over the relative names and the contents of files, in sorted order."""
     digest = hashlib.sha256()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from export.digest import file_digest
+
 SHOWN = 16
 """Characters of a digest or version in what is said of it."""
 
@@ -65,3 +67,25 @@ class Remembered:
         line = {"identity": self._identity, "name": name, "value": value}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def made_once(
+    path: Path, identity: Mapping[str, str], make: Callable[[Path], None], report: Callable[[str], None]
+) -> Path:
+    """A file that is made where it is missing, was changed, or was made of something else; what of is kept in a file beside it.
+
+    Args:
+        identity: see `Remembered`.
+        make: writes the file to the path it is given.
+        report: told in words why it is made anew.
+    """
+    known = Remembered(path.with_suffix(".jsonl"), identity)
+    if known.has(path.name) and path.exists() and known.value(path.name) == file_digest(path):
+        return path
+    if not known.has(path.name) and (said := known.beginning()):
+        report(said)
+    partial = path.with_suffix(".partial")
+    make(partial)
+    partial.rename(path)
+    known.keep(path.name, file_digest(path))
+    return path

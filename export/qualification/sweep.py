@@ -23,9 +23,6 @@ from export.qualification.subject import Subject
 from export.remembered import Remembered
 from export.simulate.volumes import load_volumes
 
-LOST_WORKERS = 5
-"""So many workers may die over one task before it is given up."""
-
 CONNECT_S = 20
 
 Task = tuple[int, CaseName]
@@ -136,7 +133,8 @@ def _here(worker: _Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, list[d
 
 
 def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
-    """Results as they become ready. Tasks of a worker that dies are done by another."""
+    """Results as they become ready. Tasks of a worker that dies are done by another, until the scheduler holds a task to be what
+    kills them; one that raises would raise again, and is not repeated."""
     import distributed
 
     try:
@@ -144,13 +142,24 @@ def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Itera
     except (OSError, TimeoutError, ValueError) as error:
         raise SweepFailed(f"--dask {scheduler}: no scheduler answers there: {error}") from error
     with client:
-        shared = client.scatter(worker, broadcast=True)  # type: ignore[no-untyped-call]
-        futures = {client.submit(_judge, shared, task, pure=False, retries=LOST_WORKERS): task for task in tasks}
+        # The result of a task, which is done again when all workers that have it die; scattered data would be lost with them.
+        shared = client.submit(_itself, worker, pure=False)
+        futures = {client.submit(_judge, shared, task, pure=False): task for task in tasks}
         for future in distributed.as_completed(futures):  # type: ignore[no-untyped-call]
             try:
                 yield futures[future], future.result()
+            except distributed.KilledWorker as error:
+                raise SweepFailed(
+                    f"{futures[future][1]}: {error.allowed_failures + 1} workers died over it, the last at "
+                    f"{error.last_worker.address}: give workers more memory, or raise distributed.scheduler.allowed-failures "
+                    "where the scheduler runs"
+                ) from error
             except Exception as error:  # whatever a worker raised, or what became of it
                 raise SweepFailed(f"{futures[future][1]}: {type(error).__name__}: {error}") from error
+
+
+def _itself(worker: _Worker) -> _Worker:
+    return worker
 
 
 def _judge(worker: _Worker, task: Task) -> list[dict[str, Any]]:

@@ -76,11 +76,13 @@ class Measured:
         kept: layers in floating point.
         time_ms: of the whole graph on one thread, the least of several runs.
         lost: on the worst validation scan.
+        finetuned_steps: of the weights, under INT8's rounding; 0 for the weights that were trained.
     """
 
     kept: tuple[str, ...]
     time_ms: float
     lost: Loss
+    finetuned_steps: int = 0
 
     def dominates(self, other: Measured) -> bool:
         """Whether it is nowhere worse than the other, in time, PSNR and SSIM, and somewhere better."""
@@ -89,7 +91,7 @@ class Measured:
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate(Measured):
     """A form among all.
 
@@ -114,8 +116,9 @@ def candidates_of(measured: Sequence[Measured], budget: Budget) -> tuple[Candida
             one.kept,
             one.time_ms,
             one.lost,
-            budget.admits(one.lost),
-            not any(other.dominates(one) for other in measured),
+            one.finetuned_steps,
+            admitted=budget.admits(one.lost),
+            on_front=not any(other.dominates(one) for other in measured),
         )
         for one in measured
     )
@@ -123,7 +126,7 @@ def candidates_of(measured: Sequence[Measured], budget: Budget) -> tuple[Candida
 
 def choice(candidates: Sequence[Candidate]) -> Candidate | None:
     """The fastest form within the budget, or where others take as long within what timing can tell, the one of them with the fewest
-    layers in float; ``None`` where none is within the budget.
+    layers in float, with the weights that were trained where others serve no better; ``None`` where none is within the budget.
 
     On processors where INT8 gains little, chance would choose otherwise; elsewhere that form is the faster one, and it is smaller.
     """
@@ -132,7 +135,7 @@ def choice(candidates: Sequence[Candidate]) -> Candidate | None:
         return None
     fastest = min(candidate.time_ms for candidate in admitted)
     as_fast = [candidate for candidate in admitted if candidate.time_ms <= fastest * (1 + TIMING_TELLS)]
-    return min(as_fast, key=lambda candidate: (len(candidate.kept), candidate.time_ms))
+    return min(as_fast, key=lambda one: (len(one.kept), one.finetuned_steps, one.time_ms))
 
 
 def budget_missed(candidates: Sequence[Candidate], budget: Budget) -> BudgetMissed:
@@ -141,5 +144,5 @@ def budget_missed(candidates: Sequence[Candidate], budget: Budget) -> BudgetMiss
     return BudgetMissed(
         f"no INT8 form loses at most {budget}: the best, with {len(best.kept)} layers in floating point, loses "
         f"{best.lost.psnr_db:.3f} dB and {best.lost.ssim:.4f} SSIM ({best.lost.worst_scan}); raise the budget, calibrate on more "
-        "scans, or train with less noise"
+        "scans, fine-tune (--finetune STEPS), or train with less noise"
     )

@@ -31,9 +31,10 @@ def table(result: SearchResult, budget: Budget) -> str:
     for one in result.candidates:
         said = ["chosen"] if one == result.chosen else []
         said += ["front"] if one.on_front else []
+        weights = ", fine-tuned" if one.finetuned_steps else ""
         lines.append(
-            f"| {len(one.kept)} | {one.time_ms:.2f} | {one.lost.psnr_db:.3f} | {one.lost.ssim:.4f} | {one.lost.worst_scan} "
-            f"| {', '.join(said)} |"
+            f"| {len(one.kept)}{weights} | {one.time_ms:.2f} | {one.lost.psnr_db:.3f} | {one.lost.ssim:.4f} "
+            f"| {one.lost.worst_scan} | {', '.join(said)} |"
         )
     lines += ["", "| layer, dearest first | mean PSNR loss alone, dB | saves, us |", "|---|---|---|"]
     lines += [f"| {one.layer} | {one.lost_psnr_db:.4f} | {one.saved_us:.0f} |" for one in result.sensitivities]

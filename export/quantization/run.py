@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,19 @@ from export.config import ModelConfig
 from export.families.unrolled import UnrolledNetwork
 from export.quantization.calibration import CalibrationData, gathered_ranges
 from export.quantization.choice import budget_missed, budget_of
+from export.quantization.finetune import FineTuning, write_finetuned
 from export.quantization.folder import CALIBRATION, FOLDER, FULL, form_file
 from export.quantization.forms import fp16_form, write_prepared
 from export.quantization.report import write_report
-from export.quantization.scans import validation_scans
+from export.quantization.scans import Loss, validation_scans
 from export.quantization.search import Search
+from export.recordings import open_fully_sampled
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
 from export.train import load_model
+
+TUNED = "finetuned"
+"""Folder in that folder: the fine-tuned graph, and what was measured of its forms."""
 
 TIMED_SIZE = 256
 """Rows and columns of the image that layers and forms are timed on."""
@@ -39,7 +44,15 @@ def settings_of(network: UnrolledNetwork) -> UnrolledSettings:
     return UnrolledSettings(network.config.iterations, network.config.cg_steps, weights, network.regulariser.multiple)
 
 
-def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+def quantize_model(
+    config: ModelConfig,
+    work: Path,
+    volumes: list[Volume],
+    report: Callable[[str], None],
+    *,
+    recordings: Sequence[Path] = (),
+    finetune_steps: int = 0,
+) -> Path:
     """Writes FP32, INT8 and, where it keeps the limits too, FP16 graphs of ``work/model.pt`` and ``quality.json`` into
     ``work/forms``; returns that folder.
 
@@ -49,34 +62,55 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     Args:
         volumes: unseen ones, from which validation scans are simulated.
         report: told in words how far it is.
+        recordings: fully sampled raw scans, whose states INT8 is calibrated on beside those of simulated ones.
+        finetune_steps: where INT8 in all layers misses the budget, weights fine-tuned for so many steps are searched, too.
 
     Raises:
         ConfigError: the configuration limits nothing that INT8 may lose.
+        RecordingError: a recording can't be read, or is not fully sampled.
         BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
-    budget = budget_of(config.limits)
+    budget, quantize = budget_of(config.limits), config.quantize
     network = load_model(work / "model.pt").network
     settings, fp32 = settings_of(network), regulariser_onnx(network)
     folder = work / FOLDER
     folder.mkdir(exist_ok=True)
     prepared = folder / "prepared.onnx"
     write_prepared(fp32, prepared)
-    quantize = config.quantize
-    data = CalibrationData(work / "pool", quantize.calibration_scans, quantize.seed)
+    scans_recorded = tuple(open_fully_sampled(path) for path in recordings)
+    data = CalibrationData(work / "pool", quantize.calibration_scans, quantize.seed, scans_recorded)
     session = OnnxRuntimeEngine().plan(fp32, threads=1)
     ranges, calibration = gathered_ranges(prepared, data, settings, session, folder, report)
     scans = validation_scans(volumes, quantize.validation_scans, quantize.seed + 2, PHANTOM_SHARE)
     rng = np.random.default_rng(quantize.seed)
     image = 0.1 * rng.standard_normal((1, 6, TIMED_SIZE, TIMED_SIZE)).astype(np.float32)
     search = Search(fp32, prepared, ranges, settings, scans, image, folder / "measured.jsonl", report)
-    result = search.run(budget)
+    searches, result = {0: search}, search.run(budget)
+    if finetune_steps and not result.candidates[0].admitted:
+        report("INT8 in all layers misses the budget: fine-tuning")
+        tuning = FineTuning(work / "pool", config.train, finetune_steps, quantize.seed + 3)
+        tuned = folder / TUNED
+        tuned.mkdir(exist_ok=True)
+        write_finetuned(network, prepared, search.form(()), tuning, tuned / "graph.onnx", report)
+        write_prepared((tuned / "graph.onnx").read_bytes(), tuned / "prepared.onnx")
+        searches[finetune_steps] = Search(
+            fp32,
+            tuned / "prepared.onnx",
+            ranges,
+            settings,
+            scans,
+            image,
+            tuned / "measured.jsonl",
+            report,
+            finetune_steps,
+        )
+        result = result.beside(searches[finetune_steps].run(budget), budget)
     write_report(result, budget, folder)
     chosen = result.chosen
     if chosen is None:
         raise budget_missed(result.candidates, budget)
-    forms = {FULL: fp32, "int8": search.form(chosen.kept)}
-    figures = {"int8": chosen.lost, "fp16": result.fp16.lost}
+    forms = {FULL: fp32, "int8": searches[chosen.finetuned_steps].form(chosen.kept)}
     if budget.admits(result.fp16.lost):
         forms["fp16"] = fp16_form(fp32)
     else:
@@ -84,18 +118,25 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
         form_file(folder, "fp16").unlink(missing_ok=True)  # of an earlier run
     for precision, graph in forms.items():
         form_file(folder, precision).write_bytes(graph)
-    quality = {
+    quality = _quality(forms, {"int8": chosen.lost, "fp16": result.fp16.lost}, len(scans))
+    _write_json(folder / "quality.json", quality | {"float_layers": list(chosen.kept)})
+    calibration |= {"float_layers": list(chosen.kept), "finetuned_steps": chosen.finetuned_steps}
+    _write_json(folder / CALIBRATION, calibration)
+    return folder
+
+
+def _quality(forms: Mapping[str, bytes], lost: Mapping[str, Loss], scans: int) -> dict[str, object]:
+    """The quality report of the forms, with what each loses."""
+    figures: dict[str, float] = {}
+    for precision, one in lost.items():
+        figures |= {f"{precision}_loss_db": one.psnr_db, f"{precision}_loss_ssim": one.ssim}
+    return {
         "schema": SCHEMA,
         "forms": {precision: hashlib.sha256(graph).hexdigest() for precision, graph in forms.items()},
-        "figures": {
-            f"{precision}_loss_{unit}": value
-            for precision, lost in figures.items()
-            for unit, value in (("db", lost.psnr_db), ("ssim", lost.ssim))
-        },
-        "scans": f"{len(scans)} simulated validation scans, the worst of them: {chosen.lost.worst_scan}",
-        "float_layers": list(chosen.kept),
+        "figures": figures,
+        "scans": f"{scans} simulated validation scans, the worst of them: {lost['int8'].worst_scan}",
     }
-    (folder / "quality.json").write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
-    calibration |= {"float_layers": list(chosen.kept)}
-    (folder / CALIBRATION).write_text(json.dumps(calibration, indent=1) + "\n", encoding="utf-8")
-    return folder
+
+
+def _write_json(path: Path, document: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -52,18 +52,24 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
 
+    def beside(self, other: SearchResult, budget: Budget) -> SearchResult:
+        """The same with the candidates of another search, of which both then choose."""
+        candidates = candidates_of([*self.candidates, *other.candidates], budget)
+        return replace(self, candidates=candidates, chosen=choice(candidates))
+
 
 class Search:
     """Measures forms of one graph.
 
     Args:
-        fp32: the graph.
-        prepared, ranges: files of `forms.write_prepared` and `ranges.write_ranges`.
+        fp32: the graph that forms are held against.
+        prepared, ranges: files of `forms.write_prepared` and `ranges.write_ranges`, of that graph or of one with other weights.
         settings: of the reconstruction around it.
         scans: what images are compared on.
         image: an input of the size whose time counts, ``(1, channels, rows, columns)``; its values do not.
         kept_results: file that remembers measurements.
         report: told in words what was measured.
+        finetuned_steps: of the weights in ``prepared``, where they are not those of ``fp32``.
     """
 
     def __init__(
@@ -76,7 +82,9 @@ class Search:
         image: npt.NDArray[np.float32],
         kept_results: Path,
         report: Callable[[str], None],
+        finetuned_steps: int = 0,
     ) -> None:
+        self._finetuned_steps = finetuned_steps
         self._fp32, self._prepared, self._ranges = fp32, prepared, ranges
         self._settings, self._scans, self._image = settings, scans, image
         self._report = report
@@ -100,7 +108,7 @@ class Search:
             measured.append(form)
         candidates = candidates_of(measured, budget)
         fp32_time_ms = float(self._results.remembered("time fp32", lambda: self._time_of(self._fp32)))
-        fp16 = self._measured("fp16", (), lambda: fp16_form(self._fp32))
+        fp16 = replace(self._measured("fp16", (), lambda: fp16_form(self._fp32)), finetuned_steps=0)
         return SearchResult(ranking, fp32_time_ms, fp16, candidates, choice(candidates))
 
     def form(self, kept: Collection[str]) -> bytes:
@@ -139,7 +147,7 @@ class Search:
             return {"time_ms": self._time_of(graph), "lost": asdict(lost)}
 
         known = self._results.remembered(name, measure)
-        return Measured(kept, float(known["time_ms"]), Loss(**known["lost"]))
+        return Measured(kept, float(known["time_ms"]), Loss(**known["lost"]), self._finetuned_steps)
 
     def _full_qualities(self) -> list[Quality]:
         found = self._results.remembered("qualities fp32", lambda: [asdict(one) for one in self._qualities(self._fp32)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_volumes import write_volume
+from simulated import header_of, readouts_of, usual_kspace
 
 from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle, load_trust_store
 from edge_runtime.errors import GoldenMismatch
+from edge_runtime.links.files import write_mrd_stream
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import prepare_model
 
@@ -71,8 +74,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def quantize(folder: Path) -> None:
-    run("quantize", folder / "made.toml", "--data", folder / "data", "--work", folder / "work")
+def quantize(folder: Path, *options: object) -> None:
+    run("quantize", folder / "made.toml", "--data", folder / "data", "--work", folder / "work", *options)
+
+
+def copied(folder: Path, target: Path) -> None:
+    """All that `pack` needs of a folder, for a test that changes it."""
+    for name in ("made.toml", "data", "work", "key.pem", "trust"):
+        source = folder / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
 
 
 def pack(folder: Path, name: str) -> Path:
@@ -146,9 +156,7 @@ def test_a_form_beyond_the_budget_is_not_packed(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(1e4 * onnx.numpy_helper.to_array(tensor), tensor.name))
         return bytes(graph.SerializeToString())
 
-    for name in ("made.toml", "data", "work", "key.pem", "trust"):
-        source = trained / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    copied(trained, tmp_path)
     assert (tmp_path / "work" / "forms" / "fp16.onnx").exists()
     (tmp_path / "work" / "forms" / "measured.jsonl").unlink()
     for module in ("run", "search"):
@@ -171,6 +179,17 @@ def test_a_bundle_tells_what_it_was_made_of(trained: Path) -> None:
     made_of = manifest["provenance"]
     assert made_of["training_data"]["volumes"] and len(made_of["calibration"]["pool_sha256"]) == 64
     assert made_of["configuration"] == (trained / "made.toml").read_text()
+
+
+def test_a_bundle_says_on_which_recordings_it_was_calibrated(trained: Path, tmp_path: Path) -> None:
+    copied(trained, tmp_path)
+    scan = tmp_path / "scan.mrd"
+    write_mrd_stream(scan, header_of(), [readouts_of(usual_kspace(noise=0.01))])
+    quantize(tmp_path, "--recording", scan)
+    calibration = load(pack(tmp_path, "recorded")).manifest["provenance"]["calibration"]
+    assert calibration["recordings"] == [{"sha256": hashlib.sha256(scan.read_bytes()).hexdigest(), "slices": [0]}]
+    assert calibration["scans"] == 1 and calibration["seed"] == 3
+    assert load(pack(trained, "simulated")).manifest["provenance"]["calibration"]["recordings"] == []
 
 
 def test_int8_leaves_in_floating_point_what_the_search_says(trained: Path) -> None:

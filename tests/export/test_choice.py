@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("scipy", reason="the extra 'export' is not installed")
@@ -114,6 +116,17 @@ def test_as_fast_ends_at_five_percent() -> None:
     within, beyond = chosen(form(0, 105.0), form(4, 100.0)), chosen(form(0, 105.001), form(4, 100.0))
     assert within is not None and within.kept == ()
     assert beyond is not None and len(beyond.kept) == 4
+
+
+def test_fine_tuned_weights_are_taken_only_where_they_serve_better() -> None:
+    def tuned(one: Measured) -> Measured:
+        return replace(one, finetuned_steps=100)
+
+    as_trained, better = form(2, 100.0, 0.09), form(1, 102.0, 0.05)
+    taken = chosen(tuned(form(2, 96.0)), as_trained)
+    assert taken is not None and taken.finetuned_steps == 0
+    taken = chosen(as_trained, tuned(better))
+    assert taken is not None and (taken.kept, taken.finetuned_steps) == (("a",), 100)
 
 
 def test_forms_beyond_the_budget_do_not_say_how_fast_one_may_be() -> None:

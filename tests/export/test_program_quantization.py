@@ -184,6 +184,13 @@ def test_what_the_search_needs_is_named(
     assert words in capsys.readouterr().err
 
 
+def test_what_is_of_trained_models_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = desk(tmp_path, varnet())
+    arguments = ["quantize", str(config), "--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
+    assert main([*arguments, "--finetune", "5"]) == 1
+    assert "--recording, --finetune: of a model that was trained here" in capsys.readouterr().err
+
+
 def chain(layers: int, **model: Any) -> bytes:
     """Convolutions one after another, with nameless nodes."""
     import onnx
