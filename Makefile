@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= ../shared/data
 CONSTRAINTS := -c requirements/constraints.txt
 
-.PHONY: help demo test test-full test-cuda test-soak cubins cross-aarch64 bench compare train lint clean
+.PHONY: help demo test test-full test-cuda test-device test-soak cubins gpu-tables cross-aarch64 bench compare train lint clean
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
@@ -46,6 +46,14 @@ $(VENV)-cuda/.ready: $(VENV)/.test requirements/cuda.txt tests/cuda/environment.
 	tests/cuda/environment.sh $(VENV)-cuda build/cuda
 	@touch $@
 
+# On a device: what its packages are made for, with its own CUDA toolkit; PyCUDA is built against it
+$(VENV)-device/.ready: pyproject.toml $(KERNELS) requirements/device.txt
+	$(PYTHON) -m venv $(VENV)-device
+	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,jetson]' $(CONSTRAINTS)
+	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/device.txt
+	$(VENV)-device/bin/python kernels/cubins.py --out edge_runtime/cubins $(if $(GPU),--gpu $(GPU))
+	@touch $@
+
 CUDA_SOURCES := $(wildcard kernels/cuda/* kernels/include/*)
 
 edge_runtime/cubins/.ready: $(VENV)-cuda/.ready kernels/cubins.py $(CUDA_SOURCES)
@@ -69,14 +77,20 @@ test: lint  ## the suite without torch (minutes)
 
 test-full: $(VENV)/.export $(VENV)-import/.ready test-cuda  ## also export, torch and real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda'
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda and not device'
 	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
 
 cubins: edge_runtime/cubins/.ready  ## the GPU kernels, compiled for Jetson Orin and Thor: edge_runtime/cubins. GPU=sm_90 adds another
 	$(if $(GPU),$(VENV)-cuda/bin/python kernels/cubins.py --out edge_runtime/cubins --gpu $(GPU))
 
 test-cuda: build/cuda/.ready edge_runtime/cubins/.ready  ## the GPU kernels and their launches without a GPU: PyCUDA over a test driver
-	EDGE_STRICT_SKIPS=1 EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m pytest -m cuda
+	EDGE_STRICT_SKIPS=1 EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m pytest -m 'cuda or device'
+
+gpu-tables: $(VENV)/.export build/cuda/.ready edge_runtime/cubins/.ready  ## what the GPU's kernels move and should take: docs/gpu.md
+	EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m benchmarks.gpu_prediction
+
+test-device: $(VENV)-device/.ready  ## by hand on a device with an NVIDIA GPU: kernels, engines, times, memory, a soak; build/device.json to send in
+	EDGE_STRICT_SKIPS= $(VENV)-device/bin/python -m pytest -m device
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
@@ -122,4 +136,4 @@ train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the
 	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))
 
 clean:  ## forget environments and results
-	rm -rf $(VENV) $(VENV)-import $(VENV)-cuda edge_runtime/cubins build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-import $(VENV)-cuda $(VENV)-device edge_runtime/cubins build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

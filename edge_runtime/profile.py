@@ -25,6 +25,25 @@ USUAL_SCAN_MB = 68
 """What a scan of 8 coils and 256 x 256 reserves at its header."""
 
 
+@dataclass(frozen=True)
+class GpuFacts:
+    """What a maker says of a device's GPU; nothing here is measured.
+
+    Attributes:
+        capability: compute capability, as ``8.7``.
+        multiprocessors: each of 128 single-precision lanes.
+        clock_mhz: the highest in the power mode that ``source`` speaks of.
+        memory_gb_per_s: bandwidth of the memory that it shares with the processor, in 1e9 bytes.
+        source: where that is said.
+    """
+
+    capability: str
+    multiprocessors: int
+    clock_mhz: int
+    memory_gb_per_s: float
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A checked profile; the attributes are the keys of the TOML file.
@@ -32,6 +51,7 @@ class Profile:
     Attributes:
         kernels: what the plans of `edge_runtime.kernels` may run on, ``cuda`` and ``cpu``, in order of preference.
         trust: folder of the public keys that may sign bundles; ``None`` for the one that comes with the package.
+        gpu: of the device, if it has one.
     """
 
     name: str
@@ -48,6 +68,7 @@ class Profile:
     pending_slices: int
     kernels: tuple[str, ...] = ("cpu",)
     trust: Path | None = None
+    gpu: GpuFacts | None = None
 
     @property
     def session_bytes(self) -> int:
@@ -127,6 +148,7 @@ def parse_profile(text: str, where: str) -> Profile:
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
         kernels=table.choices("compute.kernels", ("cuda", "cpu"), otherwise=("cpu",)),
         trust=table.path("bundle.trust"),
+        gpu=_gpu(table) if table.has("gpu") else None,
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
@@ -138,6 +160,16 @@ def parse_profile(text: str, where: str) -> Profile:
     return profile
 
 
+def _gpu(table: _Table) -> GpuFacts:
+    return GpuFacts(
+        capability=table.text("gpu.capability"),
+        multiprocessors=table.integer("gpu.multiprocessors", 1, 1024),
+        clock_mhz=table.integer("gpu.clock_mhz", 1, 10_000),
+        memory_gb_per_s=table.number("gpu.memory_gb_per_s", 1, 100_000),
+        source=table.text("gpu.source"),
+    )
+
+
 class _Table:
     """Reads typed values out of a nested table by dotted key, and remembers which were asked for."""
 
@@ -145,6 +177,10 @@ class _Table:
         self._where = where
         self._values = dict(_flatten(document))
         self._read: set[str] = set()
+
+    def has(self, section: str) -> bool:
+        """Whether there is anything of a section."""
+        return any(key.startswith(f"{section}.") for key in self._values)
 
     def text(self, key: str) -> str:
         value = self._value(key)

@@ -143,3 +143,14 @@ def test_a_profile_that_cannot_be_read_says_why(tmp_path, monkeypatch, name, con
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ProfileError, match=words):
         load_profile(name)
+
+
+def test_the_facts_of_a_gpu_are_whole_or_none():
+    facts = '\n[gpu]\ncapability = "8.7"\nmultiprocessors = 8\nclock_mhz = 625\nmemory_gb_per_s = 68\nsource = "a data sheet"'
+    gpu = parse_profile(GOOD + facts, "here").gpu
+    assert gpu is not None
+    assert (gpu.capability, gpu.multiprocessors, gpu.memory_gb_per_s) == ("8.7", 8, 68.0)
+    with pytest.raises(ProfileError, match=r"gpu\.source is missing"):
+        parse_profile(GOOD + facts.rpartition("\n")[0], "here")
+    assert load_profile("jetson-orin-nano").gpu is not None
+    assert load_profile("x86-cpu").gpu is None

@@ -256,6 +256,7 @@ def test_the_result_does_not_depend_on_the_threads():
             plan.data_consistent(prior, 0.1, 5),
             plan.regularised(weights, 5),
             *plan.substituted(prior, hybrid, mask),
+            plan.line_search(prior, image_like(plan, 2), hybrid, mask),
         )
         results.append(solved)
     for other in results[1:]:

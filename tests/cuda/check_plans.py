@@ -102,9 +102,12 @@ def pack(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
+PLANS = (pack, ingest, coils, sense)
+
+
 def main() -> int:
     for seed, shape in enumerate(SHAPES):
-        for plan in (pack, ingest, coils, sense):
+        for plan in PLANS:
             there = plan(shape, seed, "cuda")
             for name, expected in plan(shape, seed, "cpu").items():
                 error = np.abs(there[name] - expected).max()

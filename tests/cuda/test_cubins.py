@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
+import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,3 +132,25 @@ def parameter_sizes(file: str, ordinal: int) -> set[int]:
     sizes = re.findall(rf"Ordinal :\s*0x{ordinal:x}\s+Offset\s*:\s*0x[0-9a-f]+\s+Size\s*:\s*0x([0-9a-f]+)", text)
     assert sizes
     return {int(size, 16) for size in sizes}
+
+
+def test_a_wheel_brings_them(tmp_path):
+    """git ignores what is made, and packages leave out what git ignores."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {
+        Path(name).relative_to("edge_runtime") for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".cubin")
+    }
+    assert packed == {path.relative_to(ROOT / "edge_runtime") for path in CUBINS.rglob("*.cubin")}
