@@ -294,7 +294,7 @@ def launches_of_a_slice(scan: Phantom) -> tuple[Case, list[Launch]]:
         columns,
         header.encoding.encoded.matrix[0],
         float(scan.mask.mean()),
-        model.bundle.settings.cg_steps,
+        model.bundle.unrolled.cg_steps,
     )
     return case, [launch_of(line) for line in text.splitlines()]
 

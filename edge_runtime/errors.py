@@ -22,6 +22,7 @@
     │   └── GoldenMismatch     an engine that does not reproduce the golden outputs, or that was never qualified
     ├── TrustStoreError        a trust store that is missing or malformed
     ├── EngineError            no admissible engine, or an engine that failed
+    ├── ProgramRefused         a slice that a split program does not take: its size, its coils, its calibration lines
     ├── DeviceError            a GPU that can't be used; says what was found, what is needed, and the mend
     │   ├── NoDevice           no driver, no GPU, or no PyCUDA
     │   ├── DriverTooOld       a driver that is older than the kernels
@@ -145,6 +146,10 @@ class TrustStoreError(EdgeRuntimeError):
 
 class EngineError(EdgeRuntimeError):
     """No admissible engine, or an engine that failed."""
+
+
+class ProgramRefused(EdgeRuntimeError):
+    """A slice that a split program does not take, or a stage that is out of place."""
 
 
 class DeviceError(EdgeRuntimeError):

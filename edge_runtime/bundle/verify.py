@@ -9,6 +9,7 @@ from edge_runtime.bundle.load import CHECKS, Bundle, load_bundle
 from edge_runtime.bundle.trust_store import TrustStore
 from edge_runtime.engines import REGISTRY, choose_engine
 from edge_runtime.errors import BundleError, EdgeRuntimeError
+from edge_runtime.modalities.mri.families import made_ready
 
 GOLDEN = "golden"
 
@@ -65,7 +66,8 @@ def verify_bundle(
         name = f"{GOLDEN} {precision}"
         try:
             engine = choose_engine(engines, precision)
-            differs = bundle.check_golden(engine.plan(form.onnx, threads), form, engine)
+            learned = made_ready(bundle.settings, form.graphs, engine, threads)
+            differs = bundle.check_golden(learned.golden, form, engine)
             checks.append(Check(name, True, f"{engine.version()}: relative error {differs:.1e}"))
         except EdgeRuntimeError as error:
             checks.append(Check(name, False, str(error), type(error).__name__))
