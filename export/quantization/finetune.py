@@ -26,7 +26,7 @@ from export.remembered import made_once
 from export.split import regulariser_onnx
 from export.train import INTERMEDIATE_WEIGHT, LARGEST_GRADIENT, deterministic, learning_rate, norm_of, problem_of
 
-RATE_SHARE = 0.1
+RATE_SHARE = 0.01
 """Of the training's learning rate: the weights are near where they should be."""
 
 
@@ -36,7 +36,7 @@ class FineTuning:
 
     Attributes:
         pool: folder of simulated acquisitions.
-        training: of the network; batches are as large, and learning rates a tenth.
+        training: of the network; batches are as large, and the learning rate is a hundredth of its.
         steps: how many.
         seed: of the draws.
     """

@@ -31,7 +31,7 @@ from export.states import reconstruction_states
 
 pytestmark = pytest.mark.full
 
-TRAINING = TrainingConfig(seed=0, steps=1, batch=2, columns=SIZE, learning_rate=1e-2, warmup_steps=0)
+TRAINING = TrainingConfig(seed=0, steps=1, batch=2, columns=SIZE, learning_rate=0.1, warmup_steps=0)
 
 
 @dataclass(frozen=True)
