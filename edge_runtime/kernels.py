@@ -593,6 +593,10 @@ class SensitivityPlan:
         kernel: lines and columns of a calibration kernel, at most those of the ACS.
         grid: lines and columns on which maps are computed before interpolation, at most those of the image.
         image: phase encodes and columns.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used, or matrices of so many coils do not fit it.
     """
 
     def __init__(
@@ -614,7 +618,7 @@ class SensitivityPlan:
             if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
                 raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
         self._acs, self._image = (coils, *acs), image
-        self._backend = _backend(workers, "cpu")  # TODO device
+        self._backend = _backend(workers, device)
         self._plan: _kernels.SensitivityPlan = self._backend.plan("SensitivityPlan", coils, acs, kernel, grid, image)
 
     def estimate(
@@ -627,11 +631,11 @@ class SensitivityPlan:
             threshold: share of the largest singular value of the calibration matrix at which a kernel counts half.
             weight: multiplies the maps, ``(phase_encodes, columns)``.
         """
-        acs = _array("acs", acs, np.complex64, self._acs)
+        acs = self._backend.array("acs", acs, np.complex64, self._acs)
         if not 0 < threshold <= 1:  # nor is NaN
             raise ArgumentError("threshold", threshold, "a share above 0, at most 1")
         if weight is not None:
-            weight = _array("weight", weight, np.float32, self._image)
+            weight = self._backend.array("weight", weight, np.float32, self._image)
         shape = (self._acs[0], *self._image)
         out = self._backend.out("out", out, np.complex64, shape)
         self._plan.estimate(acs, threshold, weight, out)

@@ -8,5 +8,6 @@ from edge_runtime.cuda.device import open_device
 from edge_runtime.cuda.ingest import IngestPlan
 from edge_runtime.cuda.pack import PackPlan
 from edge_runtime.cuda.sense import SensePlan
+from edge_runtime.cuda.sensitivity import SensitivityPlan
 
-__all__ = ["CoilPlan", "IngestPlan", "PackPlan", "SensePlan", "open_device"]
+__all__ = ["CoilPlan", "IngestPlan", "PackPlan", "SensePlan", "SensitivityPlan", "open_device"]

@@ -33,4 +33,6 @@ EDGE_DEVICE Complex<V> interpolated(Complex<V> left, Complex<V> right, float wei
     return scaled(left, 1.0f - weight) + scaled(right, weight);
 }
 
+constexpr float kLeastLength = 1e-6f;  // by which a pixel of interpolated maps is divided
+
 }  // namespace edge

@@ -11,9 +11,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from simulated import coil_maps, complex_noise
+from simulated import coil_maps, complex_noise, kspace_of, object_image
 
-from edge_runtime.kernels import CoilPlan, IngestPlan, PackPlan, Quantization, SensePlan, Where, Workers
+from edge_runtime.kernels import (
+    CoilPlan,
+    IngestPlan,
+    PackPlan,
+    Quantization,
+    SensePlan,
+    SensitivityPlan,
+    Where,
+    Workers,
+)
 
 Shape = tuple[int, int, int]
 Results = dict[str, np.ndarray]
@@ -102,7 +111,21 @@ def pack(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
-PLANS = (pack, ingest, coils, sense)
+def sensitivities(shape: Shape, seed: int, device: Where) -> Results:
+    """Where the object is, since maps in the air are left to rounding: several tiles of each matrix, several rounds of windows,
+    more columns than a block has warps."""
+    coils, *image = shape
+    acs = kspace_of(object_image(), coil_maps(coils), noise=0.01, seed=seed)[:, 12:19, 8:17].copy()
+    grid = min(image[0], 10), image[1]
+    plan = SensitivityPlan(WORKERS, coils, acs.shape[1:], (3, 3), grid, (image[0], image[1]), device=device)
+    weight, shown = np.random.default_rng(seed).random(image, np.float32), np.abs(object_image(*image))
+    return {
+        "estimate": plan.estimate(acs, 0.015) * shown,
+        "estimate, weighted": plan.estimate(acs, 0.02, weight) * shown,
+    }
+
+
+PLANS = (pack, ingest, coils, sensitivities, sense)
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "kernels" / "cuda"
 pytestmark = pytest.mark.cuda
 
-BARRIERS = re.compile(r"__syncthreads\(\);|__syncthreads_or(?=\()")
+BARRIERS = re.compile(r"__sync(threads|warp)\(\);|__syncthreads_or(?=\()")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,24 @@ CHANGES = {
         ("line >= planes.phase_encodes || column >= planes.columns", "line >= planes.phase_encodes"),
         ("quantized<T>(value.y", "quantized<T>(value.x"),
         ("inside ? value : 0.0f", "value"),
+    ],
+    "rank_one.cuh": [
+        ("from[k * n + i]", "from[i * n + k]"),
+        ("at < n * n;", "at < n * n - 1;"),
+    ],
+    "sensitivity.cu": [
+        ("blockIdx.x < blockIdx.y", "blockIdx.x <= blockIdx.y"),
+        ("unknown % g.kernel();", "unknown % g.kernel_lines;"),
+        ("first < g.windows()", "first + kTile <= g.windows()"),
+        ("packed({value.re, -value.im})", "packed(value)"),
+        ("partial[threadIdx.x / 32] = value", "partial[0] = value"),
+        ("partial + step % 2 * warps", "partial"),
+        ("vectors + (step + 1) % 2 * size", "vectors + step % 2 * size"),
+        ("at / kPanel * kPanel);", "at / kPanel * kPanel + kPanel);"),
+        ("whole.x * floor", "floor"),
+        ("later / kPanel * kPanel", "later / kPanel * kPanel + kPanel"),
+        ("i <= j ? sum.im : -sum.im", "sum.im"),
+        ("both ? factor_of(power.second, 1)", "both ? factor_of(power.second, 0)"),
     ],
 }
 """What a file says once, and what it must not."""
