@@ -354,12 +354,18 @@ class AdaptivePlan:
     Args:
         workers: threads that lines and columns are shared between.
         coils, phase_encodes, columns: the geometry.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+    def __init__(
+        self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
+    ) -> None:
         _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         self._geometry = coils, phase_encodes, columns
-        self._backend = _backend(workers, "cpu")
+        self._backend = _backend(workers, device)
         self._plan: _kernels.AdaptivePlan = self._backend.plan("AdaptivePlan", coils, phase_encodes, columns)
 
     def combine(self, hybrid: Complex, measured: Mask, out: Complex | None = None) -> Complex:

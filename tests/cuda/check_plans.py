@@ -11,9 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from simulated import coil_maps, complex_noise
+from simulated import coil_maps, complex_noise, object_image
 
-from edge_runtime.kernels import CoilPlan, IngestPlan, PackPlan, Quantization, SensePlan, Where, Workers
+from edge_runtime.kernels import AdaptivePlan, CoilPlan, IngestPlan, PackPlan, Quantization, SensePlan, Where, Workers
 
 Shape = tuple[int, int, int]
 Results = dict[str, np.ndarray]
@@ -83,6 +83,17 @@ def coils(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
+def adaptive(shape: Shape, seed: int, device: Where) -> Results:
+    """Of coils that see an object: where there is nothing but noise, rounding turns the eigenvector."""
+    rng = np.random.default_rng(seed)
+    size = shape[1], max(shape[2], 4)
+    images = object_image(*size) * coil_maps(shape[0], *size) if shape[1] > 1 else np.ones((shape[0], *size))
+    samples = (images + 0.02 * complex_noise(images.shape, rng)).astype(np.complex64)
+    measured = rng.random(shape[1]) < 0.9
+    samples[:, ~measured] = np.nan
+    return {"adaptive": AdaptivePlan(WORKERS, *samples.shape, device=device).combine(samples, measured)}
+
+
 def pack(shape: Shape, seed: int, device: Where) -> Results:
     """Planes of floats and of integers, and back."""
     rng = np.random.default_rng(seed)
@@ -102,7 +113,7 @@ def pack(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
-PLANS = (pack, ingest, coils, sense)
+PLANS = (pack, ingest, coils, adaptive, sense)
 
 
 def main() -> int:

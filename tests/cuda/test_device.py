@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.cuda.device import driver, open_device
-from edge_runtime.errors import ArgumentError, OutOfDeviceMemory
-from edge_runtime.kernels import CoilPlan, IngestPlan, Workers
+from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
+from edge_runtime.kernels import AdaptivePlan, CoilPlan, IngestPlan, Workers
 
 pytestmark = pytest.mark.cuda
 
@@ -125,3 +125,11 @@ def test_an_array_on_the_gpu_is_seen_by_numpy_and_by_plans_for_the_gpu_alone():
 def test_an_array_that_does_not_fit_is_an_error_with_its_mend():
     with pytest.raises(OutOfDeviceMemory, match="plan fewer or smaller scans at a time"):
         open_device().array((1 << 40,), np.complex64)
+
+
+def test_more_coils_than_a_block_holds_are_refused():
+    with pytest.raises(
+        DeviceUnsupported, match=r"200 coils: their covariance does not fit the .* bytes .* compress them"
+    ):
+        AdaptivePlan(Workers(1), 200, 8, 8, device="cuda")
+    AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")

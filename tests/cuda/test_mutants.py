@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "kernels" / "cuda"
 pytestmark = pytest.mark.cuda
 
-BARRIERS = re.compile(r"__syncthreads\(\);|__syncthreads_or(?=\()")
+BARRIERS = re.compile(r"__sync(threads|warp)\(\);|__syncthreads_or(?=\()")
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,24 @@ CHANGES = {
         ("scaled(direction(line), lambda)", "scaled(direction(line), 2.0f * lambda)"),
         ("from + scaled(to - from, share)", "from + scaled(to, share)"),
     ],
-    "coils.cu": [
+    "samples.cuh": [
         ("samples.measured[line] ? load", "true ? load"),
         ("coil * samples.coil_stride", "coil * samples.line_stride"),
+    ],
+    "rank_one.cuh": [
+        ("from[k * n + i]", "from[i * n + k]"),
+        ("at < n * n;", "at < n * n - 1;"),
+    ],
+    "adaptive.cu": [
+        ("unsigned turned = 1; turned < 32", "unsigned turned = 4; turned < 32"),
+        ("if (power > most)", "if (power < most)"),
+        ("coil * slice.groups + blockIdx.x] = power", "coil * slice.groups + blockIdx.x] = powers.first"),
+        ("bool inside = line < lines && pair", "bool inside = pair"),
+        ("bool inside = line < lines && pair < slice.pairs", "bool inside = line < lines"),
+        ("blockIdx.x * blockDim.y + threadIdx.y,", "blockIdx.x * blockDim.y,"),
+        ("interpolated(left, right, second.weight)", "interpolated(left, right, first.weight)"),
+    ],
+    "coils.cu": [
         ("(begin + made) * geometry.coils", "made * geometry.coils"),
         ("coil ? powers[element(at)] + power : power", "power"),
     ],
