@@ -9,5 +9,6 @@ from edge_runtime.cuda.device import open_device
 from edge_runtime.cuda.ingest import IngestPlan
 from edge_runtime.cuda.pack import PackPlan
 from edge_runtime.cuda.sense import SensePlan
+from edge_runtime.cuda.volume import VolumeSensePlan
 
-__all__ = ["AdaptivePlan", "CoilPlan", "IngestPlan", "PackPlan", "SensePlan", "open_device"]
+__all__ = ["AdaptivePlan", "CoilPlan", "IngestPlan", "PackPlan", "SensePlan", "VolumeSensePlan", "open_device"]

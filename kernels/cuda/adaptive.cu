@@ -120,11 +120,5 @@ extern "C" __global__ void adaptive_combine(Adaptive slice, float2* out) {
         return 1.0f / (length > kLeastLength ? length : kLeastLength);
     };
     sum = scaled(sum, Pair{factor(powers.first), factor(powers.second)});
-    float2* const to = out + static_cast<long long>(line) * columns + column;
-    if (columns % 2 == 0) {
-        *reinterpret_cast<float4*>(to) = make_float4(sum.re.first, sum.im.first, sum.re.second, sum.im.second);
-        return;
-    }
-    to[0] = make_float2(sum.re.first, sum.im.first);
-    if (column + 1 < columns) to[1] = make_float2(sum.re.second, sum.im.second);
+    store_pair(out + static_cast<long long>(line) * columns + column, column, columns, sum);
 }

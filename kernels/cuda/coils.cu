@@ -26,13 +26,7 @@ extern "C" __global__ void coils_compress(Geometry geometry, Samples samples, co
         for (int made = 0; made < kAtOnce; ++made) {
             if (begin + made >= virtual_coils) break;
             float2* const to = out + (static_cast<long long>(begin + made) * geometry.lines.length + line) * columns + column;
-            const ComplexPair sum = sums[made];
-            if (columns % 2 == 0) {
-                *reinterpret_cast<float4*>(to) = make_float4(sum.re.first, sum.im.first, sum.re.second, sum.im.second);
-                continue;
-            }
-            to[0] = make_float2(sum.re.first, sum.im.first);
-            if (column + 1 < columns) to[1] = make_float2(sum.re.second, sum.im.second);
+            store_pair(to, column, columns, sums[made]);
         }
     }
 }

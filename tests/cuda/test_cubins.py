@@ -17,6 +17,7 @@ from edge_runtime.cuda.ingest import INGEST
 from edge_runtime.cuda.pack import PLANES
 from edge_runtime.cuda.samples import SAMPLES
 from edge_runtime.cuda.sense import SLICE
+from edge_runtime.cuda.volume import SOLVE, VOLUME
 
 ROOT = Path(__file__).resolve().parents[2]
 CUBINS = ROOT / "edge_runtime" / "cubins"
@@ -62,6 +63,16 @@ BUDGETS = {
     "sense_regularised": Budget(128, 8),
     "sense_substituted": Budget(112, 1),
     "sense_line_search": Budget(112, 1),
+    "volume_pack": Budget(40, 1),
+    "volume_unpack": Budget(40, 2),
+    "volume_set_samples": Budget(80, 1),
+    "volume_forward_along": Budget(80, 2),
+    "volume_mask_through": Budget(80, 1),
+    "volume_inverse_along": Budget(80, 2),
+    "volume_begin": Budget(48, 3),
+    "volume_curvature": Budget(48, 2),
+    "volume_step": Budget(48, 4),
+    "volume_turn": Budget(48, 2),
 }
 
 
@@ -117,7 +128,7 @@ def test_a_kernel_keeps_its_budget(target, kernel):
     assert len(narrow) <= BUDGETS[kernel].narrow, "arrays in shared memory are read 16 bytes at a time"
 
 
-FIRST = [("adaptive", ADAPTIVE), ("coils", GEOMETRY), ("pack", PLANES), ("sense", SLICE)]
+FIRST = [("adaptive", ADAPTIVE), ("coils", GEOMETRY), ("pack", PLANES), ("sense", SLICE), ("volume", VOLUME)]
 
 
 @pytest.mark.parametrize(("file", "first"), FIRST)
@@ -132,6 +143,10 @@ def test_what_ingest_is_told_is_as_long_as_the_compiler_has_it():
 def test_samples_are_as_long_as_the_compiler_has_them():
     assert parameter_sizes("coils", 1) == {SAMPLES.itemsize}
     assert SAMPLES.itemsize in parameter_sizes("adaptive", 1)
+
+
+def test_a_solve_is_as_long_as_the_compiler_has_it():
+    assert SOLVE.itemsize in parameter_sizes("volume", 1)
 
 
 def parameter_sizes(file: str, ordinal: int) -> set[int]:

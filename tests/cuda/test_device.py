@@ -15,7 +15,7 @@ import pytest
 
 from edge_runtime.cuda.device import driver, open_device
 from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
-from edge_runtime.kernels import AdaptivePlan, CoilPlan, IngestPlan, Workers
+from edge_runtime.kernels import AdaptivePlan, CoilPlan, IngestPlan, VolumeSensePlan, Workers
 
 pytestmark = pytest.mark.cuda
 
@@ -133,3 +133,8 @@ def test_more_coils_than_a_block_holds_are_refused():
     ):
         AdaptivePlan(Workers(1), 200, 8, 8, device="cuda")
     AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")
+
+
+def test_more_partitions_than_a_block_holds_are_refused():
+    with pytest.raises(DeviceUnsupported, match="20000 partitions: a block of"):
+        VolumeSensePlan(Workers(1), 1, 20000, 2, 2, device="cuda")

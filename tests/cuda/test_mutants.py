@@ -61,7 +61,7 @@ CHANGES = {
     ],
     "group.cuh": [
         ("index + lines.length / 2", "index + (lines.length + 1) / 2"),
-        ("geometry.columns ? array[at + 1] : none", "geometry.columns ? array[at] : none"),
+        ("column + 1 < columns ? at[1] : none", "column + 1 < columns ? at[0] : none"),
         ("memory + (group.geometry.staging ? group.size : 0)", "memory"),
     ],
     "sense.cu": [
@@ -70,6 +70,24 @@ CHANGES = {
         ("ratio(energy * going, sum", "ratio(energy, sum"),
         ("scaled(direction(line), lambda)", "scaled(direction(line), 2.0f * lambda)"),
         ("from + scaled(to - from, share)", "from + scaled(to, share)"),
+    ],
+    "volume.cu": [
+        ("pair(blockIdx.y * blockDim.x + threadIdx.x)", "pair(threadIdx.x)"),
+        ("+ threadIdx.y; at < rows", "; at < rows"),
+        ("inside && part < gridDim.x", "inside && part < 1"),
+        ("ratio(before * solve.going(mine, before), mine", "ratio(before, mine"),
+        ("ratio(mine.total(left), mine.total(energy))", "ratio(mine.total(energy), mine.total(left))"),
+        ("rows.total(right) * (tolerance * tolerance)", "rows.total(right) * tolerance"),
+        ("scaled(pair_of(direction[at]), lambda)", "scaled(pair_of(direction[at]), 2.0f * lambda)"),
+        ("scaled(pair_of(solve.x[at]), solve.lambda)", "pair_of(solve.x[at])"),
+        ("(along.frequency[position] + half) % along.length", "along.frequency[position]"),
+        ("column + 1 < columns && counts[1]", "column + 1 < columns && counts[0]"),
+        ("scaled(where(mask, sample), scale)", "scaled(sample, scale)"),
+        ("row(volume, 0, z, 0) + group.index] = mask", "row(volume, 0, 0, z) + group.index] = mask"),
+        ("(partition + partitions / 2) % partitions", "(partition + (partitions + 1) / 2) % partitions"),
+        ("coil ? total(at) + part : part", "part"),
+        ("first_coil ? group(sum, to) + total(at) : total(at)", "total(at)"),
+        ("if (less) value", "if (!less) value"),
     ],
     "samples.cuh": [
         ("samples.measured[line] ? load", "true ? load"),
