@@ -354,12 +354,18 @@ class AdaptivePlan:
     Args:
         workers: threads that lines and columns are shared between.
         coils, phase_encodes, columns: the geometry.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+    def __init__(
+        self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
+    ) -> None:
         _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         self._geometry = coils, phase_encodes, columns
-        self._backend = _backend(workers, "cpu")
+        self._backend = _backend(workers, device)
         self._plan: _kernels.AdaptivePlan = self._backend.plan("AdaptivePlan", coils, phase_encodes, columns)
 
     def combine(self, hybrid: Complex, measured: Mask, out: Complex | None = None) -> Complex:
@@ -565,15 +571,28 @@ class VolumeSensePlan(_Operator):
     Args:
         workers: threads that the planes are shared between.
         coils, partitions, phase_encodes, columns: the geometry; an image's ``shape`` is ``(partitions, phase_encodes, columns)``.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, partitions: int, phase_encodes: int, columns: int) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        coils: int,
+        partitions: int,
+        phase_encodes: int,
+        columns: int,
+        *,
+        device: Where = "cpu",
+    ) -> None:
         _positive(coils=coils, partitions=partitions, phase_encodes=phase_encodes, columns=columns)
         if partitions * phase_encodes > LARGEST_PLANE:
             raise ArgumentError(
                 "partitions, phase_encodes", f"{partitions} x {phase_encodes}", f"at most {LARGEST_PLANE} of a plane"
             )
-        super().__init__(_backend(workers, "cpu"), coils, partitions, phase_encodes, columns)
+        super().__init__(_backend(workers, device), coils, partitions, phase_encodes, columns)
         self.partitions, self.phase_encodes, self.columns = partitions, phase_encodes, columns
         self._plan: _kernels.VolumeSensePlan = self._backend.plan(
             "VolumeSensePlan", coils, partitions, phase_encodes, columns

@@ -15,7 +15,7 @@ import pytest
 
 from edge_runtime.cuda.device import driver, open_device
 from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
-from edge_runtime.kernels import CoilPlan, IngestPlan, SensitivityPlan, Workers
+from edge_runtime.kernels import AdaptivePlan, CoilPlan, IngestPlan, SensitivityPlan, VolumeSensePlan, Workers
 
 pytestmark = pytest.mark.cuda
 
@@ -134,3 +134,16 @@ def test_sensitivities_that_a_block_does_not_hold_are_refused(coils, kernel, tex
     with pytest.raises(DeviceUnsupported, match=f"{text}.*compress into fewer virtual coils"):
         SensitivityPlan(Workers(1), coils, (60, 60), kernel, (8, 8), (8, 8), device="cuda")
     SensitivityPlan(Workers(1), 60, (4, 4), (2, 2), (8, 8), (8, 8), device="cuda")
+
+
+def test_more_coils_than_a_block_holds_are_refused():
+    with pytest.raises(
+        DeviceUnsupported, match=r"200 coils: their covariance does not fit the .* bytes .* compress them"
+    ):
+        AdaptivePlan(Workers(1), 200, 8, 8, device="cuda")
+    AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")
+
+
+def test_more_partitions_than_a_block_holds_are_refused():
+    with pytest.raises(DeviceUnsupported, match="20000 partitions: a block of"):
+        VolumeSensePlan(Workers(1), 1, 20000, 2, 2, device="cuda")

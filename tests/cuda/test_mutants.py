@@ -61,7 +61,7 @@ CHANGES = {
     ],
     "group.cuh": [
         ("index + lines.length / 2", "index + (lines.length + 1) / 2"),
-        ("geometry.columns ? array[at + 1] : none", "geometry.columns ? array[at] : none"),
+        ("column + 1 < columns ? at[1] : none", "column + 1 < columns ? at[0] : none"),
         ("memory + (group.geometry.staging ? group.size : 0)", "memory"),
     ],
     "sense.cu": [
@@ -71,9 +71,42 @@ CHANGES = {
         ("scaled(direction(line), lambda)", "scaled(direction(line), 2.0f * lambda)"),
         ("from + scaled(to - from, share)", "from + scaled(to, share)"),
     ],
-    "coils.cu": [
+    "volume.cu": [
+        ("pair(blockIdx.y * blockDim.x + threadIdx.x)", "pair(threadIdx.x)"),
+        ("+ threadIdx.y; at < rows", "; at < rows"),
+        ("inside && part < gridDim.x", "inside && part < 1"),
+        ("ratio(before * solve.going(mine, before), mine", "ratio(before, mine"),
+        ("ratio(mine.total(left), mine.total(energy))", "ratio(mine.total(energy), mine.total(left))"),
+        ("rows.total(right) * (tolerance * tolerance)", "rows.total(right) * tolerance"),
+        ("scaled(pair_of(direction[at]), lambda)", "scaled(pair_of(direction[at]), 2.0f * lambda)"),
+        ("scaled(pair_of(solve.x[at]), solve.lambda)", "pair_of(solve.x[at])"),
+        ("(along.frequency[position] + half) % along.length", "along.frequency[position]"),
+        ("column + 1 < columns && counts[1]", "column + 1 < columns && counts[0]"),
+        ("scaled(where(mask, sample), scale)", "scaled(sample, scale)"),
+        ("row(volume, 0, z, 0) + group.index] = mask", "row(volume, 0, 0, z) + group.index] = mask"),
+        ("(partition + partitions / 2) % partitions", "(partition + (partitions + 1) / 2) % partitions"),
+        ("coil ? total(at) + part : part", "part"),
+        ("first_coil ? group(sum, to) + total(at) : total(at)", "total(at)"),
+        ("if (less) value", "if (!less) value"),
+    ],
+    "samples.cuh": [
         ("samples.measured[line] ? load", "true ? load"),
         ("coil * samples.coil_stride", "coil * samples.line_stride"),
+    ],
+    "rank_one.cuh": [
+        ("from[k * n + i]", "from[i * n + k]"),
+        ("at < n * n;", "at < n * n - 1;"),
+    ],
+    "adaptive.cu": [
+        ("unsigned turned = 1; turned < 32", "unsigned turned = 4; turned < 32"),
+        ("if (power > most)", "if (power < most)"),
+        ("coil * slice.groups + blockIdx.x] = power", "coil * slice.groups + blockIdx.x] = powers.first"),
+        ("bool inside = line < lines && pair", "bool inside = pair"),
+        ("bool inside = line < lines && pair < slice.pairs", "bool inside = line < lines"),
+        ("blockIdx.x * blockDim.y + threadIdx.y,", "blockIdx.x * blockDim.y,"),
+        ("interpolated(left, right, second.weight)", "interpolated(left, right, first.weight)"),
+    ],
+    "coils.cu": [
         ("(begin + made) * geometry.coils", "made * geometry.coils"),
         ("coil ? powers[element(at)] + power : power", "power"),
     ],
