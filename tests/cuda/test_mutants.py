@@ -127,10 +127,6 @@ CHANGES = {
         ("quantized<T>(value.y", "quantized<T>(value.x"),
         ("inside ? value : 0.0f", "value"),
     ],
-    "rank_one.cuh": [
-        ("from[k * n + i]", "from[i * n + k]"),
-        ("at < n * n;", "at < n * n - 1;"),
-    ],
     "sensitivity.cu": [
         ("blockIdx.x < blockIdx.y", "blockIdx.x <= blockIdx.y"),
         ("unknown % g.kernel();", "unknown % g.kernel_lines;"),
