@@ -22,6 +22,9 @@
     │   └── GoldenMismatch     an engine that does not reproduce the golden outputs, or that was never qualified
     ├── TrustStoreError        a trust store that is missing or malformed
     ├── EngineError            no admissible engine, or an engine that failed
+    │   ├── EngineFileRefused  a compiled engine of another device, version or bundle, or a damaged one; it is compiled anew
+    │   ├── EngineQuarantined  a compiled engine that failed on this device before; says how, and how to try again
+    │   └── PluginMissing      a graph with an operator that neither the engine nor a registered plugin has
     ├── DeviceError            a GPU that can't be used; says what was found, what is needed, and the mend
     │   ├── NoDevice           no driver, no GPU, or no PyCUDA
     │   ├── DriverTooOld       a driver that is older than the kernels
@@ -145,6 +148,18 @@ class TrustStoreError(EdgeRuntimeError):
 
 class EngineError(EdgeRuntimeError):
     """No admissible engine, or an engine that failed."""
+
+
+class EngineFileRefused(EngineError):
+    """A compiled engine that is not of this device, version, bundle and profile, or that is damaged."""
+
+
+class EngineQuarantined(EngineError):
+    """A compiled engine that has failed on this device, with these versions, before."""
+
+
+class PluginMissing(EngineError):
+    """A graph with an operator that the engine does not have, and for which no plugin is registered."""
 
 
 class DeviceError(EdgeRuntimeError):

@@ -25,12 +25,34 @@ USUAL_SCAN_MB = 68
 """What a scan of 8 coils and 256 x 256 reserves at its header."""
 
 
+DEFAULT_CACHE = Path("~/.cache/edge-runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """What engines that compile graphs on the device may use; the attributes are the keys of the table ``compile``, each optional.
+
+    Attributes:
+        cache: folder of what was compiled; only this user should write there.
+        usual, largest: rows and columns of images; compiled for the usual ones, and none beyond the largest runs.
+        workspace_mb: what one layer may take of the device's memory beside its tensors.
+        dla_core: of Jetson's deep learning accelerator; ``None`` for the GPU. It runs images of the golden input's size alone.
+    """
+
+    cache: Path = DEFAULT_CACHE
+    usual: int = 256
+    largest: int = 512
+    workspace_mb: int = 512
+    dla_core: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A checked profile; the attributes are the keys of the TOML file.
 
     Attributes:
         trust: folder of the public keys that may sign bundles; ``None`` for the one that comes with the package.
+        compilation: the table ``compile``.
     """
 
     name: str
@@ -46,6 +68,7 @@ class Profile:
     send_timeout_s: float
     pending_slices: int
     trust: Path | None = None
+    compilation: Compilation = Compilation()
 
     @property
     def session_bytes(self) -> int:
@@ -124,6 +147,7 @@ def parse_profile(text: str, where: str) -> Profile:
         send_timeout_s=table.number("limits.send_timeout_s", 0.1, 3600),
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
         trust=table.path("bundle.trust"),
+        compilation=_compilation(table),
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
@@ -133,6 +157,19 @@ def parse_profile(text: str, where: str) -> Profile:
             f"{min(profile.session_mb, USUAL_SCAN_MB)} MB, as usual ones are, need {needed_mb}; raise it, or serve fewer at once"
         )
     return profile
+
+
+def _compilation(table: _Table) -> Compilation:
+    usual = Compilation()
+    largest = table.integer("compile.largest", 64, 4096, usual.largest)
+    has_dla = table.has("compile.dla_core")
+    return Compilation(
+        cache=table.path("compile.cache") or usual.cache,
+        usual=table.integer("compile.usual", 16, largest, min(usual.usual, largest)),
+        largest=largest,
+        workspace_mb=table.integer("compile.workspace_mb", 1, 1 << 20, usual.workspace_mb),
+        dla_core=table.integer("compile.dla_core", 0, 15) if has_dla else None,
+    )
 
 
 class _Table:
@@ -157,10 +194,16 @@ class _Table:
 
     def path(self, key: str) -> Path | None:
         """A path that may be left out."""
-        self._read.add(key)
-        return Path(self.text(key)) if key in self._values else None
+        return Path(self.text(key)) if self.has(key) else None
 
-    def integer(self, key: str, low: int, high: int) -> int:
+    def has(self, key: str) -> bool:
+        """Whether a key that may be left out is there."""
+        self._read.add(key)
+        return key in self._values
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        if default is not None and not self.has(key):
+            return default
         value = self._value(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self._wrong(key, value, f"a whole number from {low} to {high}")

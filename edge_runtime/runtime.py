@@ -12,8 +12,8 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from edge_runtime.admission import admit
 from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
-from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.memory import MemoryBudget
@@ -95,6 +95,7 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
         BundleError: the precision asked for is not in the bundle.
         GoldenMismatch: golden outputs are not reproduced.
         EngineError: no engine of the profile runs it.
+        DeviceError: the GPU can't be used, and the profile allows nothing else.
     """
     wanted = (precision,) if precision else tuple(p for p in profile.precisions if p in bundle.forms)
     if not wanted or wanted[0] not in bundle.forms:
@@ -103,10 +104,9 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
             f"wanted is {precision or ' or '.join(profile.precisions)}"
         )
     form = bundle.forms[wanted[0]]
-    engine = choose_engine(profile.engines, form.precision)
-    session = engine.plan(form.onnx, profile.threads)
-    bundle.check_golden(session, form, engine)
-    return Model(bundle, LearnedReconstruction(bundle.settings, session), form.precision, engine.version())
+    admitted = admit(bundle, form, profile.engines, profile.threads, profile.compilation)
+    reconstruction = LearnedReconstruction(bundle.settings, admitted.session)
+    return Model(bundle, reconstruction, form.precision, admitted.description)
 
 
 def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:

@@ -56,12 +56,13 @@ def open_device() -> Device:
         ) from error
     if version < OLDEST_DRIVER:
         raise DriverTooOld(
-            f"the driver is of CUDA {_dotted(version)}, the kernels need {_dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
+            f"the driver is of CUDA {dotted(version)}, the kernels need {dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
         )
     return Device(gpu, version)
 
 
-def _dotted(version: int) -> str:
+def dotted(version: int) -> str:
+    """A version of CUDA, such as 12060, as people write it."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
@@ -71,13 +72,14 @@ class Device:
     Attributes:
         name: as the driver calls it.
         capability: compute capability, (major, minor).
+        driver_version: the newest CUDA that the driver serves: 1000 x major + 10 x minor.
         shared_bytes: shared memory that a block may have.
         multiprocessors: that share a launch's blocks.
     """
 
     def __init__(self, gpu: Any, driver_version: int) -> None:
         self._context = gpu.retain_primary_context()
-        self._driver_version = driver_version
+        self.driver_version = driver_version
         self._modules: dict[str, Any] = {}
         self._lock = threading.Lock()
         attribute = driver.device_attribute
@@ -98,9 +100,9 @@ class Device:
         try:
             yield
         except driver.MemoryError as error:
-            free, total = driver.mem_get_info()
+            free, total = self.memory_mb()
             raise OutOfDeviceMemory(
-                f"{self.name} has {free / 1e6:.0f} of {total / 1e6:.0f} MB left, which is not enough ({error}): "
+                f"{self.name} has {free:.0f} of {total:.0f} MB left, which is not enough ({error}): "
                 "plan fewer or smaller scans at a time, or take a profile whose kernels run on the CPU"
             ) from error
         except driver.Error as error:
@@ -109,6 +111,11 @@ class Device:
             ) from error
         finally:
             self._context.pop()
+
+    def memory_mb(self) -> tuple[float, float]:
+        """What is left of the memory, and all of it; in `use`."""
+        free, total = driver.mem_get_info()
+        return free / 1e6, total / 1e6
 
     def kernel(self, file: str, name: str, shared_bytes: int) -> Any:
         """An entry of ``kernels/cuda/FILE.cu`` that is launched with this much shared memory; in `use`.
@@ -133,11 +140,11 @@ class Device:
                 path = root / folder / f"sm_{major}{lesser}" / f"{file}.cubin"
                 if path.is_file():
                     found.append(f"CUDA {folder}")
-                    if self._driver_version >= needed:
+                    if self.driver_version >= needed:
                         return path.read_bytes()
         if found:
             raise DriverTooOld(
-                f"the driver is of CUDA {_dotted(self._driver_version)}, the kernels for sm_{major}{minor} are of "
+                f"the driver is of CUDA {dotted(self.driver_version)}, the kernels for sm_{major}{minor} are of "
                 f"{' and '.join(found)}: update the driver"
             )
         raise DeviceUnsupported(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 
-from edge_runtime.engines import Session, Tensor
+from edge_runtime.engines import Purpose, Session, Tensor
 from edge_runtime.errors import EngineError
 
 PRECISIONS = {"fp32": 10, "int8": 10}
@@ -22,7 +22,7 @@ class OnnxRuntimeEngine:
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
 
-    def plan(self, onnx: bytes, threads: int) -> Session:
+    def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

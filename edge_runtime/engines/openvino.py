@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge_runtime.engines import Session, Tensor
+from edge_runtime.engines import Purpose, Session, Tensor
 from edge_runtime.errors import EngineError
 
 # When imported, OpenVINO reports that to its makers over the network. A device tells nobody anything: without this package of its
@@ -46,7 +46,7 @@ class OpenVinoEngine:
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
 
-    def plan(self, onnx: bytes, threads: int) -> Session:
+    def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         try:
             return OpenVinoSession(self._core, self._core.read_model(onnx), threads)
         except Exception as error:  # its frontends raise classes of their own, with no common base but Exception
