@@ -22,6 +22,7 @@
     │   └── GoldenMismatch     an engine that does not reproduce the golden outputs, or that was never qualified
     ├── TrustStoreError        a trust store that is missing or malformed
     ├── EngineError            no admissible engine, or an engine that failed
+    │   ├── CompilationFailed  a graph that an engine's compiler gave up on
     │   ├── EngineFileRefused  a compiled engine of another device, version or bundle, or a damaged one; it is compiled anew
     │   ├── EngineQuarantined  a compiled engine that failed on this device before; says how, and how to try again
     │   └── PluginMissing      a graph with an operator that neither the engine nor a registered plugin has
@@ -148,6 +149,10 @@ class TrustStoreError(EdgeRuntimeError):
 
 class EngineError(EdgeRuntimeError):
     """No admissible engine, or an engine that failed."""
+
+
+class CompilationFailed(EngineError):
+    """A graph that an engine's compiler gave up on, on this device."""
 
 
 class EngineFileRefused(EngineError):

@@ -1,6 +1,7 @@
 """The desk toolchain's command line: ``edge-export import | simulate | train | quantize | qualify | pack | sign | verify | …``.
 
-Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
+Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 3 this machine is not the device that `compile`
+needs; 130 interrupted (run again to resume).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from edge_runtime.errors import EdgeRuntimeError
 from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack
+from export.compile_command import add_compile
 from export.progress import Progress
 from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
@@ -88,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
     add_pack_options(command("pack", "pack and sign a trained and quantized model", pack, folders, data=False))
     add_bundle_commands(commands)
+    add_compile(commands, add_trust_option)
     _add_import(commands)
     text = "simulate the scan that the demo plays"
     example = "example: edge-export demo-scan ../shared/data/demo/mricron_ch2.nii.gz --out edge_runtime/demo"

@@ -13,8 +13,10 @@ import json
 import os
 import struct
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.errors import EngineError, EngineFileRefused
 
@@ -121,6 +123,17 @@ class CompiledFolder:
     def keep_timing(self, identity: Identity, timing: bytes) -> None:
         """Writes down what the compiler has measured."""
         self._write(self._timing_file(identity), timing)
+
+    def keep_record(self, bundle: str, record: Mapping[str, Any]) -> Path:
+        """Writes down which forms of a bundle ran here, and how fast.
+
+        Args:
+            bundle: SHA-256 of its file, hexadecimal.
+            record: plain values.
+        """
+        path = self.path / f"{bundle[:16]}.measured.json"
+        self._write(path, (json.dumps(record, indent=1) + "\n").encode())
+        return path
 
     def quarantine(self, identity: Identity, why: str) -> Path:
         """Notes that an engine has failed and how; the engine itself goes."""

@@ -25,6 +25,7 @@ from edge_runtime.cuda.device import Device, DevicePlan, Port, dotted, open_devi
 from edge_runtime.engines import Purpose, Session, Size, Tensor
 from edge_runtime.engines.compiled import CompiledFolder, Identity
 from edge_runtime.errors import (
+    CompilationFailed,
     DeviceError,
     EngineError,
     EngineFileRefused,
@@ -90,10 +91,6 @@ LOG = _Log()
 UNSAID = "it does not say why"
 
 
-class _NotCompiled(EngineError):
-    """The compiler gave up; the next attempt would take as long and end alike."""
-
-
 class TensorRtEngine:
     """The first GPU, through TensorRT.
 
@@ -124,7 +121,8 @@ class TensorRtEngine:
         Raises:
             EngineQuarantined: it has failed here before.
             PluginMissing: an operator is neither TensorRT's nor a registered plugin's.
-            EngineError: it can't be compiled.
+            CompilationFailed: the compiler gave up.
+            EngineError: the graph, or something of the purpose, is none that TensorRT takes.
             OutOfDeviceMemory, DeviceFailed: see `Device.use`.
         """
         if purpose is None:
@@ -145,7 +143,7 @@ class TensorRtEngine:
             log.info("tensorrt compiles %s of bundle %s, which takes minutes", purpose.precision, purpose.bundle[:16])
             try:
                 compiled, timing = compile_graph(self._device, onnx, purpose, folder.timing(identity))
-            except _NotCompiled as error:
+            except CompilationFailed as error:  # the next attempt would take as long and end alike
                 folder.quarantine(identity, str(error))
                 raise
             folder.keep_timing(identity, timing)
@@ -302,7 +300,7 @@ def compile_graph(device: Device, onnx: bytes, purpose: Purpose, timing: bytes) 
         timing: what was measured before.
 
     Raises:
-        PluginMissing, EngineError, OutOfDeviceMemory: as they say.
+        PluginMissing, CompilationFailed, EngineError, OutOfDeviceMemory: as they say.
     """
     moment = LOG.now()
     builder = _made(trt.Builder)
@@ -324,7 +322,7 @@ def compile_graph(device: Device, onnx: bytes, purpose: Purpose, timing: bytes) 
     compiled = builder.build_serialized_network(network, config)
     if compiled is None:
         refuse_for_memory(device, said := LOG.since(moment))
-        raise _NotCompiled(f"tensorrt {trt.__version__} can't compile {purpose.precision}: {said or UNSAID}")
+        raise CompilationFailed(f"tensorrt {trt.__version__} can't compile {purpose.precision}: {said or UNSAID}")
     return bytes(compiled), bytes(cache.serialize())
 
 

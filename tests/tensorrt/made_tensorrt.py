@@ -28,11 +28,13 @@ class Made:
         networks, configs: that were made; the calls that set them up are in their attributes.
         compiled: how many graphs were.
         parser_errors: of every graph: description, operator, node.
-        refuses: texts of errors with which compiling ends.
-        refuses_to_load, refuses_to_run: likewise.
+        refuses: text of the error with which compiling ends; of every graph, or of that whose number is ``refuses_only``.
+        refuses_to_load, refuses_context, refuses_to_run: likewise of what comes later.
+        runs_until_it_fails: all sessions together.
         dla_cores: of the device.
         distortion: factor of every output.
         refuses_timing: timing caches other than empty ones are not taken.
+        no_builder: the library returns none.
     """
 
     networks: list[Any] = field(default_factory=list)
@@ -40,9 +42,12 @@ class Made:
     compiled: int = 0
     parser_errors: list[tuple[str, str, str]] = field(default_factory=list)
     refuses: str = ""
+    refuses_only: int | None = None
     refuses_to_load: str = ""
     refuses_context: str = ""
     refuses_to_run: str = ""
+    runs: int = 0
+    runs_until_it_fails: int | None = None
     dla_cores: int = 0
     distortion: float = 1.0
     refuses_timing: bool = False
@@ -104,7 +109,7 @@ class Builder(Part):
 
     def build_serialized_network(self, network: Checked, config: Checked) -> Checked | None:
         self.made.compiled += 1
-        if self.fails(self.made.refuses):
+        if self.made.refuses_only in (None, self.made.compiled) and self.fails(self.made.refuses):
             return None
         ((name, shapes),) = config.part.profiles[0].part.shapes.items()
         document = {
@@ -290,7 +295,8 @@ class Context(Part):
     def execute_async_v3(self, stream_handle: int) -> bool:
         import pycuda.driver as cuda
 
-        if self.fails(self.made.refuses_to_run):
+        self.made.runs += 1
+        if self.fails(self.made.refuses_to_run) or self.made.runs == self.made.runs_until_it_fails:
             return False
         # What was enqueued before comes first, as in a stream.
         assert ctypes.CDLL("libcuda.so.1").cuStreamSynchronize(ctypes.c_void_p(stream_handle)) == 0

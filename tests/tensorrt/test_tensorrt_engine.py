@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from bindings import Checked, check_call, load_bindings
 from conftest import profile_of
-from made_tensorrt import Made, install
+from made_tensorrt import Made
 
 import edge_runtime
 from edge_runtime import engines
@@ -31,6 +31,7 @@ from edge_runtime.cuda.device import open_device
 from edge_runtime.engines import CompiledSession, choose_engine
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.errors import (
+    CompilationFailed,
     EngineError,
     EngineFileRefused,
     EngineQuarantined,
@@ -43,17 +44,6 @@ from edge_runtime.runtime import prepare_model
 from export.pack import TOLERANCES
 
 pytestmark = pytest.mark.tensorrt
-
-
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = Made()
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    install(made)
-    open_device.cache_clear()
-    yield made
-    open_device.cache_clear()
-    sys.modules.pop("edge_runtime.engines.tensorrt", None)
 
 
 @pytest.fixture
@@ -337,7 +327,7 @@ def test_a_graph_that_tensorrt_does_not_read_is_named_with_the_mend(made, plan):
 
 def test_a_compilation_that_fails_is_not_begun_again(made, plan, compilation):
     made.refuses = "Error Code 10: could not find any implementation for node /head/Conv"
-    with pytest.raises(EngineError, match="can't compile fp32: Error Code 10"):
+    with pytest.raises(CompilationFailed, match="can't compile fp32: Error Code 10"):
         plan()
     (mark,) = compilation.cache.glob("*.quarantine.json")
     assert "Error Code 10" in json.loads(mark.read_text())["failed"]
