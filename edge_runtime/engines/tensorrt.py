@@ -394,7 +394,7 @@ def refuse_graph(found: list[Any]) -> None:
     if NO_PLUGIN.search(said):
         raise PluginMissing(
             f"operator {operator} (node {node!r}) is neither one of TensorRT {trt.__version__} nor a registered plugin: register "
-            f"its creator before the graph is planned (ours: tensorrt_plugin.register_plugins), or export the model without it ({said})"
+            f"its creator (ours: tensorrt_plugin.register_plugins) before it is planned, or export the model without it ({said})"
         )
     where = f" at {operator} {node!r}" if operator else ""
     mend = f"; {SYMMETRIC}" if re.search("zero.?point", said, re.IGNORECASE) else ""

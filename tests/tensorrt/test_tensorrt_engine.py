@@ -313,7 +313,7 @@ def test_a_folder_that_can_not_be_written_is_named(plan, tmp_path):
 
 def test_an_operator_without_a_plugin_is_named_and_may_be_tried_again(made, plan, compilation):
     made.parser_errors = [("Plugin not found, are the plugin name, version, and namespace correct?", "Warp", "/warp")]
-    with pytest.raises(PluginMissing, match=r"operator Warp .node '/warp'.* registered plugin: register its creator"):
+    with pytest.raises(PluginMissing, match=r"operator Warp .node '/warp'.* registered plugin: register its creator .ours"):
         plan()
     made.parser_errors = []
     plan()
