@@ -52,7 +52,7 @@ def purpose_of(bundle: Bundle, form: Form, compilation: Compilation) -> Purpose:
         least=least,
         usual=usual,
         most=most,
-        cache=compilation.cache.expanduser(),
+        cache=compilation.cache,
         workspace_mb=compilation.workspace_mb,
         dla_core=compilation.dla_core,
     )

@@ -87,11 +87,10 @@ def _compile(options: argparse.Namespace) -> int:
     outcomes = compile_forms(
         bundle, precisions, compilation, profile.threads, say, timed_runs=options.runs if options.on_device else 0
     )
-    folder = compilation.cache.expanduser()
-    record = {**record_of(bundle, compilation, outcomes), "folder": str(folder)}
+    folder = CompiledFolder.at(compilation.cache)
+    record = {**record_of(bundle, compilation, outcomes), "folder": str(folder.path)}
     if record["fastest"] is not None:
-        path = CompiledFolder(folder).keep_record(bundle.digest, record)
-        record["record"] = str(path)
+        record["record"] = str(folder.keep_record(bundle.digest, record))
     if options.json:
         print(json.dumps(record))
     else:

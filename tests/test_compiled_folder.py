@@ -94,6 +94,13 @@ def test_a_folder_that_can_not_be_used_is_named(folder):
             use()
 
 
+def test_a_path_may_begin_at_home_where_there_is_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert CompiledFolder.at(Path("~/engines")).path == tmp_path / "engines"
+    with pytest.raises(EngineError, match=r"~nobody-here/engines: .*compile\.cache of the hardware profile"):
+        CompiledFolder.at(Path("~nobody-here/engines"))
+
+
 def test_nothing_half_written_stays(folder, monkeypatch):
     folder.keep_engine(OURS, b"an engine")
 

@@ -79,6 +79,14 @@ class CompiledFolder:
 
     path: Path
 
+    @classmethod
+    def at(cls, path: Path) -> CompiledFolder:
+        """The folder of a path that may begin with ``~``."""
+        try:
+            return cls(path.expanduser())
+        except RuntimeError as error:  # who runs this has no home
+            raise EngineError(f"{path}: {error}; compile.cache of the hardware profile names another folder") from error
+
     def engine_file(self, identity: Identity) -> Path:
         """Where the engine is kept."""
         return self.path / f"{identity.name}.engine"

@@ -127,7 +127,7 @@ class TensorRtEngine:
         """
         if purpose is None:
             raise EngineError("tensorrt compiles graphs for sizes and keeps them in a folder: a purpose is needed")
-        folder, identity = CompiledFolder(purpose.cache), self.identity(onnx, purpose)
+        folder, identity = CompiledFolder.at(purpose.cache), self.identity(onnx, purpose)
         if failure := folder.failure(identity):
             raise EngineQuarantined(
                 f"{self.version()}: {purpose.precision} has failed here before and is quarantined: {failure}; to try again "
@@ -148,7 +148,11 @@ class TensorRtEngine:
                 raise
             folder.keep_timing(identity, timing)
             folder.keep_engine(identity, compiled)
-            return TensorRtSession(self._device, compiled, folder, identity, purpose)
+            try:
+                return TensorRtSession(self._device, compiled, folder, identity, purpose)
+            except EngineFileRefused as error:  # fresh from the compiler: another would be no better
+                folder.quarantine(identity, str(error))
+                raise
 
     def identity(self, onnx: bytes, purpose: Purpose) -> Identity:
         """What an engine that this device compiles of a graph is of."""
@@ -199,14 +203,14 @@ class TensorRtSession(DevicePlan):
             refuse_for_memory(device, said := LOG.since(moment))
             raise EngineError(f"tensorrt can't make an execution context: {said or UNSAID}")
         self._input, self._output = _names(self._engine)
-        least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(self._input, 0))
-        self._least, self._most = least, most
-        if not self._context.set_input_shape(self._input, most):
-            raise EngineError(f"tensorrt does not take an input of shape {most}, for which it was compiled")
+        shape = tuple(self._engine.get_tensor_shape(self._input))
+        self._least, self._most = _sized(shape, purpose.least), _sized(shape, purpose.most)
+        if not self._context.set_input_shape(self._input, self._most):
+            raise EngineError(f"tensorrt does not take an input of shape {self._most}, for which it was compiled")
         self._largest = tuple(self._context.get_tensor_shape(self._output))
         with device.use():
             memory = self._memory
-            self._batch = Port.of(memory, (math.prod(most),), np.float32)
+            self._batch = Port.of(memory, (math.prod(self._most),), np.float32)
             self._result = Port.of(memory, (math.prod(self._largest),), np.float32)
         for name, port in ((self._input, self._batch), (self._output, self._result)):
             if not self._context.set_tensor_address(name, int(port.address)):
@@ -278,6 +282,11 @@ def _names(engine: Any) -> tuple[str, str]:
         )
     source = modes.index(trt.TensorIOMode.INPUT)
     return names[source], names[1 - source]
+
+
+def _sized(shape: tuple[int, ...], size: Size) -> tuple[int, ...]:
+    """The shape ``(1, channels, rows, columns)`` of one image: what the graph leaves open is filled in."""
+    return tuple(wanted if axis < 0 else axis for axis, wanted in zip(shape, (1, shape[1], *size)))
 
 
 def _made(maker: Callable[[Any], Any]) -> Any:
@@ -372,12 +381,9 @@ def _optimise_for(builder: Any, network: Any, config: Any, purpose: Purpose) -> 
     shape = tuple(tensor.shape)
     if len(shape) != 4 or shape[1] < 1:
         raise EngineError(f"the graph's input has the shape {shape}: (1, channels, rows, columns) is needed")
-
-    def of(size: Size) -> tuple[int, ...]:
-        return tuple(wanted if axis < 0 else axis for axis, wanted in zip(shape, (1, shape[1], *size)))
-
     profile = builder.create_optimization_profile()
-    profile.set_shape(tensor.name, of(purpose.least), of(purpose.usual), of(purpose.most))
+    least, usual, most = (_sized(shape, size) for size in (purpose.least, purpose.usual, purpose.most))
+    profile.set_shape(tensor.name, least, usual, most)
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"tensorrt does not take sizes from {purpose.least} to {purpose.most}")
 

@@ -131,11 +131,15 @@ class Network:
 
     def get_input(self, index: int) -> Checked:
         node = self._session().get_inputs()[index]
-        shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
-        return Checked(load_bindings().ITensor, Tensor(node.name, shape))
+        return Checked(load_bindings().ITensor, Tensor(node.name, open_shape(node.shape)))
 
     def _session(self) -> ort.InferenceSession:
         return ort.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
+
+
+def open_shape(shape: list[int | str]) -> tuple[int, ...]:
+    """As TensorRT writes a shape of ONNX Runtime's, which has names where sizes are left open."""
+    return tuple(size if isinstance(size, int) else -1 for size in shape)
 
 
 @dataclass
@@ -262,9 +266,8 @@ class Engine(Part):
         kind = {**self.inputs, **self.outputs}[name].type
         return {"tensor(float)": self.real.DataType.FLOAT, "tensor(float16)": self.real.DataType.HALF}[kind]
 
-    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]:
-        assert profile_index == 0
-        return [self.real.Dims(tuple(shape)) for shape in self.shapes]
+    def get_tensor_shape(self, name: str) -> Any:
+        return self.real.Dims(open_shape({**self.inputs, **self.outputs}[name].shape))
 
     def create_execution_context(self) -> Checked | None:
         if self.fails(self.made.refuses_context):

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 from bindings import Checked, check_call, load_bindings
 from conftest import profile_of
 from made_tensorrt import Made
+from simulated import usual_kspace
 
 import edge_runtime
 from edge_runtime import engines
@@ -39,8 +41,13 @@ from edge_runtime.errors import (
     OutOfDeviceMemory,
     PluginMissing,
 )
+from edge_runtime.kernels import Plans, Workers
+from edge_runtime.modalities.mri.fourier import to_image
+from edge_runtime.modalities.mri.offline import reconstruct_kspace
+from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, reconstruct
 from edge_runtime.profile import Compilation
 from edge_runtime.runtime import prepare_model
+from edge_runtime.scan import Method
 from export.pack import TOLERANCES
 
 pytestmark = pytest.mark.tensorrt
@@ -181,6 +188,45 @@ def test_the_shipped_bundle_reproduces_its_golden_outputs(engine, shipped, compi
     assert shipped.check_golden(session, form, engine) < 1e-3
 
 
+def test_calls_from_several_threads_do_not_mix(plan):
+    session = plan()
+    expected = {rows: session.run(image(rows, 8)) for rows in (4, 8, 12)}
+    wrong = []
+
+    def call(rows: int) -> None:
+        for _ in range(10):
+            if not np.array_equal(session.run(image(rows, 8)), expected[rows]):
+                wrong.append(rows)
+
+    callers = [threading.Thread(target=call, args=(rows,)) for rows in (4, 8, 12, 8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_an_image_is_that_of_onnxruntime_and_names_its_engine(made, qualified, compilation):
+    """The whole reconstruction of a slice."""
+    only = replace(profile_of(), engines=("tensorrt",), compilation=compilation)
+    models = prepare_model(qualified, only), prepare_model(qualified, profile_of())
+    assert [model.engine.split()[0] for model in models] == ["tensorrt", "onnxruntime"]
+    kspace, mask = usual_kspace(), np.ones(usual_kspace().shape[1], np.bool_)
+    ours, theirs = (reconstruct_kspace(kspace, mask, model.reconstruction)[Method.LEARNED].image for model in models)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_a_scan_that_is_too_large_has_a_classical_image(made, qualified, compilation):
+    only = replace(profile_of(), engines=("tensorrt",), compilation=replace(compilation, usual=8, largest=8))
+    model, hybrid = prepare_model(qualified, only), to_image(usual_kspace(), axis=2)
+    mask, plans, found = np.ones(hybrid.shape[1], np.bool_), Plans(Workers(1)), []
+    samples = SliceSamples(hybrid, mask, None, seed=(0, 0, 0, 0, 0))
+    with pytest.raises(EngineError, match=r"compiled for .* compile.largest"):
+        for method, _ in reconstruct(samples, calibrate(hybrid, mask, plans), model.reconstruction, plans):
+            found.append(method)
+    assert Method.CLASSICAL in found and Method.LEARNED not in found
+
+
 @pytest.mark.parametrize(
     ("batch", "said"),
     [
@@ -294,12 +340,15 @@ def test_a_damaged_engine_is_refused_by_name_and_compiled_anew(made, plan, caplo
     assert made.compiled == 2
 
 
-def test_an_engine_that_tensorrt_does_not_take_is_compiled_anew(made, plan, caplog):
+def test_an_engine_that_tensorrt_does_not_take_is_compiled_anew_once(made, plan, caplog):
     plan()
     made.refuses_to_load = "Platform specific tag mismatch"
     with pytest.raises(EngineFileRefused, match="Platform specific tag mismatch"):
         plan()
     assert made.compiled == 2  # and that was not taken either
+    with pytest.raises(EngineQuarantined, match="Platform specific tag mismatch"):
+        plan()
+    assert made.compiled == 2
 
 
 def test_a_folder_that_can_not_be_written_is_named(plan, tmp_path):
@@ -313,7 +362,9 @@ def test_a_folder_that_can_not_be_written_is_named(plan, tmp_path):
 
 def test_an_operator_without_a_plugin_is_named_and_may_be_tried_again(made, plan, compilation):
     made.parser_errors = [("Plugin not found, are the plugin name, version, and namespace correct?", "Warp", "/warp")]
-    with pytest.raises(PluginMissing, match=r"operator Warp .node '/warp'.* registered plugin: register its creator .ours"):
+    with pytest.raises(
+        PluginMissing, match=r"operator Warp .node '/warp'.* registered plugin: register its creator .ours"
+    ):
         plan()
     made.parser_errors = []
     plan()
