@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= ../shared/data
 CONSTRAINTS := -c requirements/constraints.txt
 
-.PHONY: help demo test test-full test-cuda test-device test-soak cubins gpu-tables cross-aarch64 bench compare train lint clean
+.PHONY: help demo test test-full test-cuda test-tensorrt test-device test-soak cubins gpu-tables cross-aarch64 bench compare train lint clean
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
@@ -64,6 +64,18 @@ build/cuda/.ready: $(VENV)-cuda/.ready $(wildcard tests/cuda/*.py tests/cuda/dri
 	$(VENV)-cuda/bin/python tests/cuda/build.py --out build/cuda
 	@touch $@
 
+# TensorRT's bindings in three versions, over libraries that hold nothing, and tensorrt-rtx, which compiles without a GPU
+TENSORRT := build/tensorrt
+
+$(VENV)-tensorrt/.ready: $(VENV)/.export $(VENV)-cuda/.ready requirements/tensorrt.txt tests/tensorrt/environment.sh tests/tensorrt/stub.cpp
+	$(PYTHON) -m venv --clear $(VENV)-tensorrt
+	for beside in $(VENV) $(VENV)-cuda; do \
+		echo "import site; site.addsitedir('$$($$beside/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')"; \
+	done >"$$($(VENV)-tensorrt/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(VENV)-tensorrt/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/tensorrt.txt
+	tests/tensorrt/environment.sh $(VENV)-tensorrt $(TENSORRT)
+	@touch $@
+
 demo: $(VENV)/.device  ## a simulated scan through a real socket: demo-out/
 	$(BIN)/edge-runtime demo --out demo-out
 
@@ -75,9 +87,9 @@ lint: $(VENV)/.test  ## style and types
 test: lint  ## the suite without torch (minutes)
 	$(BIN)/python -m pytest
 
-test-full: $(VENV)/.export $(VENV)-import/.ready test-cuda  ## also export, torch and real programs; a skip that is not expected fails
+test-full: $(VENV)/.export $(VENV)-import/.ready test-cuda test-tensorrt  ## also export, torch and real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda and not device'
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda and not device and not tensorrt'
 	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
 
 cubins: edge_runtime/cubins/.ready  ## the GPU kernels, compiled for Jetson Orin and Thor: edge_runtime/cubins. GPU=sm_90 adds another
@@ -91,6 +103,15 @@ gpu-tables: $(VENV)/.export build/cuda/.ready edge_runtime/cubins/.ready  ## wha
 
 test-device: $(VENV)-device/.ready  ## by hand on a device with an NVIDIA GPU: kernels, engines, times, memory, a soak; build/device.json to send in
 	EDGE_STRICT_SKIPS= $(VENV)-device/bin/python -m pytest -m device
+
+# One process a version, since a process has one: the tests that need no version run with the first.
+test-tensorrt: $(VENV)-tensorrt/.ready build/cuda/.ready edge_runtime/cubins/.ready  ## TensorRT's calls without a GPU: real bindings of 10.3, 10.13 and 11; graphs compiled by tensorrt-rtx
+	for bindings in $(TENSORRT)/[0-9]*; do \
+		echo "$$bindings"; \
+		EDGE_STRICT_SKIPS=1 EDGE_TENSORRT=$$bindings EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver \
+			$(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/tensorrt --ignore tests/tensorrt/test_tensorrt_rtx.py || exit 1; \
+	done
+	EDGE_STRICT_SKIPS=1 $(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/tensorrt/test_tensorrt_rtx.py
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
@@ -136,4 +157,4 @@ train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the
 	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))
 
 clean:  ## forget environments and results
-	rm -rf $(VENV) $(VENV)-import $(VENV)-cuda $(VENV)-device edge_runtime/cubins build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-import $(VENV)-cuda $(VENV)-tensorrt $(VENV)-device edge_runtime/cubins build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -177,12 +177,12 @@ def _set_samples(case: Case, _: Launch) -> Cost:
 
 
 def _normal(case: Case, _: Launch) -> Cost:
-    least, moved, operations, _ = case.application
+    least, moved, operations = case.application[:3]
     return Cost(least + 2 * case.image, moved + 2 * case.image, operations)
 
 
 def _data_consistent(case: Case, _: Launch) -> Cost:
-    least, moved, operations, _ = case.application
+    least, moved, operations = case.application[:3]
     steps = case.cg_steps
     vectors = (5 * steps + 5) * case.image
     return Cost(
@@ -191,7 +191,7 @@ def _data_consistent(case: Case, _: Launch) -> Cost:
 
 
 def _regularised(case: Case, _: Launch) -> Cost:
-    least, moved, operations, _ = case.application
+    least, moved, operations = case.application[:3]
     weights = 3 * 2 * REAL * case.pixels
     both_ways = 2 * case.columns * transform(case.lines)
     return Cost(

@@ -470,7 +470,7 @@ def _bundle(options: argparse.Namespace) -> int:
     path = options.file or DEFAULT_BUNDLE
     profile = load_profile(options.profile or DEFAULT_PROFILE)
     trust = load_trust_store(options.trust or profile.trust or trust_store.DEFAULT_TRUST)
-    verification = verify_bundle(path, trust, profile.engines, profile.threads)
+    verification = verify_bundle(path, trust, profile.engines, profile.threads, profile.compilation)
     try:
         description = describe_bundle(path)
     except BundleError:  # the first check says why

@@ -22,6 +22,10 @@
     │   └── GoldenMismatch     an engine that does not reproduce the golden outputs, or that was never qualified
     ├── TrustStoreError        a trust store that is missing or malformed
     ├── EngineError            no admissible engine, or an engine that failed
+    │   ├── CompilationFailed  a graph that an engine's compiler gave up on
+    │   ├── EngineFileRefused  a compiled engine of another device, version or bundle, or a damaged one; it is compiled anew
+    │   ├── EngineQuarantined  a compiled engine that failed on this device before; says how, and how to try again
+    │   └── PluginMissing      a graph with an operator that neither the engine nor a registered plugin has
     ├── ProgramRefused         a slice that a split program does not take: its size, its coils, its calibration lines
     ├── DeviceError            a GPU that can't be used; says what was found, what is needed, and the mend
     │   ├── NoDevice           no driver, no GPU, or no PyCUDA
@@ -150,6 +154,22 @@ class EngineError(EdgeRuntimeError):
 
 class ProgramRefused(EdgeRuntimeError):
     """A slice that a split program does not take, or a stage that is out of place."""
+
+
+class CompilationFailed(EngineError):
+    """A graph that an engine's compiler gave up on, on this device."""
+
+
+class EngineFileRefused(EngineError):
+    """A compiled engine that is not of this device, version, bundle and profile, or that is damaged."""
+
+
+class EngineQuarantined(EngineError):
+    """A compiled engine that has failed on this device, with these versions, before."""
+
+
+class PluginMissing(EngineError):
+    """A graph with an operator that the engine does not have, and for which no plugin is registered."""
 
 
 class DeviceError(EdgeRuntimeError):

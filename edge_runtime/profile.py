@@ -25,7 +25,7 @@ USUAL_SCAN_MB = 68
 """What a scan of 8 coils and 256 x 256 reserves at its header."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GpuFacts:
     """What a maker says of a device's GPU; nothing here is measured.
 
@@ -44,6 +44,27 @@ class GpuFacts:
     source: str
 
 
+DEFAULT_CACHE = Path("~/.cache/edge-runtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """What engines that compile graphs on the device may use; the attributes are the keys of the table ``compile``, each optional.
+
+    Attributes:
+        cache: folder of what was compiled; only this user should write there.
+        usual, largest: rows and columns of images; compiled for the usual ones, and none beyond the largest runs.
+        workspace_mb: what one layer may take of the device's memory beside its tensors.
+        dla_core: of Jetson's deep learning accelerator; ``None`` for the GPU. It runs images of the golden input's size alone.
+    """
+
+    cache: Path = DEFAULT_CACHE
+    usual: int = 256
+    largest: int = 512
+    workspace_mb: int = 512
+    dla_core: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A checked profile; the attributes are the keys of the TOML file.
@@ -52,6 +73,7 @@ class Profile:
         kernels: what the plans of `edge_runtime.kernels` may run on, ``cuda`` and ``cpu``, in order of preference.
         trust: folder of the public keys that may sign bundles; ``None`` for the one that comes with the package.
         gpu: of the device, if it has one.
+        compilation: the table ``compile``.
     """
 
     name: str
@@ -69,6 +91,7 @@ class Profile:
     kernels: tuple[str, ...] = ("cpu",)
     trust: Path | None = None
     gpu: GpuFacts | None = None
+    compilation: Compilation = Compilation()
 
     @property
     def session_bytes(self) -> int:
@@ -148,7 +171,8 @@ def parse_profile(text: str, where: str) -> Profile:
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
         kernels=table.choices("compute.kernels", ("cuda", "cpu"), otherwise=("cpu",)),
         trust=table.path("bundle.trust"),
-        gpu=_gpu(table) if table.has("gpu") else None,
+        gpu=_gpu(table) if table.has_section("gpu") else None,
+        compilation=_compilation(table),
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
@@ -170,6 +194,19 @@ def _gpu(table: _Table) -> GpuFacts:
     )
 
 
+def _compilation(table: _Table) -> Compilation:
+    usual = Compilation()
+    largest = table.integer("compile.largest", 64, 4096, usual.largest)
+    has_dla = table.has("compile.dla_core")
+    return Compilation(
+        cache=table.path("compile.cache") or usual.cache,
+        usual=table.integer("compile.usual", 16, largest, min(usual.usual, largest)),
+        largest=largest,
+        workspace_mb=table.integer("compile.workspace_mb", 1, 1 << 20, usual.workspace_mb),
+        dla_core=table.integer("compile.dla_core", 0, 15) if has_dla else None,
+    )
+
+
 class _Table:
     """Reads typed values out of a nested table by dotted key, and remembers which were asked for."""
 
@@ -178,7 +215,7 @@ class _Table:
         self._values = dict(_flatten(document))
         self._read: set[str] = set()
 
-    def has(self, section: str) -> bool:
+    def has_section(self, section: str) -> bool:
         """Whether there is anything of a section."""
         return any(key.startswith(f"{section}.") for key in self._values)
 
@@ -206,10 +243,16 @@ class _Table:
 
     def path(self, key: str) -> Path | None:
         """A path that may be left out."""
-        self._read.add(key)
-        return Path(self.text(key)) if key in self._values else None
+        return Path(self.text(key)) if self.has(key) else None
 
-    def integer(self, key: str, low: int, high: int) -> int:
+    def has(self, key: str) -> bool:
+        """Whether a key that may be left out is there."""
+        self._read.add(key)
+        return key in self._values
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        if default is not None and not self.has(key):
+            return default
         value = self._value(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self._wrong(key, value, f"a whole number from {low} to {high}")

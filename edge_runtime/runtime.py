@@ -12,12 +12,11 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from edge_runtime.admission import admit
 from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
-from edge_runtime.engines import choose_engine
 from edge_runtime.errors import BundleError, DeviceError
 from edge_runtime.kernels import Plans, Where, Workers
 from edge_runtime.memory import MemoryBudget
-from edge_runtime.modalities.mri.families import made_ready
 from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
@@ -121,6 +120,7 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
         BundleError: the precision asked for is not in the bundle.
         GoldenMismatch: golden outputs are not reproduced.
         EngineError: no engine of the profile runs it.
+        DeviceError: the GPU can't be used, and the profile allows nothing else.
     """
     wanted = (precision,) if precision else tuple(p for p in profile.precisions if p in bundle.forms)
     if not wanted or wanted[0] not in bundle.forms:
@@ -129,11 +129,9 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
             f"wanted is {precision or ' or '.join(profile.precisions)}"
         )
     form = bundle.forms[wanted[0]]
-    engine = choose_engine(profile.engines, form.precision)
-    learned = made_ready(bundle.settings, form.graphs, engine, profile.threads)
-    bundle.check_golden(learned.golden, form, engine)
+    admitted = admit(bundle, form, profile.engines, profile.threads, profile.compilation)
     # The graphs are the engine's now; a model of others may have a hundred megabytes of them.
-    return Model(replace(bundle, forms={}), learned, form.precision, engine.version())
+    return Model(replace(bundle, forms={}), admitted.learned, form.precision, admitted.description)
 
 
 def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:

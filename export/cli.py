@@ -1,6 +1,7 @@
 """The desk toolchain's command line: ``edge-export import | simulate | train | quantize | qualify | pack | sign | verify | …``.
 
-Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 130 interrupted (run again to resume).
+Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 3 this machine is not the device that `compile`
+needs; 130 interrupted (run again to resume).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.errors import EdgeRuntimeError
 from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack
+from export.compile_command import add_compile
 from export.progress import Progress
 from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
@@ -112,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add_pack_options(packing)
     packing.set_defaults(needed=_needed_to_pack)
     add_bundle_commands(commands)
+    add_compile(commands, add_trust_option)
     _add_import(commands)
     text = "simulate the scan that the demo plays"
     example = "example: edge-export demo-scan ../shared/data/demo/mricron_ch2.nii.gz --out edge_runtime/demo"

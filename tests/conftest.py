@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +94,22 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _kernels.choose_instruction_set(request.param)
     yield request.param
     _kernels.choose_instruction_set(best)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A TensorRT on the test driver's GPU (tests/tensorrt/made_tensorrt.py), and what shall go wrong with it."""
+    from made_tensorrt import Made, install
+
+    from edge_runtime.cuda.device import open_device
+
+    made = Made()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # put back afterwards
+    install(made)
+    open_device.cache_clear()
+    yield made
+    open_device.cache_clear()
+    sys.modules.pop("edge_runtime.engines.tensorrt", None)
 
 
 @pytest.fixture(scope="session")

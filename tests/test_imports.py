@@ -58,7 +58,7 @@ def test_edge_export_helps_without_its_extra() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    "import simulate pool train quantize qualify sweep pack sign inspect verify key fidelity demo-scan".split(),
+    "import simulate pool train quantize qualify sweep pack sign inspect verify compile key fidelity demo-scan".split(),
 )
 def test_every_command_of_edge_export_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

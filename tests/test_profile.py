@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ from simulated import header_of, opening, readouts_of
 from edge_runtime.errors import ProfileError
 from edge_runtime.links.mrd_messages import Text
 from edge_runtime.links.mrd_pack import pack_readouts
-from edge_runtime.profile import DEFAULT_PROFILE, USUAL_SCAN_MB, available_profiles, load_profile, parse_profile
+from edge_runtime.profile import (
+    DEFAULT_PROFILE,
+    USUAL_SCAN_MB,
+    Compilation,
+    available_profiles,
+    load_profile,
+    parse_profile,
+)
 from edge_runtime.runtime import open_runtime
 
 GOOD = PROFILE.format(**USUAL_LIMITS)
@@ -87,6 +95,40 @@ def test_the_parts_of_a_scan_make_up_its_memory(session_mb):
 def test_a_wrong_value_is_named_with_what_is_expected(key, value, shown, expected):
     with pytest.raises(ProfileError, match=f"^here: {shown}: expected .*{expected}".replace("[]", r"\[\]")):
         parse_profile(with_line(key, value), "here")
+
+
+COMPILE = """
+[compile]
+cache = "/var/cache/engines"
+usual = 192
+largest = 320
+workspace_mb = 128
+dla_core = 1
+"""
+
+
+def test_what_engines_may_compile_can_be_left_out():
+    assert parse_profile(GOOD, "here").compilation == Compilation()
+    assert parse_profile(f"{GOOD}\n[compile]\nlargest = 128", "here").compilation == Compilation(usual=128, largest=128)
+    expected = Compilation(Path("/var/cache/engines"), 192, 320, 128, 1)
+    assert parse_profile(GOOD + COMPILE, "here").compilation == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("cache", "3", "a text"),
+        ("usual", "321", "16 to 320"),
+        ("largest", "63", "64 to 4096"),
+        ("workspace_mb", "0", "1 to 1048576"),
+        ("dla_core", "-1", "0 to 15"),
+        ("dla_core", "true", "a whole number"),
+    ],
+)
+def test_a_wrong_value_of_what_engines_may_compile_is_named(key, value, expected):
+    text = re.sub(rf"(?m)^{key} = .*", f"{key} = {value}", GOOD + COMPILE)
+    with pytest.raises(ProfileError, match=rf"^here: compile\.{key} = .*: expected .*{expected}"):
+        parse_profile(text, "here")
 
 
 def test_a_profile_that_has_not_the_memory_for_its_sessions_is_refused():

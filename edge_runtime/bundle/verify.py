@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_runtime.admission import admit
 from edge_runtime.bundle.load import CHECKS, Bundle, load_bundle
 from edge_runtime.bundle.trust_store import TrustStore
-from edge_runtime.engines import REGISTRY, choose_engine
+from edge_runtime.engines import CPU_ENGINES
 from edge_runtime.errors import BundleError, EdgeRuntimeError
-from edge_runtime.modalities.mri.families import made_ready
+from edge_runtime.profile import Compilation
 
 GOLDEN = "golden"
 
@@ -48,12 +49,17 @@ class Verification:
 
 
 def verify_bundle(
-    path: Path, trust: TrustStore, engines: tuple[str, ...] = tuple(REGISTRY), threads: int = 1
+    path: Path,
+    trust: TrustStore,
+    engines: tuple[str, ...] = CPU_ENGINES,
+    threads: int = 1,
+    compilation: Compilation = Compilation(),
 ) -> Verification:
     """Makes every check.
 
     Args:
         engines: names of those that may run the forms.
+        compilation: for engines that compile them.
     """
     checks: list[Check] = []
     try:
@@ -65,10 +71,8 @@ def verify_bundle(
     for precision, form in sorted(bundle.forms.items()):
         name = f"{GOLDEN} {precision}"
         try:
-            engine = choose_engine(engines, precision)
-            learned = made_ready(bundle.settings, form.graphs, engine, threads)
-            differs = bundle.check_golden(learned.golden, form, engine)
-            checks.append(Check(name, True, f"{engine.version()}: relative error {differs:.1e}"))
+            admitted = admit(bundle, form, engines, threads, compilation)
+            checks.append(Check(name, True, f"{admitted.description}: relative error {admitted.difference:.1e}"))
         except EdgeRuntimeError as error:
             checks.append(Check(name, False, str(error), type(error).__name__))
     return Verification(tuple(checks), bundle)

@@ -58,12 +58,13 @@ def open_device() -> Device:
         ) from error
     if version < OLDEST_DRIVER:
         raise DriverTooOld(
-            f"the driver is of CUDA {_dotted(version)}, the kernels need {_dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
+            f"the driver is of CUDA {dotted(version)}, the kernels need {dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
         )
     return Device(gpu, version)
 
 
-def _dotted(version: int) -> str:
+def dotted(version: int) -> str:
+    """A version of CUDA, such as 12060, as people write it."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
@@ -76,6 +77,7 @@ class Device:
     Attributes:
         name: as the driver calls it.
         capability: compute capability, (major, minor).
+        driver_version: the newest CUDA that the driver serves: 1000 x major + 10 x minor.
         shared_bytes: shared memory that a block may have.
         multiprocessors: that share a launch's blocks.
         stream: in which everything happens, in order.
@@ -83,7 +85,7 @@ class Device:
 
     def __init__(self, gpu: Any, driver_version: int) -> None:
         self._context = gpu.retain_primary_context()
-        self._driver_version = driver_version
+        self.driver_version = driver_version
         self._modules: dict[str, Any] = {}
         self._shared: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -110,9 +112,9 @@ class Device:
         try:
             yield
         except driver.MemoryError as error:
-            free, total = driver.mem_get_info()
+            free, total = self.memory_mb()
             raise OutOfDeviceMemory(
-                f"{self.name} has {free / 1e6:.0f} of {total / 1e6:.0f} MB left, which is not enough ({error}): "
+                f"{self.name} has {free:.0f} of {total:.0f} MB left, which is not enough ({error}): "
                 "plan fewer or smaller scans at a time, or take a profile whose kernels run on the CPU"
             ) from error
         except driver.Error as error:
@@ -145,6 +147,11 @@ class Device:
             self._arrays.stop_holding()
             del self._arrays, self._landing
 
+    def memory_mb(self) -> tuple[float, float]:
+        """What is left of the memory, and all of it; in `use`."""
+        free, total = driver.mem_get_info()
+        return free / 1e6, total / 1e6
+
     def kernel(self, file: str, name: str, shared_bytes: int) -> Any:
         """An entry of ``kernels/cuda/FILE.cu`` that is launched with this much shared memory; in `use`.
 
@@ -169,11 +176,11 @@ class Device:
                 path = root / folder / f"sm_{major}{lesser}" / f"{file}.cubin"
                 if path.is_file():
                     found.append(f"CUDA {folder}")
-                    if self._driver_version >= needed:
+                    if self.driver_version >= needed:
                         return path.read_bytes()
         if found:
             raise DriverTooOld(
-                f"the driver is of CUDA {_dotted(self._driver_version)}, the kernels for sm_{major}{minor} are of "
+                f"the driver is of CUDA {dotted(self.driver_version)}, the kernels for sm_{major}{minor} are of "
                 f"{' and '.join(found)}: update the driver"
             )
         raise DeviceUnsupported(
@@ -287,6 +294,12 @@ class Port(_Held):
     def fetch(self, stream: Any) -> None:
         """Begins to copy back; once the stream has been waited for, `pinned` holds the result."""
         driver.memcpy_dtoh_async(self.pinned, int(self.address), stream)
+
+    def fetch_part(self, shape: tuple[int, ...], stream: Any) -> npt.NDArray[Any]:
+        """As `fetch`, of an array that fills no more than the beginning, in C order; where it will be."""
+        begin = self.pinned.reshape(-1)[: int(np.prod(shape))]
+        driver.memcpy_dtoh_async(begin, int(self.address), stream)
+        return begin.reshape(shape)
 
 
 class DevicePlan:

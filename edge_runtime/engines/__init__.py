@@ -1,4 +1,4 @@
-"""Inference engines behind one protocol; a registry picks by score, and nothing falls back in silence.
+"""Inference engines behind one protocol; a registry ranks them by score, and nothing falls back in silence.
 
 An engine turns one ONNX graph of real tensors into a `Session`. What it is fed and what comes out is decided by the model family;
 an engine knows neither MRI nor bundles.
@@ -6,15 +6,43 @@ an engine knows neither MRI nor bundles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import EngineError
+from edge_runtime.errors import DeviceError, EngineError
 
 Tensor = npt.NDArray[np.float32]
+
+Size = tuple[int, int]
+"""Rows and columns of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a graph is planned for. Engines that compile graphs on the device need it; the others pass over it.
+
+    Attributes:
+        bundle: SHA-256 of the bundle's file, hexadecimal.
+        precision: of the form.
+        least, usual, most: sizes of the images; the compiler optimises for the usual one, and outside of the others nothing runs.
+        cache: folder of what was compiled.
+        workspace_mb: what one layer may take of the device's memory beside its tensors.
+        dla_core: of Jetson's deep learning accelerator; ``None`` for the GPU.
+    """
+
+    bundle: str
+    precision: str
+    least: Size
+    usual: Size
+    most: Size
+    cache: Path
+    workspace_mb: int
+    dla_core: int | None = None
 
 
 class Session(Protocol):
@@ -26,6 +54,15 @@ class Session(Protocol):
         Raises:
             EngineError: the engine failed, or returned something that is not finite.
         """
+        ...
+
+
+@runtime_checkable
+class CompiledSession(Session, Protocol):
+    """A session of a graph that was compiled on this device, and is kept there."""
+
+    def quarantine(self, why: str) -> None:
+        """Never again uses what was compiled, on this device with these versions, until somebody removes the mark."""
         ...
 
 
@@ -51,11 +88,15 @@ class Engine(Protocol):
         """
         ...
 
-    def plan(self, onnx: bytes, threads: int) -> Session:
+    def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         """Makes a session of a serialised graph.
+
+        Args:
+            purpose: engines that compile graphs can't do without.
 
         Raises:
             EngineError: the graph can't be planned.
+            DeviceError: the GPU can't be used.
         """
         ...
 
@@ -74,8 +115,71 @@ def _openvino() -> Engine:
     return OpenVinoEngine()
 
 
-REGISTRY: dict[str, Callable[[], Engine]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+def _tensorrt() -> Engine:
+    try:
+        from edge_runtime.engines.tensorrt import TensorRtEngine
+    except ImportError as error:
+        raise ImportError(
+            f"{error}: TensorRT comes with JetPack; beside it pip install 'edge-runtime[jetson]', in an environment that sees the "
+            "system's packages"
+        ) from error
+    return TensorRtEngine()
+
+
+REGISTRY: dict[str, Callable[[], Engine]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "tensorrt": _tensorrt,
+}
 """Engines by the name that a hardware profile uses. Makers import their library only when called."""
+
+CPU_ENGINES = ("onnxruntime", "openvino")
+"""Those that need no GPU and nothing compiled beforehand."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Engines for one precision.
+
+    Attributes:
+        engines: best first.
+        passed_over: why others that are allowed do not run it here, by name.
+    """
+
+    engines: tuple[Engine, ...]
+    passed_over: Mapping[str, str]
+
+
+def rank_engines(allowed: tuple[str, ...], precision: str) -> Ranking:
+    """The allowed engines by their score for a precision; equal ones as they are listed.
+
+    Raises:
+        EngineError: none of them runs it, with the reason for each.
+    """
+    reasons: dict[str, str] = {}
+    found: list[tuple[int, Engine]] = []
+    for name in allowed:
+        if name not in REGISTRY:
+            reasons[name] = f"unknown, known are {', '.join(sorted(REGISTRY))}"
+            continue
+        try:
+            engine = REGISTRY[name]()
+        except ImportError as error:
+            reasons[name] = f"not installed ({error})"
+            continue
+        except (DeviceError, EngineError) as error:
+            reasons[name] = str(error)
+            continue
+        score = engine.score(precision)
+        if score == 0:
+            reasons[name] = f"does not run {precision} here"
+        else:
+            found.append((score, engine))
+    if not found:
+        every = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise EngineError(f"no engine of the profile runs precision {precision}: {every}")
+    found.sort(key=lambda scored: -scored[0])
+    return Ranking(tuple(engine for _, engine in found), reasons)
 
 
 def choose_engine(allowed: tuple[str, ...], precision: str) -> Engine:
@@ -84,22 +188,4 @@ def choose_engine(allowed: tuple[str, ...], precision: str) -> Engine:
     Raises:
         EngineError: none of the allowed engines runs it, with the reason for each.
     """
-    reasons: list[str] = []
-    best: tuple[int, Engine] | None = None
-    for name in allowed:
-        if name not in REGISTRY:
-            reasons.append(f"{name}: unknown, known are {', '.join(sorted(REGISTRY))}")
-            continue
-        try:
-            engine = REGISTRY[name]()
-        except ImportError as error:
-            reasons.append(f"{name}: not installed ({error})")
-            continue
-        score = engine.score(precision)
-        if score == 0:
-            reasons.append(f"{name}: does not run {precision} here")
-        elif best is None or score > best[0]:
-            best = (score, engine)
-    if best is None:
-        raise EngineError(f"no engine of the profile runs precision {precision}: {'; '.join(reasons)}")
-    return best[1]
+    return rank_engines(allowed, precision).engines[0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from edge_runtime.engines import Session, Tensor
+from edge_runtime.engines import Purpose, Session, Tensor
 from edge_runtime.errors import EngineError
 
 PRECISIONS = {"fp32": 10, "fp16": 5, "int8": 10}
@@ -42,7 +42,7 @@ class OnnxRuntimeEngine:
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return HELD_OVER_LIVE * live_bytes
 
-    def plan(self, onnx: bytes, threads: int) -> Session:
+    def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         _shared_memory()
         options = ort.SessionOptions()
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge_runtime.engines import Session, Tensor
+from edge_runtime.engines import Purpose, Session, Tensor
 from edge_runtime.errors import EngineError
 
 # When imported, OpenVINO reports that to its makers over the network. A device tells nobody anything: without this package of its
@@ -55,7 +55,7 @@ class OpenVinoEngine:
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return len(graph_bytes) * HELD_OVER_LIVE * live_bytes + sum(graph_bytes)
 
-    def plan(self, onnx: bytes, threads: int) -> Session:
+    def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         try:
             return OpenVinoSession(self._core, self._core.read_model(onnx), threads)
         except Exception as error:  # its frontends raise classes of their own, with no common base but Exception

@@ -146,13 +146,6 @@ FIRST = [
     ("sensitivity", SENSITIVITY),
     ("volume", VOLUME),
 ]
-    ("adaptive", ADAPTIVE),
-    ("coils", GEOMETRY),
-    ("pack", PLANES),
-    ("sense", SLICE),
-    ("sensitivity", SENSITIVITY),
-    ("volume", VOLUME),
-]
 
 
 @pytest.mark.parametrize(("file", "first"), FIRST)
