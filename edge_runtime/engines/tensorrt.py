@@ -261,7 +261,7 @@ class TensorRtSession(DevicePlan):
             raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
         output: Tensor = self._result.fetch_part(shape, self._stream)
         self._stream.synchronize()
-        return output.copy()
+        return np.array(output)
 
 
 def _names(engine: Any) -> tuple[str, str]:
