@@ -1,4 +1,4 @@
-"""The command line: ``edge-runtime demo | serve | replay | bundle``.
+"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor``.
 
 Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
 143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
@@ -10,13 +10,14 @@ import argparse
 import json
 import logging
 import math
+import platform
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_replay(commands)
     _add_bundle(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -192,6 +194,26 @@ def _add_bundle(commands: Any) -> None:
     _add_trust(bundle)
     bundle.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     bundle.set_defaults(run=_bundle, parser=bundle, classical_only=False)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="what this machine is, and what it lacks of what a profile asks for",
+        description="Looks at the device, its processor, memory, power mode and temperature, at kernels, engines and the bundle, "
+        "and says what is missing and how to mend it. Nothing is changed. Exit code 0: it would run; 1: something keeps it from "
+        "that.",
+        epilog="examples:\n"
+        "  edge-runtime doctor                               with the profile that fits this machine best\n"
+        "  edge-runtime doctor --profile jetson-orin-nano --json\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_argument("--profile", help="hardware profile, by name or path (default: the one that fits best)")
+    doctor.add_argument("--bundle", type=Path, metavar="FILE", help="model bundle (default: the one that ships)")
+    _add_trust(doctor)
+    doctor.add_argument("--classical-only", action="store_true", help="no learned image is wanted")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    doctor.set_defaults(run=_doctor, parser=doctor)
 
 
 def _add_trust(command: argparse.ArgumentParser) -> None:
@@ -482,6 +504,30 @@ def _bundle(options: argparse.Namespace) -> int:
             print(*description_lines(description), sep="\n")
         print(f"checks, with the keys of {trust.folder}:", *verification_lines(verification), sep="\n")
     return 0 if verification.passed else EXIT_FAILED
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from edge_runtime.bundle import DEFAULT_BUNDLE, load_trust_store
+    from edge_runtime.doctor import State, detect, examine, profile_for
+    from edge_runtime.profile import load_profile
+
+    machine = detect(architecture=platform.machine())
+    profile = load_profile(options.profile or profile_for(machine))
+    bundle = None if options.classical_only else (options.bundle or DEFAULT_BUNDLE)
+    folder = options.trust or profile.trust
+    findings = []
+    if not options.json:
+        print(f"profile {profile.name}: {profile.description}")
+    for finding in examine(machine, profile, bundle, None if folder is None else load_trust_store(folder)):
+        findings.append(finding)
+        if not options.json:
+            print(f"  {finding.state.value:<8} {finding.name}: {finding.found}")
+            if finding.mend:
+                print(f"           {finding.mend}")
+    if options.json:
+        seen = {**asdict(machine), "cpu_features": sorted(machine.cpu_features)}
+        print(json.dumps({"profile": profile.name, "machine": seen, "findings": [asdict(one) for one in findings]}))
+    return EXIT_FAILED if any(one.state is State.BAD for one in findings) else 0
 
 
 def _probe(output: Path) -> None:

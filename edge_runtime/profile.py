@@ -26,6 +26,38 @@ USUAL_SCAN_MB = 68
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What a profile's device is and should be; the attributes are the keys of the table ``device``, all but the first optional.
+
+    Attributes:
+        architecture: as ``uname -m`` has it.
+        compatible: of its device tree, any of which tells it apart.
+        cpu_features: that the kernels are made for; they run without, slower.
+        cores, memory_gb: that it has.
+        jetpack: major version.
+        cuda, tensorrt, python: versions that its JetPack brings.
+        dla_cores: of the deep learning accelerator.
+        power_modes: by nvpmodel's names; the first one is what the profile's deadlines are for.
+        throttles_c: at which it slows down, degrees Celsius.
+        source: where that is said.
+    """
+
+    architecture: str
+    compatible: tuple[str, ...] = ()
+    cpu_features: tuple[str, ...] = ()
+    cores: int = 1
+    memory_gb: int = 1
+    jetpack: int | None = None
+    cuda: str = ""
+    tensorrt: str = ""
+    python: str = ""
+    dla_cores: int = 0
+    power_modes: tuple[str, ...] = ()
+    throttles_c: float = 95.0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GpuFacts:
     """What a maker says of a device's GPU; nothing here is measured.
 
@@ -72,6 +104,7 @@ class Profile:
     Attributes:
         kernels: what the plans of `edge_runtime.kernels` may run on, ``cuda`` and ``cpu``, in order of preference.
         trust: folder of the public keys that may sign bundles; ``None`` for the one that comes with the package.
+        device: that the profile is for, if it is for one.
         gpu: of the device, if it has one.
         compilation: the table ``compile``.
     """
@@ -90,6 +123,7 @@ class Profile:
     pending_slices: int
     kernels: tuple[str, ...] = ("cpu",)
     trust: Path | None = None
+    device: DeviceFacts | None = None
     gpu: GpuFacts | None = None
     compilation: Compilation = Compilation()
 
@@ -171,6 +205,7 @@ def parse_profile(text: str, where: str) -> Profile:
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
         kernels=table.choices("compute.kernels", ("cuda", "cpu"), otherwise=("cpu",)),
         trust=table.path("bundle.trust"),
+        device=_device(table) if table.has_section("device") else None,
         gpu=_gpu(table) if table.has_section("gpu") else None,
         compilation=_compilation(table),
     )
@@ -182,6 +217,27 @@ def parse_profile(text: str, where: str) -> Profile:
             f"{min(profile.session_mb, USUAL_SCAN_MB)} MB, as usual ones are, need {needed_mb}; raise it, or serve fewer at once"
         )
     return profile
+
+
+def _device(table: _Table) -> DeviceFacts:
+    usual = DeviceFacts("")
+    return DeviceFacts(
+        architecture=table.text("device.architecture"),
+        compatible=table.texts_or("device.compatible"),
+        cpu_features=table.texts_or("device.cpu_features"),
+        cores=table.integer("device.cores", 1, 1024, usual.cores),
+        memory_gb=table.integer("device.memory_gb", 1, 4096, usual.memory_gb),
+        jetpack=table.integer("device.jetpack", 4, 99) if table.has("device.jetpack") else None,
+        cuda=table.text_or("device.cuda"),
+        tensorrt=table.text_or("device.tensorrt"),
+        python=table.text_or("device.python"),
+        dla_cores=table.integer("device.dla_cores", 0, 16, usual.dla_cores),
+        power_modes=table.texts_or("device.power_modes"),
+        throttles_c=table.number("device.throttles_c", 20, 150)
+        if table.has("device.throttles_c")
+        else usual.throttles_c,
+        source=table.text_or("device.source"),
+    )
 
 
 def _gpu(table: _Table) -> GpuFacts:
@@ -230,6 +286,14 @@ class _Table:
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
             raise self._wrong(key, value, "a list of texts with at least one entry")
         return tuple(value)
+
+    def texts_or(self, key: str) -> tuple[str, ...]:
+        """Texts that may be left out."""
+        return self.texts(key) if self.has(key) else ()
+
+    def text_or(self, key: str) -> str:
+        """A text that may be left out."""
+        return self.text(key) if self.has(key) else ""
 
     def choices(self, key: str, known: tuple[str, ...], otherwise: tuple[str, ...]) -> tuple[str, ...]:
         """Some of those that are known, in order; may be left out."""
