@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= ../shared/data
 CONSTRAINTS := -c requirements/constraints.txt
 
-.PHONY: help demo test test-full test-cuda test-tensorrt test-soak cubins cross-aarch64 bench compare train lint clean
+.PHONY: help demo test test-full test-cuda test-tensorrt test-device test-soak cubins gpu-tables cross-aarch64 bench compare train lint clean
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
@@ -46,6 +46,15 @@ $(VENV)-cuda/.ready: $(VENV)/.test requirements/cuda.txt tests/cuda/environment.
 	tests/cuda/environment.sh $(VENV)-cuda build/cuda
 	@touch $@
 
+# On a device: what its packages are made for, with its own CUDA toolkit; PyCUDA is built against it. TensorRT is one of the system's
+# packages, which the environment sees too
+$(VENV)-device/.ready: pyproject.toml $(KERNELS) requirements/device.txt
+	$(PYTHON) -m venv --system-site-packages $(VENV)-device
+	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,jetson]' $(CONSTRAINTS)
+	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/device.txt
+	$(VENV)-device/bin/python kernels/cubins.py --out edge_runtime/cubins $(if $(GPU),--gpu $(GPU))
+	@touch $@
+
 CUDA_SOURCES := $(wildcard kernels/cuda/* kernels/include/*)
 
 edge_runtime/cubins/.ready: $(VENV)-cuda/.ready kernels/cubins.py $(CUDA_SOURCES)
@@ -59,13 +68,13 @@ build/cuda/.ready: $(VENV)-cuda/.ready $(wildcard tests/cuda/*.py tests/cuda/dri
 # TensorRT's bindings in three versions, over libraries that hold nothing, and tensorrt-rtx, which compiles without a GPU
 TENSORRT := build/tensorrt
 
-$(VENV)-tensorrt/.ready: $(VENV)/.export $(VENV)-cuda/.ready requirements/tensorrt.txt tests/tensorrt/environment.sh tests/tensorrt/stub.cpp
+$(VENV)-tensorrt/.ready: $(VENV)/.export $(VENV)-cuda/.ready requirements/tensorrt.txt tests/trt/environment.sh tests/trt/stub.cpp
 	$(PYTHON) -m venv --clear $(VENV)-tensorrt
 	for beside in $(VENV) $(VENV)-cuda; do \
 		echo "import site; site.addsitedir('$$($$beside/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')"; \
 	done >"$$($(VENV)-tensorrt/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
 	$(VENV)-tensorrt/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/tensorrt.txt
-	tests/tensorrt/environment.sh $(VENV)-tensorrt $(TENSORRT)
+	tests/trt/environment.sh $(VENV)-tensorrt $(TENSORRT)
 	@touch $@
 
 demo: $(VENV)/.device  ## a simulated scan through a real socket: demo-out/
@@ -81,23 +90,30 @@ test: lint  ## the suite without torch (minutes)
 
 test-full: $(VENV)/.export $(VENV)-import/.ready test-cuda test-tensorrt  ## also export, torch and real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda and not tensorrt'
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda and not device and not tensorrt'
 	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
 
 cubins: edge_runtime/cubins/.ready  ## the GPU kernels, compiled for Jetson Orin and Thor: edge_runtime/cubins. GPU=sm_90 adds another
 	$(if $(GPU),$(VENV)-cuda/bin/python kernels/cubins.py --out edge_runtime/cubins --gpu $(GPU))
 
 test-cuda: build/cuda/.ready edge_runtime/cubins/.ready  ## the GPU kernels and their launches without a GPU: PyCUDA over a test driver
-	EDGE_STRICT_SKIPS=1 EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m pytest -m cuda
+	EDGE_STRICT_SKIPS=1 EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m pytest -m 'cuda or device'
+
+gpu-tables: $(VENV)/.export build/cuda/.ready edge_runtime/cubins/.ready  ## what the GPU's kernels move and should take: docs/gpu.md
+	EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m benchmarks.gpu_prediction
+
+test-device: $(VENV)-device/.ready  ## by hand on a device with an NVIDIA GPU: kernels, engines, times, memory, a soak; build/device.json to send in
+	EDGE_STRICT_SKIPS= $(VENV)-device/bin/python -m pytest -m device
 
 # One process a version, since a process has one: the tests that need no version run with the first.
 test-tensorrt: $(VENV)-tensorrt/.ready build/cuda/.ready edge_runtime/cubins/.ready  ## TensorRT's calls without a GPU: real bindings of 10.3, 10.13 and 11; graphs compiled by tensorrt-rtx
 	for bindings in $(TENSORRT)/[0-9]*; do \
 		echo "$$bindings"; \
 		EDGE_STRICT_SKIPS=1 EDGE_TENSORRT=$$bindings EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver \
-			$(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/tensorrt --ignore tests/tensorrt/test_tensorrt_rtx.py || exit 1; \
+			$(VENV)-tensorrt/bin/python -m pytest -m 'tensorrt or device' tests/trt tests/device/test_device_engines.py \
+			--ignore tests/trt/test_tensorrt_rtx.py || exit 1; \
 	done
-	EDGE_STRICT_SKIPS=1 $(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/tensorrt/test_tensorrt_rtx.py
+	EDGE_STRICT_SKIPS=1 $(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/trt/test_tensorrt_rtx.py
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak
@@ -143,4 +159,4 @@ train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the
 	$(BIN)/edge-export key public $(KEY) --out edge_runtime/trust_keys/$(notdir $(KEY))
 
 clean:  ## forget environments and results
-	rm -rf $(VENV) $(VENV)-import $(VENV)-cuda $(VENV)-tensorrt edge_runtime/cubins build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-import $(VENV)-cuda $(VENV)-tensorrt $(VENV)-device edge_runtime/cubins build demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,9 @@ The code behind this face is in ``kernels/``; the processor's best instruction s
 GIL is released; two threads that execute one plan take turns, so a plan belongs to one owner. Arrays are NumPy's, or of any
 library that speaks DLPack from CPU memory; nothing is ever converted or copied silently.
 
+Plans with ``device="cuda"`` take a `DeviceArray` wherever they take an array that is not a mask, and make one where no ``out`` is
+given: what one leaves in the GPU's memory, the next finds there.
+
 Raises, all of them: `ArgumentError`, naming the argument, what was expected and what came.
 """
 
@@ -14,16 +17,17 @@ import functools
 import math
 import operator
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime import _kernels
 from edge_runtime._kernels import Placed, Stop, Survey
+from edge_runtime.arrays import DeviceArray
 from edge_runtime.errors import ArgumentError
 from edge_runtime.scan import READOUT_DTYPE, SLICE_COUNTERS, ReadoutFlag
 
@@ -166,13 +170,36 @@ class IngestPlan:
         coils: of a readout.
         samples: length of the transform.
         columns: central ones that are kept, at most ``samples``.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, samples: int, columns: int) -> None:
+    def __init__(self, workers: Workers, coils: int, samples: int, columns: int, *, device: Where = "cpu") -> None:
         _positive(coils=coils, columns=columns)
         _whole("samples", samples, columns, LARGEST)
         self.coils, self.samples, self.columns = coils, samples, columns
-        self._plan = _kernels.IngestPlan(workers, coils, samples, columns)
+        self._backend = _backend(workers, device)
+        self._plan: _kernels.IngestPlan = self._backend.plan("IngestPlan", coils, samples, columns)
+
+    def empty(self, lines: int) -> Complex:
+        """An array for lines, ``(lines, coils, columns)``, that holds anything; where the plan can fill it without a copy."""
+        array: Complex = self._backend.empty((lines, self.coils, self.columns), np.complex64)
+        return array
+
+    def mean(self, sums: Complex, counts: npt.NDArray[np.int32], out: Complex | None = None) -> Complex:
+        """Of lines that several readouts were added to, their means; zeros where none came.
+
+        Args:
+            sums: ``(lines, coils, columns)``; may be ``out`` as well.
+            counts: readouts of each line, ``(lines,)``.
+        """
+        sums = self._backend.array("sums", sums, np.complex64, (None, self.coils, self.columns))
+        counts = _array("counts", counts, np.int32, (len(sums),))
+        out = self._backend.out("out", out, np.complex64, sums.shape)
+        self._plan.mean(sums, counts, out)
+        return out
 
     def execute(
         self,
@@ -204,7 +231,7 @@ class IngestPlan:
                 "first_sample", f"{first_sample} with {count} samples", f"samples within the {self.samples} planned"
             )
         lines = _array("lines", lines, np.int64, (samples.shape[0],))
-        out = _array("out", out, np.complex64, (None, self.coils, self.columns), writeable=True)
+        out = self._backend.array("out", out, np.complex64, (None, self.coils, self.columns), writeable=True)
         if not (count and len(lines)):
             return
         lowest, highest, ascending = _kernels.lines_of(lines)
@@ -262,7 +289,7 @@ class IngestPlan:
                 f"{first_sample} with {stop - start} samples",
                 f"samples within the {self.samples} planned",
             )
-        out = _array("out", out, np.complex64, (len(book.counts), self.coils, self.columns), writeable=True)
+        out = self._backend.out("out", out, np.complex64, (len(book.counts), self.coils, self.columns))
         if whitening is not None:
             whitening = _array("whitening", whitening, np.complex64, (self.coils, self.coils))
         fields = _header_fields(header.dtype)
@@ -289,8 +316,8 @@ class CoilPlan:
     ) -> None:
         _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         self._geometry = coils, phase_encodes, columns
-        backend, executor = _backend(workers, device)
-        self._plan: _kernels.CoilPlan = backend.CoilPlan(executor, coils, phase_encodes, columns)
+        self._backend = _backend(workers, device)
+        self._plan: _kernels.CoilPlan = self._backend.plan("CoilPlan", coils, phase_encodes, columns)
 
     def compress(self, hybrid: Complex, measured: Mask, matrix: Complex, out: Complex | None = None) -> Complex:
         """Virtual coils ``(virtual_coils, phase_encodes, columns)``, zero where nothing was measured.
@@ -303,16 +330,16 @@ class CoilPlan:
         """
         matrix = _array("matrix", matrix, np.complex64, (None, self._geometry[0]))
         shape = (len(matrix), *self._geometry[1:])
-        out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
-        self._plan.compress(*_sampled(hybrid, measured, self._geometry), matrix, out)
+        out = self._backend.out("out", out, np.complex64, shape)
+        self._plan.compress(*_sampled(self._backend, hybrid, measured, self._geometry), matrix, out)
         return out
 
     def root_sum_of_squares(self, hybrid: Complex, measured: Mask, out: Reals | None = None) -> Reals:
         """Magnitude image ``(phase_encodes, columns)`` of all coils (Roemer et al., Magn Reson Med 16:192, 1990); what was not
         measured counts as zero. Arguments as `compress`'s."""
         shape = self._geometry[1:]
-        out = np.empty(shape, np.float32) if out is None else _array("out", out, np.float32, shape, writeable=True)
-        self._plan.combine(*_sampled(hybrid, measured, self._geometry), out)
+        out = self._backend.out("out", out, np.float32, shape)
+        self._plan.combine(*_sampled(self._backend, hybrid, measured, self._geometry), out)
         return out
 
 
@@ -332,14 +359,15 @@ class AdaptivePlan:
     def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
         _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         self._geometry = coils, phase_encodes, columns
-        self._plan = _kernels.AdaptivePlan(workers, coils, phase_encodes, columns)
+        self._backend = _backend(workers, "cpu")
+        self._plan: _kernels.AdaptivePlan = self._backend.plan("AdaptivePlan", coils, phase_encodes, columns)
 
     def combine(self, hybrid: Complex, measured: Mask, out: Complex | None = None) -> Complex:
         """Complex image ``(phase_encodes, columns)``; what was not measured counts as zero. Arguments as those of
         `CoilPlan.compress`."""
         shape = self._geometry[1:]
-        out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
-        self._plan.combine(*_sampled(hybrid, measured, self._geometry), out)
+        out = self._backend.out("out", out, np.complex64, shape)
+        self._plan.combine(*_sampled(self._backend, hybrid, measured, self._geometry), out)
         return out
 
 
@@ -348,8 +376,8 @@ class _Operator:
 
     _plan: _kernels.SensePlan | _kernels.VolumeSensePlan
 
-    def __init__(self, coils: int, *shape: int) -> None:
-        self.coils, self.shape = coils, shape
+    def __init__(self, backend: Backend, coils: int, *shape: int) -> None:
+        self._backend, self.coils, self.shape = backend, coils, shape
         self._has_maps = self._has_samples = False
 
     def set_maps(self, sensitivities: Complex) -> None:
@@ -361,7 +389,7 @@ class _Operator:
     def set_samples(self, hybrid: Complex, mask: Mask) -> None:
         """Takes the samples ``(coils, *shape)`` that count by the mask, ``shape``."""
         self._with_maps()
-        self._plan.set_samples(self._hybrid("hybrid", hybrid), self._image("mask", mask, np.bool_))
+        self._plan.set_samples(self._hybrid("hybrid", hybrid), self._mask("mask", mask))
         self._has_samples = True
 
     def normal(self, image: Complex, out: Complex | None = None) -> Complex:
@@ -409,16 +437,17 @@ class _Operator:
         if not self._has_samples:
             raise ArgumentError("hybrid", "no samples since the maps were set", "those of set_samples, called first")
 
-    def _hybrid(self, name: str, array: Complex) -> Complex:
-        return _array(name, array, np.complex64, (self.coils, *self.shape))
+    def _hybrid(self, name: str, array: Complex) -> Any:
+        return self._backend.array(name, array, np.complex64, (self.coils, *self.shape))
 
     def _image(self, name: str, array: Any, dtype: type[np.generic] = np.complex64) -> Any:
-        return _array(name, array, dtype, self.shape)
+        return self._backend.array(name, array, dtype, self.shape)
 
-    def _out(self, out: Complex | None) -> Complex:
-        if out is None:
-            return np.empty(self.shape, np.complex64)
-        return _array("out", out, np.complex64, self.shape, writeable=True)
+    def _mask(self, name: str, array: Mask) -> Mask:
+        return _array(name, array, np.bool_, self.shape)
+
+    def _out(self, out: Any, dtype: type[np.generic] = np.complex64) -> Any:
+        return self._backend.out("out", out, dtype, self.shape)
 
 
 class SensePlan(_Operator):
@@ -442,10 +471,9 @@ class SensePlan(_Operator):
         self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
     ) -> None:
         _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
-        super().__init__(coils, phase_encodes, columns)
+        super().__init__(_backend(workers, device), coils, phase_encodes, columns)
         self.phase_encodes, self.columns = phase_encodes, columns
-        backend, executor = _backend(workers, device)
-        self._plan: _kernels.SensePlan = backend.SensePlan(executor, coils, phase_encodes, columns)
+        self._plan: _kernels.SensePlan = self._backend.plan("SensePlan", coils, phase_encodes, columns)
 
     def regularised(
         self, spectral_weight: Reals, steps: int, out: Complex | None = None, *, tolerance: float = 0.0
@@ -483,34 +511,46 @@ class SensePlan(_Operator):
         Returns:
             the image, and ``|F S x - y|²`` where samples were measured, mean over the coils; both ``(phase_encodes, columns)``.
         """
-        if out is None:
-            out = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
-        magnitude, power = (_array("out", array, np.float32, self.shape, writeable=True) for array in out)
+        magnitude, power = (self._out(array, np.float32) for array in out or (None, None))
         self._with_maps()
         self._plan.substituted(
             self._image("image", image),
             self._hybrid("hybrid", hybrid),
-            self._image("measured", measured, np.bool_),
+            self._mask("measured", measured),
             magnitude,
             power,
         )
+        return magnitude, power
+
+    def between(self, image: Complex, towards: Complex, share: float, out: Complex | None = None) -> Complex:
+        """``image + share (towards - image)``, all ``(phase_encodes, columns)``."""
+        _finite("share", share)
+        image, towards, out = self._image("image", image), self._image("towards", towards), self._out(out)
+        self._plan.between(image, towards, share, out)
         return out
 
-    def line_search(self, image: Complex, direction: Complex, hybrid: Complex, mask: Mask) -> float | None:
-        """The step α for which ``image + α direction`` agrees best with the samples under a mask, whatever mask is set: the minimum
-        of ``|M (F S (image + α direction) - y)|²``; ``None`` where the direction changes no such sample. Needs maps only.
+    def sample_power(self, hybrid: Complex, out: Reals | None = None) -> Reals:
+        """``Σ |y|²`` over the coils of ``(coils, phase_encodes, columns)``."""
+        out = self._out(out, np.float32)
+        self._plan.sample_power(self._hybrid("hybrid", hybrid), out)
+        return out
+
+    def line_search(self, image: Complex, towards: Complex, hybrid: Complex, mask: Mask) -> float | None:
+        """The share of the way from one image to another at which the samples under a mask agree best, whatever mask is set: the α
+        that makes ``|M (F S (image + α (towards - image)) - y)|²`` least; ``None`` where both have the same such samples. Needs
+        maps only.
 
         Args:
-            image, direction: ``(phase_encodes, columns)``.
+            image, towards: ``(phase_encodes, columns)``.
             hybrid: ``(coils, phase_encodes, columns)``.
             mask: ``(phase_encodes, columns)``.
         """
         self._with_maps()
         agreement, power = self._plan.line_search(
             self._image("image", image),
-            self._image("direction", direction),
+            self._image("towards", towards),
             self._hybrid("hybrid", hybrid),
-            self._image("mask", mask, np.bool_),
+            self._mask("mask", mask),
         )
         return agreement / power if power > 0 else None
 
@@ -533,9 +573,11 @@ class VolumeSensePlan(_Operator):
             raise ArgumentError(
                 "partitions, phase_encodes", f"{partitions} x {phase_encodes}", f"at most {LARGEST_PLANE} of a plane"
             )
-        super().__init__(coils, partitions, phase_encodes, columns)
+        super().__init__(_backend(workers, "cpu"), coils, partitions, phase_encodes, columns)
         self.partitions, self.phase_encodes, self.columns = partitions, phase_encodes, columns
-        self._plan = _kernels.VolumeSensePlan(workers, coils, partitions, phase_encodes, columns)
+        self._plan: _kernels.VolumeSensePlan = self._backend.plan(
+            "VolumeSensePlan", coils, partitions, phase_encodes, columns
+        )
 
 
 class SensitivityPlan:
@@ -553,7 +595,17 @@ class SensitivityPlan:
         image: phase encodes and columns.
     """
 
-    def __init__(self, workers: Workers, coils: int, acs: Size, kernel: Size, grid: Size, image: Size) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        coils: int,
+        acs: Size,
+        kernel: Size,
+        grid: Size,
+        image: Size,
+        *,
+        device: Where = "cpu",
+    ) -> None:
         _positive(coils=coils)
         for name, size in (("acs", acs), ("image", image)):
             for points in size:
@@ -562,7 +614,8 @@ class SensitivityPlan:
             if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
                 raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
         self._acs, self._image = (coils, *acs), image
-        self._plan = _kernels.SensitivityPlan(workers, coils, acs, kernel, grid, image)
+        self._backend = _backend(workers, "cpu")  # TODO device
+        self._plan: _kernels.SensitivityPlan = self._backend.plan("SensitivityPlan", coils, acs, kernel, grid, image)
 
     def estimate(
         self, acs: Complex, threshold: float, weight: Reals | None = None, out: Complex | None = None
@@ -580,7 +633,7 @@ class SensitivityPlan:
         if weight is not None:
             weight = _array("weight", weight, np.float32, self._image)
         shape = (self._acs[0], *self._image)
-        out = np.empty(shape, np.complex64) if out is None else _array("out", out, np.complex64, shape, writeable=True)
+        out = self._backend.out("out", out, np.complex64, shape)
         self._plan.estimate(acs, threshold, weight, out)
         return out
 
@@ -617,8 +670,8 @@ class PackPlan:
         self.shape = phase_encodes, columns
         self.plane = -(-phase_encodes // multiple) * multiple, -(-columns // multiple) * multiple
         """Shape of a plane."""
-        backend, executor = _backend(workers, device)
-        self._plan: _kernels.PackPlan = backend.PackPlan(executor, *self.shape, *self.plane)
+        self._backend = _backend(workers, device)
+        self._plan: _kernels.PackPlan = self._backend.plan("PackPlan", *self.shape, *self.plane)
 
     def pack(self, image: Complex, scale: float, planes: Planes, quantization: Quantization | None = None) -> None:
         """Writes ``image / scale`` as two planes.
@@ -628,7 +681,7 @@ class PackPlan:
             scale: positive.
             planes: real and imaginary part, ``(2, *plane)``.
         """
-        image = _array("image", image, np.complex64, self.shape)
+        image = self._backend.array("image", image, np.complex64, self.shape)
         planes, levels = self._planes("planes", planes, (2, *self.plane), quantization, writeable=True)
         if not 0 < scale < math.inf:  # nor is NaN
             raise ArgumentError("scale", scale, "a positive number")
@@ -654,21 +707,25 @@ class PackPlan:
             image: ``(phase_encodes, columns)``; may be ``out`` as well.
             planes: real and imaginary part of a correction, ``(2, *plane)``.
         """
-        image = _array("image", image, np.complex64, self.shape)
+        image = self._backend.array("image", image, np.complex64, self.shape)
         planes, levels = self._planes("planes", planes, (2, *self.plane), quantization)
         _finite("scale", scale)
-        if out is None:
-            out = np.empty(self.shape, np.complex64)
-        self._plan.unpack(image, scale, planes, _array("out", out, np.complex64, self.shape, writeable=True), *levels)
+        out = self._backend.out("out", out, np.complex64, self.shape)
+        self._plan.unpack(image, scale, planes, out, *levels)
         return out
 
-    @staticmethod
     def _planes(
-        name: str, planes: Any, shape: tuple[int, ...], quantization: Quantization | None, *, writeable: bool = False
+        self,
+        name: str,
+        planes: Any,
+        shape: tuple[int, ...],
+        quantization: Quantization | None,
+        *,
+        writeable: bool = False,
     ) -> tuple[Any, tuple[float, int]]:
         """The planes, and the quantization's step and zero point."""
         if quantization is None:
-            return _array(name, planes, np.float32, shape, writeable=writeable), (1.0, 0)
+            return self._backend.array(name, planes, np.float32, shape, writeable=writeable), (1.0, 0)
         dtype: type[np.int8 | np.uint8] = np.uint8 if getattr(planes, "dtype", None) == np.uint8 else np.int8
         levels = np.iinfo(dtype)
         if not levels.min <= quantization.zero_point <= levels.max:
@@ -677,7 +734,7 @@ class PackPlan:
             )
         if not (np.isfinite(quantization.scale) and quantization.scale > 0):
             raise ArgumentError("quantization", f"scale {quantization.scale}", "a positive scale")
-        planes = _array(name, planes, dtype, shape, writeable=writeable)
+        planes = self._backend.array(name, planes, dtype, shape, writeable=writeable)
         return planes, (quantization.scale, quantization.zero_point)
 
 
@@ -690,14 +747,19 @@ class Plans:
 
     Args:
         workers: threads that all of them share.
+        device: that all of them are for; ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
     KEPT = 8
     """Plans not in use that are remembered; of 8 coils and 256 x 256 a SENSE plan holds 5 MB, one of sensitivities 3 MB, the others
     next to nothing."""
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, workers: Workers, device: Where = "cpu") -> None:
+        _backend(workers, device)  # what is missing is told here
+        self._workers, self.device = workers, device
         self._lock = threading.Lock()
         self._spare: list[tuple[tuple[Any, ...], Any]] = []
 
@@ -728,7 +790,7 @@ class Plans:
                     plan = spare
                     del self._spare[index]
                     break
-        plan = plan or kind(self._workers, *geometry)
+        plan = plan or kind(self._workers, *geometry, device=self.device)
         try:
             yield plan
         finally:
@@ -736,22 +798,56 @@ class Plans:
                 self._spare = [*self._spare, (geometry, plan)][-self.KEPT :]
 
 
-def _backend(workers: Workers, device: Where) -> tuple[Any, Any]:
-    """The classes behind plans, and what the first argument of each is."""
+class Backend(NamedTuple):
+    """What plans are made of on one device, and the arrays that they take there.
+
+    Attributes:
+        plans: holds their classes.
+        executor: the first argument of each.
+        empty: makes an array of a shape and type that holds anything.
+        resident: whether arrays may be in a GPU's memory.
+    """
+
+    plans: Any
+    executor: Any
+    empty: Callable[[tuple[int, ...], Any], Any]
+    resident: bool
+
+    def plan(self, name: str, *geometry: Any) -> Any:
+        """One of a class."""
+        return getattr(self.plans, name)(self.executor, *geometry)
+
+    def array(
+        self, name: str, array: Any, dtype: type[np.generic], shape: tuple[int | None, ...], **wanted: bool
+    ) -> Any:
+        """The array itself, or a view of one of another library, if it is what the plan was made for; see `_check`."""
+        if self.resident and isinstance(array, DeviceArray):
+            _check(name, array.layout, dtype, shape, **wanted)
+            return array
+        return _array(name, array, dtype, shape, **wanted)
+
+    def out(self, name: str, out: Any, dtype: type[np.generic], shape: tuple[int, ...]) -> Any:
+        """Where results go: the array given, or a new one."""
+        return self.empty(shape, dtype) if out is None else self.array(name, out, dtype, shape, writeable=True)
+
+
+def _backend(workers: Workers, device: Where) -> Backend:
     if device == "cpu":
-        return _kernels, workers
+        return Backend(_kernels, workers, np.empty, resident=False)
     if device != "cuda":
         raise ArgumentError("device", device, "cpu or cuda")
     from edge_runtime import cuda  # PyCUDA is an extra
 
-    return cuda, cuda.open_device()
+    gpu = cuda.open_device()
+    return Backend(cuda, gpu, gpu.array, resident=True)
 
 
-def _sampled(hybrid: Complex, measured: Mask, shape: tuple[int, int, int]) -> tuple[Complex, Mask]:
+def _sampled(backend: Backend, hybrid: Complex, measured: Mask, shape: tuple[int, int, int]) -> tuple[Complex, Mask]:
     """Samples as they are assembled, contiguous along the columns only, and which lines of them count."""
-    hybrid = _array("hybrid", hybrid, np.complex64, shape, contiguous=False)
-    if (hybrid.strides[2] != hybrid.itemsize and shape[2] > 1) or not hybrid.flags.aligned:
-        raise ArgumentError("hybrid", f"strides {hybrid.strides}", "columns that lie side by side in aligned memory")
+    hybrid = backend.array("hybrid", hybrid, np.complex64, shape, contiguous=False)
+    layout: npt.NDArray[Any] = hybrid.layout if isinstance(hybrid, DeviceArray) else hybrid
+    if (layout.strides[2] != layout.itemsize and shape[2] > 1) or not layout.flags.aligned:
+        raise ArgumentError("hybrid", f"strides {layout.strides}", "columns that lie side by side in aligned memory")
     return hybrid, _array("measured", measured, np.bool_, (shape[1],))
 
 
@@ -787,15 +883,9 @@ def _stopping(steps: int, tolerance: float) -> None:
 
 
 def _array(
-    name: str,
-    array: object,
-    dtype: type[np.generic],
-    shape: tuple[int | None, ...],
-    *,
-    contiguous: bool = True,
-    writeable: bool = False,
+    name: str, array: object, dtype: type[np.generic], shape: tuple[int | None, ...], **wanted: bool
 ) -> npt.NDArray[Any]:
-    """The array itself, or a view of one of another library, if it is what the plan was made for."""
+    """The array itself, or a view of one of another library, if it is what is wanted; see `_check`."""
     if not isinstance(array, np.ndarray):
         try:
             array = np.from_dlpack(array, copy=False)  # type: ignore[arg-type]  # what has no __dlpack__ is refused below
@@ -803,6 +893,19 @@ def _array(
             raise ArgumentError(
                 name, type(array).__name__, f"a NumPy array, or DLPack in CPU memory ({error})"
             ) from None
+    _check(name, array, dtype, shape, **wanted)
+    return array
+
+
+def _check(
+    name: str,
+    array: npt.NDArray[Any],
+    dtype: type[np.generic],
+    shape: tuple[int | None, ...],
+    *,
+    contiguous: bool = True,
+    writeable: bool = False,
+) -> None:
     if array.dtype != dtype:
         raise ArgumentError(name, f"dtype {array.dtype}", f"dtype {np.dtype(dtype)}")
     if array.ndim != len(shape) or any(
@@ -816,4 +919,3 @@ def _array(
         raise ArgumentError(name, "an address that is not a multiple of its number's size", "aligned memory")
     if writeable and not array.flags.writeable:
         raise ArgumentError(name, "a read-only array", "one that can be written")
-    return array

@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from edge_runtime.admission import admit
 from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
-from edge_runtime.errors import BundleError
-from edge_runtime.kernels import Plans, Workers
+from edge_runtime.errors import BundleError, DeviceError
+from edge_runtime.kernels import Plans, Where, Workers
 from edge_runtime.memory import MemoryBudget
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.pool import ReconstructionPool
@@ -57,6 +57,7 @@ class Runtime:
         memory: what scans reserve before they allocate.
         giving_up: set when the server ends and what still waits shall not be reconstructed any more.
         previews: shares of a slice's expected readouts at which a preview is made.
+        notes: on this process, that every image carries.
     """
 
     profile: Profile
@@ -67,6 +68,7 @@ class Runtime:
     memory: MemoryBudget
     previews: tuple[float, ...] = DEFAULT_PREVIEWS
     giving_up: threading.Event = field(default_factory=threading.Event)
+    notes: tuple[str, ...] = ()
 
     def provenance(self, *, learned: bool) -> Provenance:
         """What made an image, the model's part only for learned ones."""
@@ -83,6 +85,25 @@ class Runtime:
             self.profile.name,
             bundle.override.reason if bundle.override else "",
         )
+
+
+def choose_plans(profile: Profile) -> tuple[Plans, tuple[str, ...]]:
+    """Plans on the first of the profile's devices that can be used, and what is to be said of those before it.
+
+    Raises:
+        DeviceError: none can; says what is missing.
+    """
+    notes: list[str] = []
+    for device in profile.kernels:
+        where: Where = "cuda" if device == "cuda" else "cpu"
+        try:
+            return Plans(Workers(profile.threads), where), tuple(notes)
+        except DeviceError as error:
+            if device == profile.kernels[-1]:
+                raise
+            notes.append(f"kernels do not run on {device}, as profile {profile.name} prefers: {error}")
+            log.warning("%s", notes[-1])
+    raise AssertionError("a profile names a device")
 
 
 def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None) -> Model:
@@ -141,14 +162,16 @@ def open_runtime(
     Raises:
         BundleError: the bundle is refused.
         TrustStoreError: the trust store can't be read.
+        DeviceError: the profile's kernels can't run here.
     """
     model = _prepare(bundle, profile, precision, trust or profile.trust) if bundle is not None else None
-    plans = Plans(Workers(profile.threads))
+    plans, notes = choose_plans(profile)
     # The threads of numpy's BLAS spin for a tenth of a second after their work, in which the network lacks a core.
     blas = threadpool_limits(1, user_api="blas")
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:
-        yield Runtime(profile, model, pool, plans, output, MemoryBudget(profile.total_bytes), previews)
+        memory = MemoryBudget(profile.total_bytes)
+        yield Runtime(profile, model, pool, plans, output, memory, previews, notes=notes)
     finally:
         pool.close()
         blas.restore_original_limits()

@@ -196,12 +196,13 @@ class Session:
         layout.check_budget(self._coils, budget, self._network_bytes)
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
         self._memory.require(self._needed_bytes(layout, 1))
-        self._header, self._assembler = header, Assembler(header, layout, budget - self._network_bytes)
+        device = self._runtime.plans.device
+        self._header, self._assembler = header, Assembler(header, layout, budget - self._network_bytes, device)
         if self._runtime.output is not None:
             from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
 
             self._writer = SeriesWriter(self._runtime.output / self.report.scan_id, header, scan_id=self.report.scan_id)
-        for note in (*header.notes, *layout.notes):
+        for note in (*self._runtime.notes, *header.notes, *layout.notes):
             self._say(f"note: {note}")
         self.state = State.RECEIVING
 
@@ -601,7 +602,7 @@ class Session:
         left_out = tuple(
             f"{n} readouts with {name} were left out" for name, n in sorted(self._assembler.left_out.items())
         )
-        return (*self._header.notes, *self._assembler.notes, *left_out)
+        return (*self._runtime.notes, *self._header.notes, *self._assembler.notes, *left_out)
 
     def _no_image(self, reason: str) -> None:
         self._folder.add("no_image", reason)

@@ -311,15 +311,36 @@ class SensePlan : public OperatorPlan<edge::Transform, edge::SenseGeometry, 2> {
         run(&edge::Kernels::substituted, task);
     }
 
-    // Re <A direction, y - A image> and |A direction|²
-    std::pair<double, double> line_search(Image image, Image direction, Hybrid hybrid, Mask measured) {
+    void between(Image image, Image towards, float share, Out out) {
         require_image(image);
-        require_image(direction);
+        require_image(towards);
+        require_image(out);
+        edge::SenseTask task;
+        task.image = reinterpret_cast<const float*>(image.data());
+        task.towards = reinterpret_cast<const float*>(towards.data());
+        task.share = share;
+        task.out = reinterpret_cast<float*>(out.data());
+        run(&edge::Kernels::between, task);
+    }
+
+    void sample_power(Hybrid hybrid, Contiguous<float, 2> out) {
+        require_hybrid(hybrid);
+        require_image(out);
+        edge::SenseTask task;
+        task.hybrid = reinterpret_cast<const float*>(hybrid.data());
+        task.out = out.data();
+        run(&edge::Kernels::sample_power, task);
+    }
+
+    // Re <A d, y - A image> and |A d|², d from the image to the other
+    std::pair<double, double> line_search(Image image, Image towards, Hybrid hybrid, Mask measured) {
+        require_image(image);
+        require_image(towards);
         require_hybrid(hybrid);
         require_image(measured);
         edge::SenseTask task;
         task.image = reinterpret_cast<const float*>(image.data());
-        task.direction = reinterpret_cast<const float*>(direction.data());
+        task.towards = reinterpret_cast<const float*>(towards.data());
         task.hybrid = reinterpret_cast<const float*>(hybrid.data());
         task.measured = measured.data();
         task.out = sums_[0];  // a column's each
@@ -603,7 +624,9 @@ NB_MODULE(_kernels, module) {
         .def("regularised", &SensePlan::regularised, "weight"_a.noconvert(), "steps"_a, "tolerance"_a, "out"_a.noconvert())
         .def("substituted", &SensePlan::substituted, "image"_a.noconvert(), "hybrid"_a.noconvert(), "measured"_a.noconvert(),
              "out"_a.noconvert(), "power"_a.noconvert())
-        .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "direction"_a.noconvert(), "hybrid"_a.noconvert(),
+        .def("between", &SensePlan::between, "image"_a.noconvert(), "towards"_a.noconvert(), "share"_a, "out"_a.noconvert())
+        .def("sample_power", &SensePlan::sample_power, "hybrid"_a.noconvert(), "out"_a.noconvert())
+        .def("line_search", &SensePlan::line_search, "image"_a.noconvert(), "towards"_a.noconvert(), "hybrid"_a.noconvert(),
              "measured"_a.noconvert());
 
     nb::class_<SensitivityPlan>(module, "SensitivityPlan")

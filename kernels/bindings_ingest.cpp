@@ -4,11 +4,13 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <mutex>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "bindings_arrays.hpp"
 #include "ingest.hpp"
@@ -72,6 +74,37 @@ class LineBook {
     edge::LineBook book;
 };
 
+// Where readouts go that are transformed elsewhere: which line each is, and whether it is added to what is there.
+typedef std::tuple<edge::Placed, std::vector<std::int64_t>, std::vector<bool>> Sorted;
+
+bool finite(const Array<const unsigned char, 3>& samples, std::size_t readout) {
+    const unsigned char* at = samples.data() + static_cast<std::int64_t>(readout) * samples.stride(0);
+    for (std::size_t coil = 0; coil < samples.shape(1); ++coil) {
+        if (!edge::kernels().all_finite(at + static_cast<std::int64_t>(coil) * samples.stride(1), samples.shape(2) / 4)) return false;
+    }
+    return true;
+}
+
+// As `IngestPlan::place`, but for the transform.
+Sorted sort_readouts(nb::handle header, const FieldOffsets& fields, Array<const unsigned char, 3> samples, std::size_t begin,
+                     LineBook& book) {
+    const HeaderBuffer headers(header, fields);
+    require(headers->count == samples.shape(0) && begin < headers->count, "one header for each readout");
+    require(samples.stride(2) == 1 && samples.shape(2) % 8 == 0, "samples: contiguous complex64 readouts");
+    Sorted sorted;
+    auto& [placed, lines, adds] = sorted;
+    const nb::gil_scoped_release released;
+    placed = book.book.place(*headers, begin, [&](std::size_t first, std::size_t readouts, const std::int64_t* to, bool add) {
+        for (std::size_t i = 0; i < readouts; ++i) {
+            if (!finite(samples, first + i)) return first + i;
+            lines.push_back(to[i]);
+            adds.push_back(add);
+        }
+        return edge::kAllSound;
+    });
+    return sorted;
+}
+
 class IngestPlan {
   public:
     IngestPlan(edge::Workers& workers, int coils, int samples, int columns)
@@ -109,7 +142,7 @@ class IngestPlan {
             // What is added to can't be taken away again, and the transform sees only what is used.
             const bool apart = add || 2 * count != floats;
             std::size_t sound = 0;
-            while (apart && sound < readouts && finite(samples, first + sound, floats)) ++sound;
+            while (apart && sound < readouts && finite(samples, first + sound)) ++sound;
             edge::IngestJob job = whole;
             job.samples += static_cast<std::int64_t>(first) * job.readout_bytes;
             job.readouts = apart ? sound : readouts;
@@ -118,6 +151,18 @@ class IngestPlan {
             const std::size_t bad = run(job);
             if (bad != edge::kAllFinite) return first + bad;
             return job.readouts < readouts ? first + sound : edge::kAllSound;
+        });
+    }
+
+    // out: means of sums, both (lines, coils, columns), over `counts` readouts; may be the sums
+    void mean(Contiguous<const Complex64, 3> sums, Contiguous<const std::int32_t, 1> counts, Contiguous<Complex64, 3> out) {
+        require(sums.shape(0) == out.shape(0) && sums.shape(1) == out.shape(1) && sums.shape(2) == out.shape(2), "out: shaped as the sums");
+        require(counts.shape(0) == sums.shape(0), "counts: (lines,)");
+        const std::size_t floats = 2 * sums.shape(1) * sums.shape(2);
+        const nb::gil_scoped_release released;
+        workers_.run(sums.shape(0), [&](std::size_t line, int) {
+            const float* from = reinterpret_cast<const float*>(sums.data()) + line * floats;
+            edge::mean_of_line(from, counts.data()[line], floats, reinterpret_cast<float*>(out.data()) + line * floats);
         });
     }
 
@@ -143,14 +188,6 @@ class IngestPlan {
                 lines,
                 reinterpret_cast<float*>(out.data()),
                 add};
-    }
-
-    static bool finite(const Array<const unsigned char, 3>& samples, std::size_t readout, std::size_t floats) {
-        const unsigned char* at = samples.data() + static_cast<std::int64_t>(readout) * samples.stride(0);
-        for (std::size_t coil = 0; coil < samples.shape(1); ++coil) {
-            if (!edge::kernels().all_finite(at + static_cast<std::int64_t>(coil) * samples.stride(1), floats)) return false;
-        }
-        return true;
     }
 
     // The first readout that is not finite, or `kAllFinite`.
@@ -206,6 +243,8 @@ void bind_ingest(nb::module_& module) {
         "survey", [](nb::handle header, const FieldOffsets& fields) { return edge::survey(*HeaderBuffer(header, fields)); },
         "header"_a, "fields"_a);
 
+    module.def("sort_readouts", &sort_readouts, "header"_a, "fields"_a, "samples"_a.noconvert(), "begin"_a, "book"_a);
+
     module.def("lines_of", &lines_of, "lines"_a.noconvert());
 
     nb::enum_<edge::Stop>(module, "Stop")
@@ -232,6 +271,7 @@ void bind_ingest(nb::module_& module) {
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "samples"_a, "columns"_a, nb::keep_alive<1, 2>())
         .def("execute", &IngestPlan::execute, "samples"_a.noconvert(), "offset"_a, "whitening"_a.noconvert().none(),
              "lines"_a.noconvert(), "out"_a.noconvert(), "add"_a)
+        .def("mean", &IngestPlan::mean, "sums"_a.noconvert(), "counts"_a.noconvert(), "out"_a.noconvert())
         .def("place", &IngestPlan::place, "header"_a, "fields"_a, "samples"_a.noconvert(), "begin"_a, "skipped"_a, "count"_a, "offset"_a,
              "whitening"_a.noconvert().none(), "book"_a, "out"_a.noconvert());
 }

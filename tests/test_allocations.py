@@ -32,6 +32,7 @@ sense, coil, adaptive = (kind(workers, *shape) for kind in (SensePlan, CoilPlan,
 sense.set_maps(maps)
 sense.set_samples(hybrid, mask)
 ingest, readouts = IngestPlan(workers, coils, 64, columns), complex_noise((lines, coils, 64), rng)
+counts = np.full(lines, 2, np.int32)
 places, rows, whitening = np.arange(lines), np.empty((lines, coils, columns), np.complex64), np.eye(coils, dtype=np.complex64)
 volume = VolumeSensePlan(workers, 2, 6, 10, 9)
 volume.set_maps(complex_noise((2, 6, 10, 9), rng))
@@ -44,6 +45,7 @@ pack = PackPlan(workers, lines, columns, 16)
 planes = np.zeros((2, *pack.plane), np.float32)
 executions = {
     "IngestPlan": lambda: ingest.execute(readouts, places, rows, whitening=whitening, add=True),
+    "IngestPlan.mean": lambda: ingest.mean(rows, counts, rows),
     "CoilPlan.compress": lambda: coil.compress(hybrid, measured, matrix, virtual),
     "CoilPlan.root_sum_of_squares": lambda: coil.root_sum_of_squares(hybrid, measured, magnitude),
     "AdaptivePlan": lambda: adaptive.combine(hybrid, measured, out),
@@ -54,6 +56,8 @@ executions = {
     "SensePlan.data_consistent": lambda: sense.data_consistent(image, 0.1, 3, out),
     "SensePlan.regularised": lambda: sense.regularised(weights, 3, out),
     "SensePlan.substituted": lambda: sense.substituted(image, hybrid, mask, (magnitude, power)),
+    "SensePlan.between": lambda: sense.between(image, image, 0.5, out),
+    "SensePlan.sample_power": lambda: sense.sample_power(hybrid, power),
     "SensePlan.line_search": lambda: sense.line_search(image, image, hybrid, mask),
     "VolumeSensePlan.data_consistent": lambda: volume.data_consistent(volume_image, 0.1, 3, volume_out),
     "SensitivityPlan": lambda: sensitivities.estimate(acs, 0.02, weights, estimated),

@@ -46,6 +46,19 @@ def test_root_sum_of_squares(shape, threads):
     np.testing.assert_allclose(image, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_result_does_not_depend_on_the_threads(shape):
+    samples, measured, _ = samples_of(shape)
+    matrix = complex_noise((3, shape[0]), np.random.default_rng(1))
+    plans = [CoilPlan(Workers(threads), *shape, device=sense_problems.running_on) for threads in (1, 2, 5)]
+    first, *others = [
+        (plan.compress(samples, measured, matrix), plan.root_sum_of_squares(samples, measured)) for plan in plans
+    ]
+    for other in others:
+        for ours, theirs in zip(first, other, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_an_argument_that_was_not_planned_is_named():
     samples, measured, _ = samples_of((2, 8, 4))
     plan = CoilPlan(Workers(threads=1), 2, 8, 4, device=sense_problems.running_on)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import complex_noise
-from test_kernels import TOLERANCE, assert_close, ingested
+from test_ingest_plan import TOLERANCE, assert_close, ingest_plan, ingested
 
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import PLACEMENT, SLICE_COUNTERS, IngestPlan, LineBook, Stop, Workers, survey
+from edge_runtime.kernels import PLACEMENT, SLICE_COUNTERS, LineBook, Stop, Workers, survey
 from edge_runtime.links.mrd_messages import ACQUISITION_HEADER
 from edge_runtime.scan import READOUT_DTYPE, ReadoutFlag
 
-pytestmark = pytest.mark.usefixtures("isa")
+pytestmark = pytest.mark.usefixtures("kernels_on")
 
 LINES, FIRST, AVERAGES = 6, 10, 2
 END = ReadoutFlag.LAST_IN_SLICE | ReadoutFlag.LAST_IN_REPETITION
@@ -107,7 +107,7 @@ def test_readouts_are_placed_by_the_rules(drawn, geometry, dtype, threads, white
     whitening = (
         np.tril(complex_noise((coils, coils), rng)) + np.eye(coils, dtype=np.complex64) * 4 if whitened else None
     )
-    plan, book, rules = IngestPlan(Workers(threads), coils, length, columns), book_of(), BySteps(LINES, coils, columns)
+    plan, book, rules = ingest_plan(Workers(threads), coils, length, columns), book_of(), BySteps(LINES, coils, columns)
     out = np.full((LINES, coils, columns), np.nan, np.complex64)  # whatever is there is replaced
     begin = 0
     while begin < len(header):
@@ -141,7 +141,7 @@ def test_columns_are_those_of_the_transform_whatever_its_last_pass(length, share
     samples = complex_noise((5, 3, length), np.random.default_rng(length))
     lines = np.array([3, 0, 4, 1, 2])
     out = np.zeros((5, 3, columns), np.complex64)
-    IngestPlan(Workers(threads=1), 3, length, columns).place(
+    ingest_plan(Workers(threads=1), 3, length, columns).place(
         headers_of(*(FIRST + lines)), samples, book_of(lines=5), out
     )
     assert_close(out[lines], ingested(samples, length, columns))
@@ -152,7 +152,7 @@ def test_an_average_that_is_not_finite_leaves_the_sum_as_it_was():
     samples[3, 8, 15] = np.inf
     header = headers_of(*[FIRST, FIRST + 1] * 2, average=[0, 0, 1, 1])
     out, book = np.zeros((LINES, 9, 16), np.complex64), book_of()
-    placed = IngestPlan(Workers(threads=1), 9, 16, 16).place(header, samples, book, out)
+    placed = ingest_plan(Workers(threads=1), 9, 16, 16).place(header, samples, book, out)
     assert (placed.count, placed.stop) == (3, Stop.NOT_FINITE)
     assert book.counts.tolist() == [2, 1, 0, 0, 0, 0]
     assert_close(out[0], ingested(samples[[0, 2]], 16, 16).sum(axis=0))
@@ -164,7 +164,7 @@ def test_a_discarded_sample_is_looked_at_too():
     samples[1, 1, 0] = np.nan
     header = headers_of(FIRST, FIRST + 1, FIRST + 2)
     out = np.zeros((LINES, 2, 16), np.complex64)
-    placed = IngestPlan(Workers(threads=1), 2, 16, 16).place(header, samples, book_of(), out, used=(2, 16))
+    placed = ingest_plan(Workers(threads=1), 2, 16, 16).place(header, samples, book_of(), out, used=(2, 16))
     assert (placed.count, placed.stop) == (1, Stop.NOT_FINITE)
 
 
@@ -172,7 +172,7 @@ def test_samples_so_large_that_their_sum_is_infinite_are_finite():
     samples = np.full((3, 2, 16), np.finfo(np.float32).max, np.complex64)
     out = np.zeros((LINES, 2, 16), np.complex64)
     header = headers_of(FIRST, FIRST + 1, FIRST + 2)
-    assert IngestPlan(Workers(threads=1), 2, 16, 16).place(header, samples, book_of(), out).count == 3
+    assert ingest_plan(Workers(threads=1), 2, 16, 16).place(header, samples, book_of(), out).count == 3
 
 
 def test_headers_and_samples_may_lie_on_the_wire():
@@ -184,7 +184,7 @@ def test_headers_and_samples_may_lie_on_the_wire():
     samples[:] = complex_noise((3, 2, 16), np.random.default_rng(0))
     assert not samples.flags.aligned
     out = np.zeros((LINES, 2, 16), np.complex64)
-    assert IngestPlan(Workers(threads=1), 2, 16, 16).place(header, samples, book_of(), out).count == 3
+    assert ingest_plan(Workers(threads=1), 2, 16, 16).place(header, samples, book_of(), out).count == 3
     assert_close(out[:3], ingested(samples, 16, 16))
     assert survey(header).one_slice
 
@@ -214,7 +214,7 @@ def test_an_argument_that_does_not_fit_is_named(name, value, text):
         "out": np.zeros((LINES, 2, 16), np.complex64),
     }
     with pytest.raises(ArgumentError, match=text):
-        IngestPlan(Workers(threads=1), 2, 16, 16).place(**arguments | {name: value})
+        ingest_plan(Workers(threads=1), 2, 16, 16).place(**arguments | {name: value})
 
 
 def test_counts_are_read_only_and_live_as_long_as_somebody_looks_at_them():

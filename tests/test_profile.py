@@ -54,6 +54,15 @@ def test_a_profile_may_name_a_trust_store():
         parse_profile(GOOD + "\n[bundle]\ntrust = 3", "here")
 
 
+def test_a_profile_may_prefer_a_gpu_for_its_kernels():
+    assert parse_profile(GOOD, "here").kernels == ("cpu",)
+    with_kernels = GOOD.replace("[compute]", "[compute]\nkernels = {}")
+    assert parse_profile(with_kernels.format('["cuda", "cpu"]'), "here").kernels == ("cuda", "cpu")
+    for wrong in ('["gpu"]', '["cpu", "cpu"]'):
+        with pytest.raises(ProfileError, match=r"compute\.kernels = .*: expected some of cuda, cpu, each once"):
+            parse_profile(with_kernels.format(wrong), "here")
+
+
 @pytest.mark.parametrize("session_mb", [16, 100, 512])
 def test_the_parts_of_a_scan_make_up_its_memory(session_mb):
     profile = profile_of(session_mb=session_mb)
@@ -176,3 +185,14 @@ def test_a_profile_that_cannot_be_read_says_why(tmp_path, monkeypatch, name, con
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ProfileError, match=words):
         load_profile(name)
+
+
+def test_the_facts_of_a_gpu_are_whole_or_none():
+    facts = '\n[gpu]\ncapability = "8.7"\nmultiprocessors = 8\nclock_mhz = 625\nmemory_gb_per_s = 68\nsource = "a data sheet"'
+    gpu = parse_profile(GOOD + facts, "here").gpu
+    assert gpu is not None
+    assert (gpu.capability, gpu.multiprocessors, gpu.memory_gb_per_s) == ("8.7", 8, 68.0)
+    with pytest.raises(ProfileError, match=r"gpu\.source is missing"):
+        parse_profile(GOOD + facts.rpartition("\n")[0], "here")
+    assert load_profile("jetson-orin-nano").gpu is not None
+    assert load_profile("x86-cpu").gpu is None

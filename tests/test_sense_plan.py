@@ -78,8 +78,8 @@ def test_a_column_that_has_converged_keeps_its_image(tolerance):
     shape = (2, 13, 11)
     plan, maps, hybrid, mask = problem_of(shape)
     prior, weight, most = image_like(plan), 0.1, 6
-    by_steps = [plan.data_consistent(prior, weight, steps) for steps in range(most + 1)]
-    stopped = plan.data_consistent(prior, weight, most, tolerance=tolerance)
+    by_steps = [np.asarray(plan.data_consistent(prior, weight, steps)) for steps in range(most + 1)]
+    stopped = np.asarray(plan.data_consistent(prior, weight, most, tolerance=tolerance))
     ends = set()
     for column in range(shape[2]):
         matrix = dense_matrix(maps, mask, column)
@@ -132,8 +132,18 @@ def test_the_line_search_ends_where_the_samples_agree_best(shape):
     left = mask * (hybrid - to_kspace(maps * image, axis=1))
     change = mask * to_kspace(maps * direction, axis=1)
     best = np.vdot(change, left).real / np.vdot(change, change).real
-    assert plan.line_search(image, direction, hybrid, mask) == pytest.approx(best, rel=1e-4, abs=1e-5)
-    assert plan.line_search(image, direction, hybrid, np.zeros_like(mask)) is None
+    towards = image + direction
+    assert plan.line_search(image, towards, hybrid, mask) == pytest.approx(best, rel=1e-4, abs=1e-5)
+    assert plan.line_search(image, towards, hybrid, np.zeros_like(mask)) is None
+    assert plan.line_search(image, image, hybrid, mask) is None
+    assert_close(plan.between(image, towards, 0.3), image + np.float32(0.3) * direction)
+
+
+@pytest.mark.parametrize("shape", SLICES)
+def test_the_power_of_samples_is_summed_over_the_coils(shape):
+    plan = sense_plan(shape)
+    hybrid = complex_noise(shape, np.random.default_rng(0))
+    assert_close(plan.sample_power(hybrid), np.sum(np.abs(hybrid) ** 2, axis=0))
 
 
 @settings(max_examples=40, deadline=None)
@@ -161,20 +171,20 @@ def test_solves_do_not_depend_on_the_units_of_the_samples(factor):
     plan.set_samples((hybrid * factor).astype(np.complex64), mask)
     scaled = plan.data_consistent((prior * factor).astype(np.complex64), 0.1, 20), plan.regularised(weights, 20)
     for made, expected in zip(scaled, solved, strict=True):
-        assert_close(made.astype(np.complex128) / factor, expected, 1e-5)
+        assert_close(np.asarray(made).astype(np.complex128) / factor, expected, 1e-5)
 
 
 @pytest.mark.parametrize("never_written", [1e9, np.inf, np.nan])
 def test_samples_outside_the_mask_are_not_looked_at(never_written):
     plan, _, hybrid, mask = problem_of((2, 8, 3))
-    image, direction = image_like(plan, 1), image_like(plan, 2)
+    image, towards = image_like(plan, 1), image_like(plan, 2)
 
     def answers(hybrid):
         plan.set_samples(hybrid, mask)
         return (
             plan.gradient(image),
             *plan.substituted(image, hybrid, mask),
-            plan.line_search(image, direction, hybrid, mask),
+            plan.line_search(image, towards, hybrid, mask),
         )
 
     expected = answers(hybrid)
@@ -246,6 +256,7 @@ def test_the_result_does_not_depend_on_the_threads():
             plan.data_consistent(prior, 0.1, 5),
             plan.regularised(weights, 5),
             *plan.substituted(prior, hybrid, mask),
+            plan.line_search(prior, image_like(plan, 2), hybrid, mask),
         )
         results.append(solved)
     for other in results[1:]:

@@ -5,7 +5,8 @@ PyCUDA loads the cubins and owns every launch; nothing here is imported unless a
 
 from edge_runtime.cuda.coils import CoilPlan
 from edge_runtime.cuda.device import open_device
+from edge_runtime.cuda.ingest import IngestPlan
 from edge_runtime.cuda.pack import PackPlan
 from edge_runtime.cuda.sense import SensePlan
 
-__all__ = ["CoilPlan", "PackPlan", "SensePlan", "open_device"]
+__all__ = ["CoilPlan", "IngestPlan", "PackPlan", "SensePlan", "open_device"]

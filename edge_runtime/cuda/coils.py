@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cuda.device import Device, DevicePlan, Memory, Port
+from edge_runtime.arrays import DeviceArray
+from edge_runtime.cuda.device import Device, DevicePlan, Port
 from edge_runtime.cuda.groups import GEOMETRY, Groups
 
-Complex = npt.NDArray[np.complex64]
+Complex = npt.NDArray[np.complex64] | DeviceArray
 Mask = npt.NDArray[np.bool_]
-Reals = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.float32] | DeviceArray
 
 SAMPLES = np.dtype(
     [
@@ -52,9 +53,9 @@ class CoilPlan(DevicePlan):
         memory = self._memory
         with device.use():
             self._geometry = np.array(groups.geometry(memory, coils), GEOMETRY)[()]
-            self._hybrid = Port.of(memory, (coils * phase_encodes * columns,), np.complex64)
-            self._measured = Port.of(memory, (phase_encodes,), np.bool_)
-            self._combined = Port.of(memory, (phase_encodes, columns), np.float32)
+            self._hybrid = self._port((coils * phase_encodes * columns,), np.complex64)
+            self._measured = self._port((phase_encodes,), np.bool_)
+            self._combined = self._port((phase_encodes, columns), np.float32)
             self._compress = device.kernel("coils", "coils_compress", 0)
             self._combine = device.kernel("coils", "coils_root_sum_of_squares", groups.shared_bytes(ARRAYS))
         self._virtual: tuple[Port, Port] | None = None
@@ -69,7 +70,7 @@ class CoilPlan(DevicePlan):
                 self._send(hybrid, measured),
                 factors.send(matrix, self._stream),
                 np.int32(len(matrix)),
-                compressed.address,
+                compressed.target(out),
                 grid=(blocks, phase_encodes, 1),
                 block=(PAIRS_OF_A_BLOCK, 1, 1),
                 stream=self._stream,
@@ -82,7 +83,7 @@ class CoilPlan(DevicePlan):
             self._combine(
                 self._geometry,
                 self._send(hybrid, measured),
-                self._combined.address,
+                self._combined.target(out),
                 grid=groups.grid,
                 block=groups.block,
                 shared=groups.shared_bytes(ARRAYS),
@@ -93,21 +94,25 @@ class CoilPlan(DevicePlan):
     def _ports_of_virtual(self, virtual_coils: int) -> tuple[Port, Port]:
         """For the matrix and what it makes; kept, since scans keep their number of virtual coils."""
         coils, *image = self._shape
-        if self._virtual is None or len(self._virtual[0].pinned) != virtual_coils:
-            memory = self._memory_of_virtual = Memory()
-            factors = Port.of(memory, (virtual_coils, coils), np.complex64)
-            self._virtual = factors, Port.of(memory, (virtual_coils, *image), np.complex64)
+        if self._virtual is None or self._virtual[0].shape[0] != virtual_coils:
+            factors = self._port((virtual_coils, coils), np.complex64)
+            self._virtual = factors, self._port((virtual_coils, *image), np.complex64)
         return self._virtual
 
     def _send(self, hybrid: Complex, measured: Mask) -> Any:
-        """The samples as kernels are told of them. They go over as they lie: mostly line by line, as readouts came."""
+        """The samples as kernels are told of them. They are taken as they lie: mostly line by line, as readouts came."""
         coils, phase_encodes, columns = self._shape
-        if hybrid.transpose(1, 0, 2).flags.c_contiguous:
-            flat, coil_stride, line_stride = hybrid.transpose(1, 0, 2), columns, coils * columns
+        if isinstance(hybrid, DeviceArray):
+            item = hybrid.dtype.itemsize
+            coil_stride, line_stride = (stride // item for stride in hybrid.layout.strides[:2])
+            array = self._hybrid.send(hybrid, self._stream)
+            wide = all(number % 16 == 0 for number in (hybrid.address, *hybrid.layout.strides[:2]))
         else:
-            flat, coil_stride, line_stride = hybrid, phase_encodes * columns, columns
-        array = self._hybrid.send(flat.reshape(-1), self._stream)
-        wide = columns % 2 == 0
+            by_lines = hybrid.transpose(1, 0, 2).flags.c_contiguous
+            flat = hybrid.transpose(1, 0, 2) if by_lines else hybrid
+            coil_stride, line_stride = (columns, coils * columns) if by_lines else (phase_encodes * columns, columns)
+            array = self._hybrid.send(flat.reshape(-1), self._stream)
+            wide = columns % 2 == 0
         return np.array((array, self._measured.send(measured, self._stream), coil_stride, line_stride, wide), SAMPLES)[
             ()
         ]

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.arrays import DeviceArray
 from edge_runtime.errors import DeviceFailed, DeviceUnsupported, DriverTooOld, NoDevice, OutOfDeviceMemory
 
 try:
     import pycuda.driver as driver
+    from pycuda.tools import DeviceMemoryPool
 except ImportError as error:  # PyCUDA, or the driver it links
     driver = None
     missing = str(error)
 
-Address = np.uint64
-"""Of the device's memory."""
+LANDING_BYTES = 1 << 20
+"""Pinned memory through which arrays on the GPU come to the host."""
 
 OLDEST_DRIVER = 12060
 """CUDA 12.6, JetPack 6: 1000 x major + 10 x minor."""
@@ -69,24 +71,34 @@ def dotted(version: int) -> str:
 class Device:
     """A GPU, shared by all plans of the process.
 
+    All of their work is in one stream: so what one plan leaves on the GPU is there when the next takes it, and memory that nobody
+    holds any more may be given to whoever comes next.
+
     Attributes:
         name: as the driver calls it.
         capability: compute capability, (major, minor).
         driver_version: the newest CUDA that the driver serves: 1000 x major + 10 x minor.
         shared_bytes: shared memory that a block may have.
         multiprocessors: that share a launch's blocks.
+        stream: in which everything happens, in order.
     """
 
     def __init__(self, gpu: Any, driver_version: int) -> None:
         self._context = gpu.retain_primary_context()
         self.driver_version = driver_version
         self._modules: dict[str, Any] = {}
+        self._shared: dict[str, int] = {}
         self._lock = threading.Lock()
         attribute = driver.device_attribute
         self.name: str = gpu.name()
         self.capability: tuple[int, int] = gpu.compute_capability()
         self.shared_bytes: int = gpu.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
         self.multiprocessors: int = gpu.get_attribute(attribute.MULTIPROCESSOR_COUNT)
+        with self.use():
+            self.stream = driver.Stream()
+            self._arrays = DeviceMemoryPool()
+            self._landing = driver.pagelocked_empty(LANDING_BYTES, np.uint8)
+        atexit.register(self._close)
 
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:
@@ -117,6 +129,29 @@ class Device:
         free, total = driver.mem_get_info()
         return free / 1e6, total / 1e6
 
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
+        """One that holds anything."""
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with self.use():
+            return DeviceArray.over(_Pooled(self, self._arrays.allocate(max(nbytes, 1))), shape, dtype)
+
+    def fetch(self, address: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        """A copy of so many bytes, once everything that was launched before is done."""
+        fetched = np.empty(nbytes, np.uint8)
+        with self._lock, self.use():
+            for begin in range(0, nbytes, LANDING_BYTES):
+                part = fetched[begin : begin + LANDING_BYTES]
+                driver.memcpy_dtoh_async(self._landing[: len(part)], address + begin, self.stream)
+                self.stream.synchronize()
+                part[:] = self._landing[: len(part)]
+        return fetched
+
+    def _close(self) -> None:
+        """Gives back what the pool holds while there is a context to give it back to."""
+        with self.use():
+            self._arrays.stop_holding()
+            del self._arrays, self._landing
+
     def kernel(self, file: str, name: str, shared_bytes: int) -> Any:
         """An entry of ``kernels/cuda/FILE.cu`` that is launched with this much shared memory; in `use`.
 
@@ -127,7 +162,8 @@ class Device:
             if file not in self._modules:
                 self._modules[file] = driver.module_from_buffer(self._cubin(file))
             function = self._modules[file].get_function(name)
-            function.set_attribute(driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
+            most = self._shared[name] = max(shared_bytes, self._shared.get(name, 0))  # it is the same one for all plans
+            function.set_attribute(driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, most)
             return function
 
     def _cubin(self, file: str) -> bytes:
@@ -153,44 +189,114 @@ class Device:
         )
 
 
-class Memory:
+class _Held:
+    """Holds what PyCUDA frees with it, which must happen in a context, in whatever thread that is."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def __del__(self) -> None:
+        with self._device.use():
+            vars(self).clear()
+
+
+class Memory(_Held):
     """The device's memory of a plan; in `Device.use`."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
         self._kept: list[Any] = []
 
-    def room(self, nbytes: int) -> Address:
+    def room(self, nbytes: int) -> np.uint64:
         """The address of so many bytes, which hold anything."""
         allocation = driver.mem_alloc(max(nbytes, 1))
         self._kept.append(allocation)
-        address: Address = np.uint64(int(allocation))
+        address: np.uint64 = np.uint64(int(allocation))
         return address
 
-    def holding(self, array: npt.NDArray[Any]) -> Address:
+    def holding(self, array: npt.NDArray[Any]) -> np.uint64:
         """The address of a copy."""
         address = self.room(array.nbytes)
         driver.memcpy_htod(int(address), np.ascontiguousarray(array))
         return address
 
 
-@dataclass(frozen=True)
-class Port:
-    """An array that goes to a plan or comes from it: pinned memory, from which copies need not be waited for, and the device's."""
+class _Pooled(_Held):
+    """Memory of a `DeviceArray`; goes back to the pool with it."""
 
-    pinned: npt.NDArray[Any]
-    address: Address
+    def __init__(self, device: Device, allocation: Any) -> None:
+        super().__init__(device)
+        self._allocation = allocation
 
-    @classmethod
-    def of(cls, memory: Memory, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Port:
-        """For arrays of one shape; in `Device.use`."""
-        pinned = driver.pagelocked_empty(shape, dtype)
-        return cls(pinned, memory.room(pinned.nbytes))
+    @property
+    def address(self) -> int:
+        return int(self._allocation)
 
-    def send(self, array: npt.NDArray[Any], stream: Any) -> Address:
-        """The address at which the array will be for what follows in the stream."""
-        np.copyto(self.pinned, array)
-        driver.memcpy_htod_async(int(self.address), self.pinned, stream)
+    def fetch(self, offset: int, nbytes: int) -> npt.NDArray[np.uint8]:
+        return self._device.fetch(self.address + offset, nbytes)
+
+
+Array = npt.NDArray[Any] | DeviceArray
+
+
+class Port(_Held):
+    """Where arrays of one shape come to a plan or leave it.
+
+    Those on the GPU are taken and filled where they are. NumPy's go through pinned memory, from which copies need not be waited
+    for, and memory of the GPU, both made when the first of them comes.
+
+    Args:
+        device: which one.
+        shape, dtype: of the arrays.
+    """
+
+    def __init__(self, device: Device, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        super().__init__(device)
+        self.shape, self._dtype = shape, dtype
+
+    @functools.cached_property
+    def pinned(self) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = driver.pagelocked_empty(self.shape, self._dtype)
+        return array
+
+    @functools.cached_property
+    def _memory(self) -> Memory:
+        return Memory(self._device)
+
+    @functools.cached_property
+    def address(self) -> np.uint64:
+        """Of the port's own memory."""
+        return self._memory.room(self.pinned.nbytes)
+
+    @functools.cached_property
+    def _sent(self) -> Any:
+        """After the last copy to the GPU."""
+        return driver.Event()
+
+    def send(self, array: Array, stream: Any) -> np.uint64:
+        """The address at which the array is for what follows in the stream; in `Device.use`."""
+        return self.target(array) if isinstance(array, DeviceArray) else self.send_part(array, stream)
+
+    def send_part(self, array: npt.NDArray[Any], stream: Any) -> np.uint64:
+        """As `send`, of an array that fills no more than the beginning, in C order."""
+        self._sent.synchronize()  # the last one may still be on its way
+        begin = self.pinned.reshape(-1).view(array.dtype)[: array.size]
+        np.copyto(begin.reshape(array.shape), array)
+        driver.memcpy_htod_async(int(self.address), begin, stream)
+        self._sent.record(stream)
         return self.address
+
+    def target(self, out: Array) -> np.uint64:
+        """The address of an array on the GPU, or where a result goes on its way to the host."""
+        address: np.uint64 = np.uint64(out.address) if isinstance(out, DeviceArray) else self.address
+        return address
+
+    def fetch_part(self, size: int, stream: Any) -> npt.NDArray[Any]:
+        """So many elements of the beginning, in pinned memory that the next copy overwrites; waits for the stream."""
+        part = self.pinned.reshape(-1)[:size]
+        driver.memcpy_dtoh_async(part, int(self.address), stream)
+        stream.synchronize()
+        return part
 
     def fetch(self, stream: Any) -> None:
         """Begins to copy back; once the stream has been waited for, `pinned` holds the result."""
@@ -198,26 +304,30 @@ class Port:
 
 
 class DevicePlan:
-    """What all plans on a GPU have: memory, a stream in which their work happens in order, and one caller at a time.
+    """What all plans on a GPU have: memory, the stream of all work, and one caller at a time.
 
     Raises:
         OutOfDeviceMemory, DeviceFailed: as `Device.use`.
     """
 
     def __init__(self, device: Device) -> None:
-        self._device, self._busy, self._memory = device, threading.Lock(), Memory()
-        with device.use():
-            self._stream = driver.Stream()
+        self._device, self._busy, self._memory = device, threading.Lock(), Memory(device)
+        self._stream = device.stream
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         with self._busy, self._device.use():
             yield
 
-    def _return(self, *results: tuple[Port, npt.NDArray[Any]]) -> None:
-        """Waits for what was launched and hands its results on."""
-        for port, _ in results:
+    def _port(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Port:
+        return Port(self._device, shape, dtype)
+
+    def _return(self, *results: tuple[Port, Array]) -> None:
+        """Hands on what was launched, those results that go to the host when they are there."""
+        to_host = [(port, out) for port, out in results if isinstance(out, np.ndarray)]
+        for port, _ in to_host:
             port.fetch(self._stream)
-        self._stream.synchronize()
-        for port, out in results:
+        if to_host:
+            self._stream.synchronize()
+        for port, out in to_host:
             np.copyto(out, port.pinned)

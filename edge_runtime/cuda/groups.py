@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime import _kernels
 from edge_runtime.cuda.device import Device, Memory
@@ -38,6 +39,7 @@ class Groups:
     Args:
         phase_encodes, columns: the geometry.
         most_arrays: of a group that a kernel has in shared memory.
+        slices: of this geometry that a launch does.
 
     Attributes:
         count: of groups.
@@ -48,11 +50,11 @@ class Groups:
         DeviceUnsupported: the phase encodes do not fit the shared memory of a block.
     """
 
-    def __init__(self, device: Device, phase_encodes: int, columns: int, most_arrays: int) -> None:
+    def __init__(self, device: Device, phase_encodes: int, columns: int, most_arrays: int, slices: int = 1) -> None:
         self._device, self._phase_encodes, self._columns = device, phase_encodes, columns
         self._passes, self._tables, self._frequency = _kernels.transform_tables(phase_encodes)
         self._staging = int(any(radix > LARGEST_RADIX for radix, *_ in self._passes))
-        pairs = self._choose_pairs(most_arrays)
+        pairs = self._choose_pairs(most_arrays, slices)
         granularity = WARP // pairs
         wanted = -(-phase_encodes // LARGEST_RADIX)
         threads = min(-(-wanted // granularity) * granularity, MOST_THREADS // pairs)
@@ -72,6 +74,10 @@ class Groups:
         )
         return lines, coils, self._columns, self._staging
 
+    def positions(self) -> npt.NDArray[np.int32]:
+        """Where the transform has each frequency."""
+        return np.argsort(np.array(self._frequency)).astype(np.int32)
+
     def shared_bytes(self, arrays: int) -> int:
         """Shared memory of a kernel with so many arrays of a group."""
         if arrays == 0:
@@ -79,7 +85,7 @@ class Groups:
         pairs, threads, _ = self.block
         return (arrays + self._staging) * self.array_bytes + ELEMENT_BYTES // 2 * (pairs * threads // WARP) * pairs
 
-    def _choose_pairs(self, most_arrays: int) -> int:
+    def _choose_pairs(self, most_arrays: int, slices: int) -> int:
         """Pairs of columns of a block: as many as its shared memory takes, unless multiprocessors would go without work.
 
         One that moves 64 bytes of a line at once uses whole memory transactions; two blocks a multiprocessor hide each other's
@@ -99,4 +105,4 @@ class Groups:
                 "kernels run on the CPU"
             )
         busy = 2 * self._device.multiprocessors
-        return next((pairs for pairs in fitting if self._columns >= 2 * pairs * busy), fitting[-1])
+        return next((pairs for pairs in fitting if slices * self._columns >= 2 * pairs * busy), fitting[-1])

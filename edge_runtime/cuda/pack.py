@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cuda.device import Device, DevicePlan, Port
+from edge_runtime.arrays import DeviceArray
+from edge_runtime.cuda.device import Device, DevicePlan
 
-Complex = npt.NDArray[np.complex64]
-Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+Complex = npt.NDArray[np.complex64] | DeviceArray
+Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8] | DeviceArray
 
 PLANES = np.dtype(
     [
@@ -24,6 +25,9 @@ PLANES = np.dtype(
     align=True,
 )
 """As ``kernels/cuda/pack.cu`` has it."""
+
+ELEMENTS = tuple(np.dtype(dtype) for dtype in (np.float32, np.int8, np.uint8))
+"""Of a tensor."""
 
 THREADS = 128
 """Pixels of a line that a block does."""
@@ -45,38 +49,36 @@ class PackPlan(DevicePlan):
     def __init__(self, device: Device, phase_encodes: int, columns: int, plane_lines: int, plane_columns: int) -> None:
         super().__init__(device)
         self._geometry = phase_encodes, columns, plane_lines, plane_columns
-        memory = self._memory
         with device.use():
-            self._image, self._out = (Port.of(memory, (phase_encodes, columns), np.complex64) for _ in range(2))
-            self._planes = {
-                np.dtype(dtype): Port.of(memory, (2, plane_lines, plane_columns), dtype)
-                for dtype in (np.float32, np.int8, np.uint8)
-            }
+            self._image, self._out = (self._port((phase_encodes, columns), np.complex64) for _ in range(2))
+            self._planes, self._plane = (
+                {dtype: self._port((*planes, plane_lines, plane_columns), dtype) for dtype in ELEMENTS}
+                for planes in ((2,), ())
+            )
             self._kernels = {
                 (work, dtype): device.kernel("pack", f"{work}_{dtype.name}", 0)
                 for work in ("pack", "fill", "unpack")
-                for dtype in self._planes
+                for dtype in ELEMENTS
             }
 
     def pack(self, image: Complex, scale: float, planes: Planes, step: float, zero_point: int) -> None:
         port = self._planes[planes.dtype]
         with self._turn():
             source = self._image.send(image, self._stream)
-            self._launch("pack", planes.dtype, step, zero_point, source, np.float32(scale), port.address)
+            self._launch("pack", planes.dtype, step, zero_point, source, np.float32(scale), port.target(planes))
             self._return((port, planes))
 
     def fill(self, value: float, plane: Planes, step: float, zero_point: int) -> None:
-        port = self._planes[plane.dtype]
+        port = self._plane[plane.dtype]
         with self._turn():
-            self._launch("fill", plane.dtype, step, zero_point, np.float32(value), port.address)
-            port.fetch(self._stream)
-            self._stream.synchronize()
-            np.copyto(plane, port.pinned[0])
+            self._launch("fill", plane.dtype, step, zero_point, np.float32(value), port.target(plane))
+            self._return((port, plane))
 
     def unpack(self, image: Complex, scale: float, planes: Planes, out: Complex, step: float, zero_point: int) -> None:
         port, stream = self._planes[planes.dtype], self._stream
         with self._turn():
-            arguments = self._image.send(image, stream), port.send(planes, stream), np.float32(scale), self._out.address
+            source, corrections = self._image.send(image, stream), port.send(planes, stream)
+            arguments = source, corrections, np.float32(scale), self._out.target(out)
             self._launch("unpack", planes.dtype, step, zero_point, *arguments)
             self._return((self._out, out))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.cuda.device import Address, Device
+from edge_runtime.cuda.device import Device
 from edge_runtime.cuda.sense import SensePlan
 from edge_runtime.errors import DeviceFailed
 
@@ -90,8 +90,8 @@ class ResidentSense(SensePlan):
         """
         with self._turn():
             self._detour.begin(stream, self._stream)
-            self._launch("set_maps", Address(maps))
-            self._launch("set_samples", Address(hybrid), Address(measured))
+            self._launch("set_maps", np.uint64(maps))
+            self._launch("set_samples", np.uint64(hybrid), np.uint64(measured))
             numbers = np.float32(weight), np.int32(steps), np.float32(tolerance)
-            self._launch("data_consistent", Address(prior), *numbers, self._solution, self._residual, Address(out))
+            self._launch("data_consistent", np.uint64(prior), *numbers, self._solution, self._residual, np.uint64(out))
             self._detour.end(stream, self._stream)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.cuda.device import Device, DevicePlan, Port
+from edge_runtime.arrays import DeviceArray
+from edge_runtime.cuda.device import Device, DevicePlan
 from edge_runtime.cuda.groups import GEOMETRY, Groups
 
-Complex = npt.NDArray[np.complex64]
+Complex = npt.NDArray[np.complex64] | DeviceArray
 Mask = npt.NDArray[np.bool_]
-Reals = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.float32] | DeviceArray
 
 SLICE = np.dtype([("geometry", GEOMETRY), ("maps", np.uint64), ("mask", np.uint64), ("adjoint", np.uint64)], align=True)
 """As ``kernels/cuda/sense.cu`` has it."""
@@ -26,6 +27,8 @@ ARRAYS = {
     "regularised": 4,
     "substituted": 3,
     "line_search": 2,
+    "between": 0,
+    "sample_power": 0,
 }
 """Arrays of a group that each kernel has in shared memory."""
 
@@ -52,12 +55,12 @@ class SensePlan(DevicePlan):
             self._slice = np.array((groups.geometry(memory, coils), maps, mask, adjoint), SLICE)[()]
             self._solution, self._residual = memory.room(whole), memory.room(whole)
             shape = phase_encodes, columns
-            self._hybrid = Port.of(memory, (coils, *shape), np.complex64)
-            self._measured = Port.of(memory, shape, np.bool_)
-            self._first, self._second = (Port.of(memory, shape, np.complex64) for _ in range(2))
-            self._out = Port.of(memory, shape, np.complex64)
-            self._magnitude, self._power = (Port.of(memory, shape, np.float32) for _ in range(2))
-            self._agreement, self._column_power = (Port.of(memory, (columns,), np.float32) for _ in range(2))
+            self._hybrid = self._port((coils, *shape), np.complex64)
+            self._measured = self._port(shape, np.bool_)
+            self._first, self._second = (self._port(shape, np.complex64) for _ in range(2))
+            self._out = self._port(shape, np.complex64)
+            self._magnitude, self._power = (self._port(shape, np.float32) for _ in range(2))
+            self._agreement, self._column_power = (self._port((columns,), np.float32) for _ in range(2))
             self._kernels = {
                 name: device.kernel("sense", f"sense_{name}", groups.shared_bytes(arrays))
                 for name, arrays in ARRAYS.items()
@@ -66,13 +69,11 @@ class SensePlan(DevicePlan):
     def set_maps(self, maps: Complex) -> None:
         with self._turn():
             self._launch("set_maps", self._hybrid.send(maps, self._stream))
-            self._stream.synchronize()
 
     def set_samples(self, hybrid: Complex, measured: Mask) -> None:
         with self._turn():
             stream = self._stream
             self._launch("set_samples", self._hybrid.send(hybrid, stream), self._measured.send(measured, stream))
-            stream.synchronize()
 
     def normal(self, image: Complex, out: Complex) -> None:
         self._image_to_image("normal", image, out)
@@ -93,7 +94,7 @@ class SensePlan(DevicePlan):
                 np.float32(tolerance),
                 self._solution,
                 self._residual,
-                self._out.address,
+                self._out.target(out),
             )
             self._return((self._out, out))
 
@@ -105,19 +106,31 @@ class SensePlan(DevicePlan):
                 self._first.send(image, stream),
                 self._hybrid.send(hybrid, stream),
                 self._measured.send(measured, stream),
-                self._magnitude.address,
-                self._power.address,
+                self._magnitude.target(out),
+                self._power.target(power),
             )
             self._return((self._magnitude, out), (self._power, power))
 
-    def line_search(self, image: Complex, direction: Complex, hybrid: Complex, measured: Mask) -> tuple[float, float]:
-        """Re <A direction, y - A image> and |A direction|²."""
+    def between(self, image: Complex, towards: Complex, share: float, out: Complex) -> None:
+        with self._turn():
+            stream = self._stream
+            sources = self._first.send(image, stream), self._second.send(towards, stream)
+            self._launch("between", *sources, np.float32(share), self._out.target(out))
+            self._return((self._out, out))
+
+    def sample_power(self, hybrid: Complex, out: Reals) -> None:
+        with self._turn():
+            self._launch("sample_power", self._hybrid.send(hybrid, self._stream), self._power.target(out))
+            self._return((self._power, out))
+
+    def line_search(self, image: Complex, towards: Complex, hybrid: Complex, measured: Mask) -> tuple[float, float]:
+        """Re <A d, y - A image> and |A d|², d from the image to the other."""
         with self._turn():
             stream = self._stream
             self._launch(
                 "line_search",
                 self._first.send(image, stream),
-                self._second.send(direction, stream),
+                self._second.send(towards, stream),
                 self._hybrid.send(hybrid, stream),
                 self._measured.send(measured, stream),
                 self._agreement.address,
@@ -132,7 +145,7 @@ class SensePlan(DevicePlan):
 
     def _image_to_image(self, name: str, image: Complex, out: Complex, *arguments: Any) -> None:
         with self._turn():
-            self._launch(name, self._first.send(image, self._stream), *arguments, self._out.address)
+            self._launch(name, self._first.send(image, self._stream), *arguments, self._out.target(out))
             self._return((self._out, out))
 
     def _launch(self, name: str, *arguments: Any) -> None:

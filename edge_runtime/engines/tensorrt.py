@@ -21,7 +21,7 @@ import numpy as np
 import tensorrt as trt
 
 from edge_runtime.bundle.versions import version_in, version_numbers
-from edge_runtime.cuda.device import Device, DevicePlan, Port, dotted, open_device
+from edge_runtime.cuda.device import Device, DevicePlan, dotted, open_device
 from edge_runtime.engines import Purpose, Session, Size, Tensor
 from edge_runtime.engines.compiled import CompiledFolder, Identity
 from edge_runtime.errors import (
@@ -208,10 +208,9 @@ class TensorRtSession(DevicePlan):
         if not self._context.set_input_shape(self._input, self._most):
             raise EngineError(f"tensorrt does not take an input of shape {self._most}, for which it was compiled")
         self._largest = tuple(self._context.get_tensor_shape(self._output))
-        with device.use():
-            memory = self._memory
-            self._batch = Port.of(memory, (math.prod(self._most),), np.float32)
-            self._result = Port.of(memory, (math.prod(self._largest),), np.float32)
+        self._batch, self._result = (
+            self._port((math.prod(shape),), np.float32) for shape in (self._most, self._largest)
+        )
         for name, port in ((self._input, self._batch), (self._output, self._result)):
             if not self._context.set_tensor_address(name, int(port.address)):
                 raise EngineError(f"tensorrt does not take the address of {name}")
@@ -250,18 +249,12 @@ class TensorRtSession(DevicePlan):
         shape = tuple(self._context.get_tensor_shape(self._output))
         if min(shape, default=0) < 1 or math.prod(shape) > math.prod(self._largest):
             raise EngineError(f"{failed}: its output would have the shape {shape}; {LOG.since(moment) or UNSAID}")
-        _part(self._batch, batch.shape).send(batch, self._stream)
+        self._batch.send_part(batch, self._stream)
         if not self._context.execute_async_v3(self._stream.handle):
             self._stream.synchronize()
             raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
-        output = np.empty(shape, np.float32)
-        self._return((_part(self._result, shape), output))
+        output: Tensor = self._result.fetch_part(math.prod(shape), self._stream).reshape(shape).copy()
         return output
-
-
-def _part(port: Port, shape: tuple[int, ...]) -> Port:
-    """As much of a port's memory as an array needs."""
-    return Port(port.pinned[: math.prod(shape)].reshape(shape), port.address)
 
 
 def _names(engine: Any) -> tuple[str, str]:

@@ -51,6 +51,16 @@ Survey survey(const Headers& headers) {
     return found;
 }
 
+void mean_of_line(const float* sums, std::int32_t count, std::size_t floats, float* mean) {
+    if (count == 1 && mean == sums) return;
+    if (count < 1) {
+        std::memset(mean, 0, sizeof(float) * floats);
+        return;
+    }
+    const float share = 1.0f / static_cast<float>(count);
+    for (std::size_t i = 0; i < floats; ++i) mean[i] = sums[i] * share;
+}
+
 std::uint16_t LineBook::average(const Headers& headers, std::size_t at) {
     return counter(header_at(headers, at), headers.at.average);
 }

@@ -58,6 +58,9 @@ struct Placed {
     std::uint16_t lowest_average, highest_average;
 };
 
+// Of one line of `floats` numbers summed over `count` readouts, their mean; zeros where none came. `mean` may be `sums`.
+void mean_of_line(const float* sums, std::int32_t count, std::size_t floats, float* mean);
+
 constexpr std::size_t kAllSound = std::numeric_limits<std::size_t>::max();
 
 // The lines of one slice.

@@ -315,7 +315,10 @@ void line_search(const Transform& transform, const SenseGeometry& geometry, cons
     const Memory memory(block, scratch);
     float *image = memory[0], *direction = memory[1], *model = memory[2], *change = memory[3];
     load_image(block, task.image, image);
-    load_image(block, task.direction, direction);
+    load_image(block, task.towards, direction);
+    for (int line = 0; line < block.lines(); ++line) {
+        store_packed(direction + at(line), load_packed(direction + at(line)) - load_packed(image + at(line)));
+    }
     LaneSums agreement, power;
     for (int coil = 0; coil < geometry.coils; ++coil) {
         coil_spectrum(block, block.coil_maps(coil), image, model, memory.butterflies);
@@ -336,6 +339,30 @@ void line_search(const Transform& transform, const SenseGeometry& geometry, cons
     for (int lane = 0; lane < block.columns; ++lane) {
         task.out[block.first + lane] = sums[lane];
         task.power[block.first + lane] = powers[lane];
+    }
+}
+
+void between(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+             std::size_t index, float*) {
+    const Block block(transform, geometry, data, index);
+    for (int line = 0; line < block.lines(); ++line) {
+        const std::ptrdiff_t pixel = 2 * block.sample(0, line);
+        const ComplexVector from = load_some(task.image + pixel, block.columns), to = load_some(task.towards + pixel, block.columns);
+        store_some(task.out + pixel, from + scaled(to - from, task.share), block.columns);
+    }
+}
+
+void sample_power(const Transform& transform, const SenseGeometry& geometry, const SenseData& data, const SenseTask& task,
+                  std::size_t index, float*) {
+    const Block block(transform, geometry, data, index);
+    for (int line = 0; line < block.lines(); ++line) {
+        Vector sum = {};
+        for (int coil = 0; coil < geometry.coils; ++coil) {
+            sum = sum + squared_magnitude(load_some(task.hybrid + 2 * block.sample(coil, line), block.columns));
+        }
+        float powers[kLanes];
+        store(powers, sum);
+        for (int lane = 0; lane < block.columns; ++lane) task.out[block.sample(0, line) + lane] = powers[lane];
     }
 }
 

@@ -29,7 +29,8 @@ struct SenseTask {
     const float* image = nullptr;
     const float* hybrid = nullptr;
     const bool* measured = nullptr;  // (phase_encodes, columns)
-    const float* direction = nullptr;
+    const float* towards = nullptr;  // another image
+    float share = 0;                 // of the way there
     const float* weight = nullptr;   // float32 (phase_encodes, columns)
     float lambda = 0;
     int steps = 0;        // of conjugate gradients, the most
@@ -53,6 +54,8 @@ typedef void (*SenseKernel)(const Transform&, const SenseGeometry&, const SenseD
     apply(data_consistent)  /* image -> out = argmin |A x - y|² + lambda |x - image|², `steps` of conjugate gradients */ \
     apply(regularised)      /* weight -> out = argmin |A x - y|² + Σ weight |F x|², `steps` of conjugate gradients */  \
     apply(substituted)      /* image, hybrid, measured -> out (float32) with every sample in its place, power */       \
-    apply(line_search)      /* image, direction d, hybrid, measured -> out = Re <A d, y - A image>, power = |A d|², by column */
+    apply(line_search)      /* image, towards, d between, hybrid, measured -> out = Re <A d, y - A image>, power = |A d|², by column */ \
+    apply(between)          /* image, towards, share -> out */                                                         \
+    apply(sample_power)     /* hybrid -> out (float32) = Σ |y|² over the coils */
 
 }  // namespace edge

@@ -10,7 +10,7 @@ namespace {
 
 #define EDGE_SENSE(isa)                                                                                                \
     isa::pack_maps, isa::pack_samples, isa::normal, isa::gradient, isa::data_consistent, isa::regularised, isa::substituted,       \
-        isa::line_search
+        isa::line_search, isa::between, isa::sample_power
 #define EDGE_PACK(isa) isa::pack, isa::fill, isa::unpack
 #define EDGE_SENSITIVITY(isa)                                                                                          \
     isa::gather_calibration, isa::gram_of_calibration, isa::find_floor, isa::square_gram, isa::factor_square, isa::project,        \

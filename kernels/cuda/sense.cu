@@ -309,10 +309,31 @@ extern "C" __global__ void __launch_bounds__(256)
     });
 }
 
-// Re <A d, y - A image> and |A d|² of every column, `agreement` and `power` (columns,), under the mask `measured`, with d = `direction`;
-// 2 arrays
+// out = image + share (towards - image); no shared memory
+extern "C" __global__ void sense_between(Slice slice, const float2* image, const float2* towards, float share, float2* out) {
+    const Columns group(slice);
+    every_line(group, [&](int line) {
+        const ComplexPair from = group.load(image, group.sample(0, line)), to = group.load(towards, group.sample(0, line));
+        group.store(out, group.sample(0, line), from + scaled(to - from, share));
+    });
+}
+
+// out (lines, columns) = Σ |y|² over the coils of hybrid; no shared memory
+extern "C" __global__ void sense_sample_power(Slice slice, const float2* hybrid, float* out) {
+    const Columns group(slice);
+    every_line(group, [&](int line) {
+        Pair sum = {0.0f, 0.0f};
+        for (int coil = 0; coil < slice.geometry.coils; ++coil) {
+            sum = sum + squared_magnitude(group.load(hybrid, group.sample(coil, line)));
+        }
+        group.store_reals(out, group.sample(0, line), sum);
+    });
+}
+
+// Re <A d, y - A image> and |A d|² of every column, `agreement` and `power` (columns,), under the mask `measured`, with d = `towards` -
+// image; 2 arrays
 extern "C" __global__ void __launch_bounds__(256)
-    sense_line_search(Slice slice, const float2* image, const float2* direction, const float2* hybrid, const unsigned char* measured,
+    sense_line_search(Slice slice, const float2* image, const float2* towards, const float2* hybrid, const unsigned char* measured,
                       float* agreement, float* power) {
     const Columns group(slice);
     const Arrays arrays(group);
@@ -323,8 +344,9 @@ extern "C" __global__ void __launch_bounds__(256)
         const Shared maps{group.maps(coil)};
         every_line(group, [&](int at) {
             const int line = group.shifted(at);
-            model(at, maps(line) * group.load(image, group.sample(0, line)));
-            change(at, maps(line) * group.load(direction, group.sample(0, line)));
+            const ComplexPair from = group.load(image, group.sample(0, line)), to = group.load(towards, group.sample(0, line));
+            model(at, maps(line) * from);
+            change(at, maps(line) * (to - from));
         });
         __syncthreads();
         forward(lines, arrays[0], arrays.staged);

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from simulated import coil_maps, complex_noise
 
-from edge_runtime.kernels import CoilPlan, PackPlan, Quantization, SensePlan, Where, Workers
+from edge_runtime.kernels import CoilPlan, IngestPlan, PackPlan, Quantization, SensePlan, Where, Workers
 
 Shape = tuple[int, int, int]
 Results = dict[str, np.ndarray]
@@ -30,7 +30,7 @@ def sense(shape: Shape, seed: int, device: Where) -> Results:
     rng = np.random.default_rng(seed)
     plan = SensePlan(WORKERS, *shape, device=device)
     mask, hybrid = rng.random(plan.shape) < 0.6, complex_noise(shape, rng)
-    image, direction = complex_noise(plan.shape, rng), complex_noise(plan.shape, rng)
+    image, towards = complex_noise(plan.shape, rng), complex_noise(plan.shape, rng)
     plan.set_maps(coil_maps(*shape))
     plan.set_samples(hybrid, mask)
     magnitude, power = plan.substituted(image, hybrid, mask)
@@ -42,7 +42,28 @@ def sense(shape: Shape, seed: int, device: Where) -> Results:
         "regularised": plan.regularised(rng.uniform(0.05, 1.0, plan.shape).astype(np.float32), 4),
         "substituted": magnitude,
         "power": power,
-        "line_search": np.array(plan.line_search(image, direction, hybrid, mask) or 0.0),
+        "line_search": np.array(plan.line_search(image, towards, hybrid, mask) or 0.0),
+        "between": plan.between(image, towards, 0.3),
+        "sample_power": plan.sample_power(hybrid),
+    }
+
+
+def ingest(shape: Shape, seed: int, device: Where) -> Results:
+    """Readouts of so many coils and samples, some of which come to one line."""
+    coils, length, readouts = 3 * shape[0], shape[1], 5 + shape[2]
+    rng = np.random.default_rng(seed)
+    columns, count = (length + 1) // 2, max(1, 3 * length // 4)
+    plan = IngestPlan(WORKERS, coils, length, columns, device=device)
+    samples, whitening = complex_noise((readouts, coils, count), rng), complex_noise((coils, coils), rng)
+    out = complex_noise((readouts, coils, columns), rng)
+    plan.execute(samples, rng.permutation(readouts), out, first_sample=(length - count) // 2, whitening=whitening)
+    resident = plan.empty(readouts)
+    plan.execute(samples, np.arange(readouts), resident)
+    plan.execute(samples, np.arange(readouts) // 2, resident, add=True)
+    return {
+        "execute": out,
+        "execute, added": np.array(resident),
+        "mean": plan.mean(resident, np.arange(readouts, dtype=np.int32) % 3),
     }
 
 
@@ -81,9 +102,12 @@ def pack(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
+PLANS = (pack, ingest, coils, sense)
+
+
 def main() -> int:
     for seed, shape in enumerate(SHAPES):
-        for plan in (pack, coils, sense):
+        for plan in PLANS:
             there = plan(shape, seed, "cuda")
             for name, expected in plan(shape, seed, "cpu").items():
                 error = np.abs(there[name] - expected).max()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
+import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import pytest
 
 from edge_runtime.cuda.coils import SAMPLES
 from edge_runtime.cuda.groups import GEOMETRY
+from edge_runtime.cuda.ingest import INGEST
 from edge_runtime.cuda.pack import PLANES
 from edge_runtime.cuda.sense import SLICE
 
@@ -43,6 +46,10 @@ BUDGETS = {
         for work in ("pack", "fill", "unpack")
         for dtype in ("float32", "int8", "uint8")
     },
+    "ingest_readouts": Budget(80, 0),
+    "ingest_mean": Budget(32, 0),
+    "sense_between": Budget(40, 2),
+    "sense_sample_power": Budget(40, 1),
     "sense_set_maps": Budget(32, 1),
     "sense_set_samples": Budget(80, 1),
     "sense_normal": Budget(128, 8),
@@ -111,6 +118,10 @@ def test_what_kernels_are_told_is_as_long_as_the_compiler_has_it(file, first):
     assert parameter_sizes(file, 0) == {first.itemsize}
 
 
+def test_what_ingest_is_told_is_as_long_as_the_compiler_has_it():
+    assert INGEST.itemsize in parameter_sizes("ingest", 0)  # the kernel of means is told something else
+
+
 def test_samples_are_as_long_as_the_compiler_has_them():
     assert parameter_sizes("coils", 1) == {SAMPLES.itemsize}
 
@@ -121,3 +132,25 @@ def parameter_sizes(file: str, ordinal: int) -> set[int]:
     sizes = re.findall(rf"Ordinal :\s*0x{ordinal:x}\s+Offset\s*:\s*0x[0-9a-f]+\s+Size\s*:\s*0x([0-9a-f]+)", text)
     assert sizes
     return {int(size, 16) for size in sizes}
+
+
+def test_a_wheel_brings_them(tmp_path):
+    """git ignores what is made, and packages leave out what git ignores."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {
+        Path(name).relative_to("edge_runtime") for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".cubin")
+    }
+    assert packed == {path.relative_to(ROOT / "edge_runtime") for path in CUBINS.rglob("*.cubin")}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
 import sys
+import threading
+import warnings
 
+import numpy as np
 import pytest
+
+from edge_runtime.cuda.device import driver, open_device
+from edge_runtime.errors import ArgumentError, OutOfDeviceMemory
+from edge_runtime.kernels import CoilPlan, IngestPlan, Workers
 
 pytestmark = pytest.mark.cuda
 
@@ -51,7 +59,7 @@ def planned(shape: str = "2, 64, 32", **settings: str) -> str:
             r"DeviceUnsupported .* compute capability 7.2, which sense was not compiled for: make cubins",
         ),
         ({"EDGE_DRIVER_CAPABILITY": "8.6"}, r"DeviceUnsupported .* compute capability 8.6"),
-        ({"EDGE_DRIVER_MEMORY": "100000"}, r"OutOfDeviceMemory .* has 0 of 0 MB left.*plan fewer or smaller scans"),
+        ({"EDGE_DRIVER_MEMORY": "30000"}, r"OutOfDeviceMemory .* has 0 of 0 MB left.*plan fewer or smaller scans"),
     ],
 )
 def test_what_is_missing_is_named(settings, expected):
@@ -61,3 +69,59 @@ def test_what_is_missing_is_named(settings, expected):
 def test_more_phase_encodes_than_a_block_holds_are_refused():
     assert "DeviceUnsupported 4096 phase encodes: a block of" in planned("1, 4096, 2")
     assert "planned" in planned("1, 2048, 2")
+
+
+def test_plans_of_several_sizes_have_their_kernels_at_the_same_time():
+    large, small = (CoilPlan(Workers(1), 2, lines, 4, device="cuda") for lines in (1024, 8))
+    for plan, lines in ((large, 1024), (small, 8), (large, 1024)):
+        image = plan.root_sum_of_squares(np.zeros((2, lines, 4), np.complex64), np.ones(lines, bool))
+        np.testing.assert_array_equal(image, 0)
+
+
+def test_memory_is_given_back_in_whatever_thread_its_plan_ends():
+    def free_bytes() -> int:
+        with open_device().use():
+            return driver.mem_get_info()[0]
+
+    def work() -> None:
+        plan = CoilPlan(Workers(1), 2, 64, 32, device="cuda")
+        plan.compress(np.zeros((2, 64, 32), np.complex64), np.ones(64, bool), np.eye(2, dtype=np.complex64))
+        plan.root_sum_of_squares(np.zeros((2, 64, 32), np.complex64), np.ones(64, bool))
+
+    work()  # what the pool holds it keeps
+    gc.collect()
+    before = free_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    gc.collect()
+    assert free_bytes() == before
+
+
+def test_an_array_on_the_gpu_is_seen_by_numpy_and_by_plans_for_the_gpu_alone():
+    array = open_device().array((3, 4, 8), np.complex64)
+    plan = IngestPlan(Workers(1), 4, 16, 8, device="cuda")
+    samples = np.arange(3 * 4 * 16).reshape(3, 4, 16).astype(np.complex64)
+    on_host = np.empty((3, 4, 8), np.complex64)
+    for out in (array, on_host):
+        plan.execute(samples, np.arange(3), out)
+    np.testing.assert_array_equal(array, on_host)
+    np.testing.assert_array_equal(array.transpose(1, 0, 2)[1:3], on_host.transpose(1, 0, 2)[1:3])
+    np.testing.assert_array_equal(array * 2, on_host * 2)
+    np.testing.assert_array_equal(np.abs(array), np.abs(on_host))
+    with pytest.raises(TypeError, match="indexed by slices"):
+        array[0]
+    with pytest.raises(ValueError, match="only seen by a copy"):
+        np.asarray(array, copy=False)
+    with pytest.raises(ArgumentError, match=r"hybrid: a NumPy array, or DLPack in CPU memory .* DeviceArray came"):
+        CoilPlan(Workers(1), 4, 3, 8).root_sum_of_squares(array.transpose(1, 0, 2), np.ones(3, bool))
+    with pytest.raises(ArgumentError, match=r"sums: shape \(any, 4, 8\) expected, shape \(4, 3, 8\) came"):
+        plan.mean(array.transpose(1, 0, 2), np.ones(4, np.int32))
+
+
+def test_an_array_that_does_not_fit_is_an_error_with_its_mend():
+    with pytest.raises(OutOfDeviceMemory, match="plan fewer or smaller scans at a time"):
+        open_device().array((1 << 40,), np.complex64)

@@ -69,12 +69,25 @@ CHANGES = {
         ("group.mask(base + q)", "group.mask(base)"),
         ("ratio(energy * going, sum", "ratio(energy, sum"),
         ("scaled(direction(line), lambda)", "scaled(direction(line), 2.0f * lambda)"),
+        ("from + scaled(to - from, share)", "from + scaled(to, share)"),
     ],
     "coils.cu": [
         ("samples.measured[line] ? load", "true ? load"),
         ("coil * samples.coil_stride", "coil * samples.line_stride"),
         ("(begin + made) * geometry.coils", "made * geometry.coils"),
         ("coil ? powers[element(at)] + power : power", "power"),
+    ],
+    "ingest.cu": [
+        ("sample < count && whitening", "sample <= count && whitening"),
+        ("2 * blockIdx.y * pairs, coils", "2 * pairs, coils"),
+        (
+            "values[i].x += factor.x * value.x - factor.y * value.y",
+            "values[i].x += factor.x * value.x + factor.y * value.y",
+        ),
+        ("at + length - length / 2", "at + length / 2"),
+        ("column - plan.columns / 2;", "column - (plan.columns + 1) / 2;"),
+        ("make_float2(to->x + re, to->y + im)", "make_float2(re, im)"),
+        ("count > 0 ? sums[at]", "true ? sums[at]"),
     ],
     "pack.cu": [
         ("line >= planes.phase_encodes || column >= planes.columns", "line >= planes.phase_encodes"),

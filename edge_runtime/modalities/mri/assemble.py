@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
-from edge_runtime.kernels import PLACEMENT, IngestPlan, LineBook, Lines, Placed, Stop, Workers, survey
+from edge_runtime.kernels import PLACEMENT, IngestPlan, LineBook, Lines, Placed, Stop, Where, Workers, survey
 from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples, SeparateAcs, SliceBuffer
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, WORKING_COPIES, Layout
@@ -77,10 +77,12 @@ class Assembler:
         header: the scan.
         layout: its arrays.
         budget_bytes: memory that all its slices together may take, reconstruction included.
+        device: that samples are transformed on, and kept on until their image is made.
     """
 
-    def __init__(self, header: ScanHeader, layout: Layout, budget_bytes: int) -> None:
+    def __init__(self, header: ScanHeader, layout: Layout, budget_bytes: int, device: Where = "cpu") -> None:
         self.layout = layout
+        self._device: Where = device
         self.left_out: Counter[str] = Counter()
         self.notes: list[str] = list(layout.notes)
         self._header = header
@@ -230,7 +232,7 @@ class Assembler:
     def snapshot(self, key: SliceKey) -> SliceSamples:
         """A copy of what is measured of a slice, as an image needs it."""
         buffer = self._open[key]
-        return self._averaged(key, buffer, buffer.samples.copy())
+        return self._averaged(key, buffer, None)
 
     def calibration_snapshot(self, key: SliceKey) -> CalibrationSamples:
         """A copy of what `calibrate` needs."""
@@ -260,16 +262,13 @@ class Assembler:
             del self._ended[next(iter(self._ended))]
         return buffer
 
-    def _averaged(self, key: SliceKey, buffer: SliceBuffer, samples: Complex) -> SliceSamples:
-        """Makes the sums in ``samples``, the buffer's own or a copy, what an image needs."""
-        counts = np.maximum(buffer.counts, 1).astype(np.float32)
+    def _averaged(self, key: SliceKey, buffer: SliceBuffer, out: Complex | None) -> SliceSamples:
+        """What an image needs, made of the buffer's sums in new memory, or where ``out`` is them in their place."""
         measured = buffer.measured
-        samples[~measured] = 0
-        if (counts > 1).any():
-            samples /= counts[:, None, None]
+        samples = self._plan(buffer.samples.shape[1]).mean(buffer.samples, buffer.counts, out)
         noise = None
         if self._noise is not None:
-            share = float(np.mean(1 / counts[measured])) if measured.any() else 1.0
+            share = float(np.mean(1 / buffer.counts[measured])) if measured.any() else 1.0
             noise = NoiseLevel(float(np.sqrt(share)), "noise scan")
         seed = (key.slice, key.contrast, key.phase, key.repetition, key.set)
         return SliceSamples(samples.transpose(1, 0, 2), measured, noise, seed)
@@ -278,7 +277,7 @@ class Assembler:
         """The image's own lines where there are any; may share the buffer's memory."""
         counts, measured, separate = self._calibration_counts(buffer)
         acs = calibration_lines(measured)
-        lines = buffer.samples[acs]
+        lines = np.asarray(buffer.samples[acs])
         notes: tuple[str, ...] = ()
         if separate[acs].any():
             assert buffer.calibration is not None
@@ -532,7 +531,7 @@ class Assembler:
         layout = self.layout
         self._check_room("slices in progress", len(self._open) + 1, layout.slice_bytes(part.coils))
         if self._spare is None:
-            samples = np.empty((layout.lines, part.coils, layout.columns), np.complex64)
+            samples = self._plan(part.coils).empty(layout.lines)
         else:  # memory that is new to the process costs as much as the transform
             samples, self._spare = self._spare, None
         self._check_declared({name: getattr(key, name) for name in SLICE_COUNTERS})
@@ -625,7 +624,8 @@ class Assembler:
 
     def _plan(self, coils: int) -> IngestPlan:
         if self._ingest is None:
-            self._ingest = IngestPlan(Workers(threads=1), coils, self.layout.samples, self.layout.columns)
+            layout = self.layout
+            self._ingest = IngestPlan(Workers(threads=1), coils, layout.samples, layout.columns, device=self._device)
         return self._ingest
 
     def _transform_of(self, header: np.void, samples: int) -> _Transform:

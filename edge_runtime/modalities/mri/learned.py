@@ -53,8 +53,7 @@ class LearnedReconstruction:
         """
         settings = self.settings
         weights = self.weights(scale, noise)
-        image: Complex = first.copy()
-        prior: Complex = np.empty_like(first)
+        image, prior = first, None
         with plans.pack(plan.phase_encodes, plan.columns, settings.multiple) as packing:
             batch = np.empty((1, CHANNELS, *packing.plane), np.float32)
             planes = batch[0]
@@ -66,8 +65,8 @@ class LearnedReconstruction:
                 _go_on(wanted)
                 correction = self.regulariser.run(batch)[0]
                 _go_on(wanted)
-                packing.add(image, correction, scale, out=prior)
-                plan.data_consistent(prior, weights[iteration], settings.cg_steps, out=image)
+                prior = packing.add(image, correction, scale, out=prior)
+                image = plan.data_consistent(prior, weights[iteration], settings.cg_steps)
         return image
 
     def weights(self, scale: float, noise: float) -> list[float]:

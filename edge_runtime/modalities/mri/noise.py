@@ -81,7 +81,7 @@ def estimate_noise(hybrid: Complex, measured: npt.NDArray[np.bool_]) -> NoiseLev
     lines = np.flatnonzero(measured)
     distance = np.abs(lines - measured.size // 2)
     outer = lines[np.argsort(distance, kind="stable")[-max(1, round(OUTER_SHARE * lines.size)) :]]
-    kspace = to_kspace(hybrid[:, outer], axis=2)
+    kspace = to_kspace(np.asarray(hybrid)[:, outer], axis=2)
     edge = max(1, round(CORNER_SHARE * kspace.shape[2]))
     ends = np.abs(np.stack([kspace[:, :, :edge], kspace[:, :, -edge:]]))
     weaker, stronger = sorted(float(np.median(end)) for end in ends)

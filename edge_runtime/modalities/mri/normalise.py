@@ -33,7 +33,7 @@ def image_scale(hybrid: Complex, acs: slice, plans: Plans) -> float:
     if largest == 0:
         raise ValueError(f"{central} hold no signal")
     with plans.coils(*hybrid.shape) as plan, np.errstate(over="ignore", invalid="ignore"):  # which is told
-        scale = float(np.percentile(plan.root_sum_of_squares(hybrid, low), BRIGHT_PERCENTILE))
+        scale = float(np.percentile(np.asarray(plan.root_sum_of_squares(hybrid, low)), BRIGHT_PERCENTILE))
     if not DARKEST < scale < BRIGHTEST:
         raise ValueError(
             f"{central} hold samples of up to {largest:.3g}, which single precision can't reckon with; the image's brightness "

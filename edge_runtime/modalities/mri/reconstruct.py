@@ -122,7 +122,7 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_], plans: Plans) ->
     compression = compression_matrix(hybrid[:, acs], MAX_VIRTUAL_COILS)
     lines, (coils, phase_encodes, columns) = acs.stop - acs.start, hybrid.shape
     with plans.coils(coils, lines, columns) as plan:
-        virtual = plan.compress(hybrid[:, acs], np.ones(lines, np.bool_), compression)
+        virtual = np.asarray(plan.compress(hybrid[:, acs], np.ones(lines, np.bool_), compression))
     support = object_support(virtual, acs, phase_encodes, plans)
     sensitivities = estimate_sensitivities(to_kspace(virtual, axis=2), phase_encodes, columns, plans, support)
     return Calibration(acs, compression, sensitivities, scale)
@@ -157,10 +157,10 @@ def reconstruct(
     measured, compressed = samples.measured, compress(samples, calibration, plans)
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
-    power = np.sum(hybrid.real**2 + hybrid.imag**2, axis=0)
-    sample_power = power / np.float32(len(hybrid))
     failure: EngineError | None = None
     with plans.sense(*hybrid.shape) as plan:
+        power = np.asarray(plan.sample_power(hybrid))
+        sample_power = power / np.float32(len(hybrid))
         plan.set_maps(calibration.sensitivities)
         visible = everything & ~held_out
         plan.set_samples(hybrid, visible)
@@ -171,25 +171,25 @@ def reconstruct(
             except EngineError as error:
                 failure = error
             else:
-                correction = blind - first
-                step = plan.line_search(first, correction, hybrid, held_out)
+                step = plan.line_search(first, blind, hybrid, held_out)
                 share = believed_share(step)
                 # Measured against the held-out samples, the image may now have them: all that was measured is put in its place.
-                image, residual_power = plan.substituted(first + np.float32(share) * correction, hybrid, everything)
-                proof = evidence(residual_power, sample_power, visible, held_out, noise)
+                image, residual_power = plan.substituted(plan.between(first, blind, share), hybrid, everything)
+                proof = evidence(np.asarray(residual_power), sample_power, visible, held_out, noise)
                 proof = replace(
                     proof,
                     learned_share=None if step is None else share,
                     learned_share_source=share_source(step, proof.held_out_samples),
                 )
-                yield Method.LEARNED, Reconstruction(image, proof)
+                yield Method.LEARNED, Reconstruction(np.asarray(image), proof)
         plan.set_samples(hybrid, everything)
         classical = regularised_sense(plan, power, measured, level)
         image, residual_power = plan.substituted(classical, hybrid, everything)
-        proof = evidence(residual_power, sample_power, everything, np.zeros_like(everything), noise)
-        yield Method.CLASSICAL, Reconstruction(image, proof)
+        proof = evidence(np.asarray(residual_power), sample_power, everything, np.zeros_like(everything), noise)
+        yield Method.CLASSICAL, Reconstruction(np.asarray(image), proof)
     with plans.coils(*samples.hybrid.shape) as coil_plan:
-        yield Method.ZERO_FILLED, Reconstruction(coil_plan.root_sum_of_squares(samples.hybrid, measured), None)
+        image = coil_plan.root_sum_of_squares(samples.hybrid, measured)
+        yield Method.ZERO_FILLED, Reconstruction(np.asarray(image), None)
     if failure is not None:
         raise failure
 
@@ -212,7 +212,7 @@ def first_image(
         visible: ``(phase_encodes, columns)``.
     """
     first = regularised_sense(plan, power, measured, noise.standard_deviation)
-    level = level_to_reckon_with(plan.substituted(first, hybrid, visible)[1][visible], noise)
+    level = level_to_reckon_with(np.asarray(plan.substituted(first, hybrid, visible)[1])[visible], noise)
     if level > noise.standard_deviation:
         first = regularised_sense(plan, power, measured, level)
     return first, level

@@ -35,7 +35,7 @@ def object_support(acs_hybrid: Complex, acs: slice, phase_encodes: int, plans: P
     smooth = np.empty((coils, phase_encodes, columns), np.complex64)  # other lines are not looked at
     np.multiply(acs_hybrid, np.hanning(lines + 2)[1:-1, None].astype(np.float32), out=smooth[:, acs])
     with plans.coils(*smooth.shape) as plan:
-        brightness = _box(plan.root_sum_of_squares(smooth, low), 2)
+        brightness = _box(np.asarray(plan.root_sum_of_squares(smooth, low)), 2)
     air, bright = np.percentile(brightness, [10, 99])
     threshold = LEVEL * bright + 1.2 * min(float(air), LEVEL * float(bright))
     inside = _without_holes(brightness > threshold)

@@ -1,0 +1,41 @@
+"""The tables of what kernels should take, as far as they can be checked without a GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.gpu_prediction import COSTS, Case, Launch, predicted_us, registers, resident_blocks
+from edge_runtime.profile import load_profile
+
+pytestmark = pytest.mark.cuda
+
+CASE = Case(coils=8, virtual_coils=8, lines=256, columns=256, samples=256, measured=0.25, cg_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("warps", "registers_of_a_thread", "shared_bytes", "blocks"),
+    [
+        (4, 32, 0, 12),  # all 48 warps
+        (4, 128, 0, 4),  # registers
+        (4, 80, 0, 6),
+        (4, 72, 0, 7),  # 2304 a warp: 28 warps
+        (4, 32, 48 << 10, 3),  # shared memory: 49 KB each of 164
+        (1, 16, 0, 16),  # blocks
+        (8, 255, 0, 1),
+    ],
+)
+def test_resident_blocks_are_those_of_nvidias_calculator(warps, registers_of_a_thread, shared_bytes, blocks):
+    assert resident_blocks(warps, registers_of_a_thread, shared_bytes) == blocks
+
+
+def test_every_kernel_whose_cost_is_told_exists():
+    assert set(COSTS) <= set(registers())
+
+
+def test_a_copy_takes_what_the_memory_gives():
+    gpu = load_profile("jetson-orin-nano").gpu
+    assert gpu is not None
+    launch = Launch("sense_set_maps", (32, 1, 1), (4, 32, 1), 0)
+    assert predicted_us(CASE, launch, gpu) == pytest.approx(2 * 8 * 256 * 256 * 8 / (0.75 * 68e9) * 1e6)
+    uneven = Launch("sense_set_maps", (9, 1, 1), (4, 32, 1), 0)  # on 8 multiprocessors
+    assert predicted_us(CASE, uneven, gpu) == pytest.approx(16 / 9 * predicted_us(CASE, launch, gpu))

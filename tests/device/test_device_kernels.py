@@ -1,0 +1,28 @@
+"""Every kernel beside the CPU's, on small shapes of every kind and on one as scanners have it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cuda"))
+
+from check_plans import PLANS, SHAPES
+
+pytest_plugins = ("device_report",)
+pytestmark = pytest.mark.device
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (4, 256, 256)], ids=str)
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
+def test_a_plan_agrees_with_the_cpus(plan, shape, report):
+    there = plan(shape, 1, "cuda")
+    worst = 0.0
+    for name, expected in plan(shape, 1, "cpu").items():
+        difference = np.abs(np.asarray(there[name]) - expected).max() / max(np.abs(expected).max(), 1e-30)
+        assert difference <= 1e-5, name
+        worst = max(worst, float(difference))
+    report.add(f"{plan.__name__} of {shape}, largest difference", f"{worst:.1e}")
