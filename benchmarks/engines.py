@@ -32,12 +32,12 @@ from edge_runtime.engines import Engine, Session, Tensor, choose_engine
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.errors import EngineError
 from export.config import QuantizeConfig, load_config
+from export.quantization.choice import Budget
 from export.quantization.forms import int8_form, write_prepared
 from export.quantization.layers import layers_of
 from export.quantization.ranges import write_ranges
 from export.quantization.run import PHANTOM_SHARE
 from export.quantization.scans import Loss, ValidationScan, loss, qualities, validation_scans
-from export.quantization.search import Budget
 from export.split import planes_onnx
 from export.states import reconstruction_states
 
@@ -233,9 +233,9 @@ def time_records(network: Network, times: Mapping[str, list[float]], threads: in
 
 def image_losses(racers: Contestants, scans: Sequence[ValidationScan], bundle: Bundle) -> dict[str, Loss]:
     """What the images of each lose against ONNX Runtime's in FP32, after the whole reconstruction; PyTorch's graph is the same."""
-    full = qualities(scans, bundle.settings, racers[BASE].plan(1))
+    full = qualities(scans, bundle.unrolled, racers[BASE].plan(1))
     return {
-        name: loss(scans, full, qualities(scans, bundle.settings, one.plan(1)))
+        name: loss(scans, full, qualities(scans, bundle.unrolled, one.plan(1)))
         for name, one in racers.items()
         if name not in (BASE, "pytorch.fp32")
     }
@@ -287,7 +287,7 @@ def _calibration_states(bundle: Bundle, config: QuantizeConfig, scans: int) -> l
     session = OnnxRuntimeEngine().plan(bundle.forms["fp32"].onnx, threads=1)
     with tempfile.TemporaryDirectory() as folder:
         write_training_pool(Path(folder), min(scans, ACQUISITIONS), config.seed)
-        return list(reconstruction_states(Path(folder), bundle.settings, session, scans, config.seed))
+        return list(reconstruction_states(Path(folder), bundle.unrolled, session, scans, config.seed))
 
 
 def _validation_scans(config: QuantizeConfig, count: int) -> tuple[list[ValidationScan], str]:

@@ -32,6 +32,7 @@ from edge_runtime.bundle.load import DEFAULT_BUNDLE
 from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.modalities.mri.classical import STEPS
+from edge_runtime.modalities.mri.coils import CALIBRATION_COLUMNS, KERNEL, MAP_GRID
 from edge_runtime.modalities.mri.layout import Layout
 from edge_runtime.modalities.mri.reconstruct import MAX_VIRTUAL_COILS, calibrate, reconstruct
 from edge_runtime.profile import DEFAULT_PROFILE, GpuFacts, available_profiles, load_profile
@@ -48,6 +49,12 @@ MEMORY_SHARE, ARITHMETIC_SHARE = 0.75, 0.4
 """Of what data sheets promise: streams reach about so much of a memory's bandwidth; transforms mostly add, where the promised rate
 multiplies and adds at once."""
 
+DOUBLE_SHARE = 1 / 64
+"""Of the rate of single precision: what compute capability 8.6 has (CUDA C++ Programming Guide), and is taken for all of them."""
+
+POWER_STEPS = 42
+"""Of the power iteration that sensitivities begin with; by its nature it depends on the scan, on simulated ones this much."""
+
 WARP = 32
 
 
@@ -62,6 +69,7 @@ class Case:
     samples: int
     measured: float
     cg_steps: int
+    acs_lines: int = 24
 
     @property
     def pixels(self) -> int:
@@ -78,6 +86,16 @@ class Case:
         return self.virtual_coils * self.image
 
     @property
+    def unknowns(self) -> int:
+        """Of the calibration matrix, a column each."""
+        return self.virtual_coils * KERNEL**2
+
+    @property
+    def matrix(self) -> int:
+        """Bytes of one of so many rows and columns, in double precision."""
+        return 2 * COMPLEX * self.unknowns**2
+
+    @property
     def application(self) -> Cost:
         """Of the normal operator, but for the image: maps are read before the transform and after it, the mask for each coil."""
         moved = 2 * self.hybrid + self.virtual_coils * REAL * self.pixels
@@ -92,11 +110,13 @@ class Cost(NamedTuple):
         least_bytes: that must move between the device's memory and the chip.
         bytes: that the kernel's loads and stores move, those too that a cache may answer.
         operations: of single precision.
+        doubles: operations of double precision.
     """
 
     least_bytes: float
     bytes: float
     operations: float
+    doubles: float = 0.0
 
 
 class Launch(NamedTuple):
@@ -157,12 +177,12 @@ def _set_samples(case: Case, _: Launch) -> Cost:
 
 
 def _normal(case: Case, _: Launch) -> Cost:
-    least, moved, operations = case.application
+    least, moved, operations = case.application[:3]
     return Cost(least + 2 * case.image, moved + 2 * case.image, operations)
 
 
 def _data_consistent(case: Case, _: Launch) -> Cost:
-    least, moved, operations = case.application
+    least, moved, operations = case.application[:3]
     steps = case.cg_steps
     vectors = (5 * steps + 5) * case.image
     return Cost(
@@ -171,7 +191,7 @@ def _data_consistent(case: Case, _: Launch) -> Cost:
 
 
 def _regularised(case: Case, _: Launch) -> Cost:
-    least, moved, operations = case.application
+    least, moved, operations = case.application[:3]
     weights = 3 * 2 * REAL * case.pixels
     both_ways = 2 * case.columns * transform(case.lines)
     return Cost(
@@ -211,11 +231,60 @@ def _sample_power(case: Case, _: Launch) -> Cost:
     return Cost(moved, moved, 4 * case.virtual_coils * case.pixels)
 
 
+def _gram(case: Case, _: Launch) -> Cost:
+    windows = (case.acs_lines - KERNEL + 1) * (CALIBRATION_COLUMNS - KERNEL + 1)
+    acs = COMPLEX * case.virtual_coils * case.acs_lines * CALIBRATION_COLUMNS
+    read = COMPLEX * case.unknowns**2 * windows / 16  # half of the tiles, each element from 32 others' samples
+    return Cost(acs + case.matrix, read + case.matrix, 0, 4 * windows * case.unknowns**2)
+
+
+def _square(case: Case, _: Launch) -> Cost:
+    products = case.unknowns**3 / 2
+    return Cost(2 * case.matrix, 32 * products / 16 + case.matrix, 0, 8 * products)
+
+
+def _floor(case: Case, _: Launch) -> Cost:
+    return Cost(case.matrix, POWER_STEPS * case.matrix, 0, POWER_STEPS * 8 * case.unknowns**2)
+
+
+def _factor(case: Case, _: Launch) -> Cost:
+    products = case.unknowns**3 / 3  # of U and of V, a sixth each
+    return Cost(2 * case.matrix, 16 * products / 4 + 3 * case.matrix, 0, 8 * products)
+
+
+def _lags(case: Case, _: Launch) -> Cost:
+    products, lags = case.unknowns**3 / 6, 2 * COMPLEX * case.virtual_coils**2 * (2 * KERNEL - 1) ** 2 / 2
+    return Cost(case.matrix / 2 + lags, 32 * products / 16 + 2 * case.matrix + lags, 0, 8 * products)
+
+
+def _maps_of_grid(case: Case, launch: Launch) -> Cost:
+    coils, points, lags = case.virtual_coils, launch.grid[0] * min(MAP_GRID, case.columns), 2 * KERNEL - 1
+    sums = COMPLEX * coils**2 * lags**2  # of pairs of coils, in double precision
+    maps = COMPLEX * coils * points
+    operations = points * (8 * lags * coils**2 + 6 * 10 * coils**3)
+    return Cost(sums + maps, launch.grid[0] * sums + maps, operations, launch.grid[0] * 4 * coils**2 * lags**2)
+
+
+def _maps_of_image(case: Case, _: Launch) -> Cost:
+    weight = REAL * case.pixels
+    maps = COMPLEX * case.virtual_coils * MAP_GRID**2
+    return Cost(
+        maps + weight + case.hybrid, 8 * case.hybrid + weight + case.hybrid, 2 * 24 * case.virtual_coils * case.pixels
+    )
+
+
 COSTS: dict[str, Callable[[Case, Launch], Cost]] = {
     "ingest_readouts": _ingest,
     "ingest_mean": _mean,
     "coils_compress": _compress,
     "coils_root_sum_of_squares": _combine,
+    "sensitivity_gram": _gram,
+    "sensitivity_square": _square,
+    "sensitivity_floor": _floor,
+    "sensitivity_factor": _factor,
+    "sensitivity_lags": _lags,
+    "sensitivity_maps_of_grid": _maps_of_grid,
+    "sensitivity_maps_of_image": _maps_of_image,
     "sense_set_maps": _set_maps,
     "sense_set_samples": _set_samples,
     "sense_normal": _normal,
@@ -265,8 +334,10 @@ def predicted_us(case: Case, launch: Launch, gpu: GpuFacts) -> float:
     cost = COSTS[launch.kernel](case, launch)
     by_memory = cost.bytes / (MEMORY_SHARE * gpu.memory_gb_per_s * 1e9)
     rate = gpu.multiprocessors * 128 * 2 * gpu.clock_mhz * 1e6
+    by_doubles = cost.doubles / (DOUBLE_SHARE * rate)
     evenly = launch.blocks / gpu.multiprocessors
-    return 1e6 * max(by_memory, cost.operations / (ARITHMETIC_SHARE * rate)) * math.ceil(evenly) / evenly
+    by_arithmetic = cost.operations / (ARITHMETIC_SHARE * rate) + by_doubles
+    return 1e6 * max(by_memory, by_arithmetic) * math.ceil(evenly) / evenly
 
 
 def launches_of_a_slice(scan: Phantom) -> tuple[Case, list[Launch]]:
@@ -294,7 +365,8 @@ def launches_of_a_slice(scan: Phantom) -> tuple[Case, list[Launch]]:
         columns,
         header.encoding.encoded.matrix[0],
         float(scan.mask.mean()),
-        model.bundle.settings.cg_steps,
+        model.bundle.unrolled.cg_steps,
+        calibration.acs.stop - calibration.acs.start,
     )
     return case, [launch_of(line) for line in text.splitlines()]
 
@@ -326,7 +398,9 @@ def page(case: Case, launches: list[Launch], host_us: tuple[float, float]) -> It
     """The lines of ``docs/gpu.md``."""
     devices = {name: gpu for name in sorted(available_profiles()) if (gpu := load_profile(name).gpu) is not None}
     names = [name.removeprefix("jetson-") for name in devices]
-    yield from INTRODUCTION.format(case=case, memory=MEMORY_SHARE, arithmetic=ARITHMETIC_SHARE).splitlines()
+    yield from INTRODUCTION.format(
+        case=case, power_steps=POWER_STEPS, memory=MEMORY_SHARE, arithmetic=ARITHMETIC_SHARE
+    ).splitlines()
     yield ""
     columns = [
         "kernel, grid",
@@ -334,6 +408,7 @@ def page(case: Case, launches: list[Launch], host_us: tuple[float, float]) -> It
         "must move, MB",
         "moves, MB",
         "MFLOP",
+        "double",
         "registers",
         "shared, KB",
         "occupancy",
@@ -347,6 +422,7 @@ def page(case: Case, launches: list[Launch], host_us: tuple[float, float]) -> It
             f"{cost.least_bytes / 1e6:.2f}",
             f"{cost.bytes / 1e6:.2f}",
             f"{cost.operations / 1e6:.1f}",
+            f"{cost.doubles / 1e6:.1f}",
             registers()[launch.kernel],
             f"{launch.shared_bytes / 1024:.0f}",
             f"{100 * occupancy(launch):.0f} %",
@@ -392,11 +468,13 @@ measured, the shipped network's iterations of {case.cg_steps} steps. It is strea
 tells what is launched. The network itself runs between these launches, on TensorRT or ONNX Runtime, and is not in here.
 
 *Must move*: each array that goes in or out, once. *Moves*: every load and store of the kernel's, those too that a cache answers.
-*MFLOP*: transforms count 5 n log2 n. *Registers* by the compiler of CUDA 12.6 for Orin (sm_87); *occupancy* is the share of an
+*MFLOP*: transforms count 5 n log2 n; *double* are those of double precision, {power_steps} steps of the power iteration among them.
+*Registers* by the compiler of CUDA 12.6 for Orin (sm_87); *occupancy* is the share of an
 Orin multiprocessor's warps that are resident.
 
 The time is the larger of bytes moved over {memory} of the memory's bandwidth and operations over {arithmetic} of the arithmetic's
-rate (transforms mostly add; the rate promised multiplies and adds), stretched where blocks can't be shared out evenly.
+rate (transforms mostly add; the rate promised multiplies and adds), those of double precision over 1/64 of it, stretched where
+blocks can't be shared out evenly.
 Bandwidth, clocks and multiprocessors are those of the data sheets named in `hw_profiles/`. Caches can make it less; barriers,
 latencies, other users of the memory and clocks that sink with heat make it more."""
 

@@ -13,6 +13,9 @@ def choose_instruction_set(name: str) -> None: ...
 def transform_tables(length: int) -> tuple[list[list[int]], list[float], list[int]]:
     """Passes (radix, length, where twiddles and roots begin in the tables), tables, and the frequency at each position."""
 
+def between_centred(size: int, grid: int) -> list[tuple[int, int, float]]:
+    """For each point of an axis of a size, its neighbours on a grid over the same field of view, and the weight of the second."""
+
 class Workers:
     def __init__(self, threads: int) -> None: ...
     @property

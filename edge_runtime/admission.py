@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from edge_runtime.bundle import Bundle, Form
-from edge_runtime.engines import CompiledSession, Engine, Purpose, Session, rank_engines
+from edge_runtime.bundle import Bundle, Form, UnrolledSettings
+from edge_runtime.engines import CompiledSession, Engine, Purpose, rank_engines
 from edge_runtime.errors import DeviceError, EngineError, GoldenMismatch
+from edge_runtime.modalities.mri.families import made_ready
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.profile import Compilation
 
 log = logging.getLogger(__name__)
@@ -18,12 +21,13 @@ class Admitted:
     """An engine that may run a form.
 
     Attributes:
+        learned: the model, ready on it.
         difference: of the golden outputs, relative.
         instead_of: names of engines that the profile puts before it and that can't be used or failed here.
     """
 
     engine: Engine
-    session: Session
+    learned: Learned
     difference: float
     instead_of: tuple[str, ...] = ()
 
@@ -33,12 +37,14 @@ class Admitted:
         return self.engine.version() + (f" instead of {', '.join(self.instead_of)}" if self.instead_of else "")
 
 
-def purpose_of(bundle: Bundle, form: Form, compilation: Compilation) -> Purpose:
+def purpose_of(bundle: Bundle, form: Form, compilation: Compilation) -> Purpose | None:
     """For what engines compile a form: sizes from the smallest that the graph takes, whole multiples of it.
 
     The golden input is always among them, since no engine runs that does not reproduce it; an accelerator that takes one size only
-    is compiled for that of the golden input.
+    is compiled for that of the golden input. ``None`` for programs, whose graphs take what their stages give them.
     """
+    if not isinstance(bundle.settings, UnrolledSettings):
+        return None
     step = bundle.settings.multiple
     rows, columns = (int(size) for size in bundle.golden_input.shape[2:])
     if compilation.dla_core is not None:
@@ -76,7 +82,7 @@ def admit(bundle: Bundle, form: Form, engines: tuple[str, ...], threads: int, co
     failures: list[tuple[str, Exception]] = []
     for engine in ranking.engines:
         try:
-            session, difference = _checked(bundle, form, engine, threads, compilation)
+            learned, difference = _checked(bundle, form, engine, threads, compilation)
         except (GoldenMismatch, EngineError, DeviceError) as error:
             left = [one.name for one in ranking.engines[len(failures) + 1 :]]
             following = f"next comes {left[0]}" if left else "no other engine is allowed and installed"
@@ -88,7 +94,7 @@ def admit(bundle: Bundle, form: Form, engines: tuple[str, ...], threads: int, co
             before = set(engines[: engines.index(engine.name)]) & set(ranking.passed_over)
             failed = {name for name, _ in failures}
             instead_of = tuple(name for name in engines if name in before | failed)
-            return Admitted(engine, session, difference, instead_of)
+            return Admitted(engine, learned, difference, instead_of)
     first = failures[0][1]
     if len(failures) == 1:
         raise first
@@ -98,12 +104,12 @@ def admit(bundle: Bundle, form: Form, engines: tuple[str, ...], threads: int, co
 
 def _checked(
     bundle: Bundle, form: Form, engine: Engine, threads: int, compilation: Compilation
-) -> tuple[Session, float]:
+) -> tuple[Learned, float]:
     form.tolerance(engine)  # before minutes of compilation
-    session = engine.plan(form.onnx, threads, purpose_of(bundle, form, compilation))
+    learned = made_ready(bundle.settings, form.graphs, engine, threads, purpose_of(bundle, form, compilation))
     try:
-        return session, bundle.check_golden(session, form, engine)
+        return learned, bundle.check_golden(learned.golden, form, engine)
     except (GoldenMismatch, EngineError) as error:
-        if isinstance(session, CompiledSession):
-            session.quarantine(str(error))
+        if isinstance(learned, LearnedReconstruction) and isinstance(learned.regulariser, CompiledSession):
+            learned.regulariser.quarantine(str(error))
         raise

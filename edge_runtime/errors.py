@@ -26,6 +26,7 @@
     │   ├── EngineFileRefused  a compiled engine of another device, version or bundle, or a damaged one; it is compiled anew
     │   ├── EngineQuarantined  a compiled engine that failed on this device before; says how, and how to try again
     │   └── PluginMissing      a graph with an operator that neither the engine nor a registered plugin has
+    ├── ProgramRefused         a slice that a split program does not take: its size, its coils, its calibration lines
     ├── DeviceError            a GPU that can't be used; says what was found, what is needed, and the mend
     │   ├── NoDevice           no driver, no GPU, or no PyCUDA
     │   ├── DriverTooOld       a driver that is older than the kernels
@@ -149,6 +150,10 @@ class TrustStoreError(EdgeRuntimeError):
 
 class EngineError(EdgeRuntimeError):
     """No admissible engine, or an engine that failed."""
+
+
+class ProgramRefused(EdgeRuntimeError):
+    """A slice that a split program does not take, or a stage that is out of place."""
 
 
 class CompilationFailed(EngineError):

@@ -354,12 +354,18 @@ class AdaptivePlan:
     Args:
         workers: threads that lines and columns are shared between.
         coils, phase_encodes, columns: the geometry.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, phase_encodes: int, columns: int) -> None:
+    def __init__(
+        self, workers: Workers, coils: int, phase_encodes: int, columns: int, *, device: Where = "cpu"
+    ) -> None:
         _positive(coils=coils, phase_encodes=phase_encodes, columns=columns)
         self._geometry = coils, phase_encodes, columns
-        self._backend = _backend(workers, "cpu")
+        self._backend = _backend(workers, device)
         self._plan: _kernels.AdaptivePlan = self._backend.plan("AdaptivePlan", coils, phase_encodes, columns)
 
     def combine(self, hybrid: Complex, measured: Mask, out: Complex | None = None) -> Complex:
@@ -565,15 +571,28 @@ class VolumeSensePlan(_Operator):
     Args:
         workers: threads that the planes are shared between.
         coils, partitions, phase_encodes, columns: the geometry; an image's ``shape`` is ``(partitions, phase_encodes, columns)``.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used.
     """
 
-    def __init__(self, workers: Workers, coils: int, partitions: int, phase_encodes: int, columns: int) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        coils: int,
+        partitions: int,
+        phase_encodes: int,
+        columns: int,
+        *,
+        device: Where = "cpu",
+    ) -> None:
         _positive(coils=coils, partitions=partitions, phase_encodes=phase_encodes, columns=columns)
         if partitions * phase_encodes > LARGEST_PLANE:
             raise ArgumentError(
                 "partitions, phase_encodes", f"{partitions} x {phase_encodes}", f"at most {LARGEST_PLANE} of a plane"
             )
-        super().__init__(_backend(workers, "cpu"), coils, partitions, phase_encodes, columns)
+        super().__init__(_backend(workers, device), coils, partitions, phase_encodes, columns)
         self.partitions, self.phase_encodes, self.columns = partitions, phase_encodes, columns
         self._plan: _kernels.VolumeSensePlan = self._backend.plan(
             "VolumeSensePlan", coils, partitions, phase_encodes, columns
@@ -593,6 +612,10 @@ class SensitivityPlan:
         kernel: lines and columns of a calibration kernel, at most those of the ACS.
         grid: lines and columns on which maps are computed before interpolation, at most those of the image.
         image: phase encodes and columns.
+        device: ``"cuda"`` for the first GPU.
+
+    Raises:
+        DeviceError: the GPU can't be used, or matrices of so many coils do not fit it.
     """
 
     def __init__(
@@ -614,7 +637,7 @@ class SensitivityPlan:
             if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
                 raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
         self._acs, self._image = (coils, *acs), image
-        self._backend = _backend(workers, "cpu")  # TODO device
+        self._backend = _backend(workers, device)
         self._plan: _kernels.SensitivityPlan = self._backend.plan("SensitivityPlan", coils, acs, kernel, grid, image)
 
     def estimate(
@@ -627,11 +650,11 @@ class SensitivityPlan:
             threshold: share of the largest singular value of the calibration matrix at which a kernel counts half.
             weight: multiplies the maps, ``(phase_encodes, columns)``.
         """
-        acs = _array("acs", acs, np.complex64, self._acs)
+        acs = self._backend.array("acs", acs, np.complex64, self._acs)
         if not 0 < threshold <= 1:  # nor is NaN
             raise ArgumentError("threshold", threshold, "a share above 0, at most 1")
         if weight is not None:
-            weight = _array("weight", weight, np.float32, self._image)
+            weight = self._backend.array("weight", weight, np.float32, self._image)
         shape = (self._acs[0], *self._image)
         out = self._backend.out("out", out, np.complex64, shape)
         self._plan.estimate(acs, threshold, weight, out)

@@ -24,6 +24,26 @@ SOURCE_FOLDER = Path(__file__).parent.parent / "hw_profiles"
 USUAL_SCAN_MB = 68
 """What a scan of 8 coils and 256 x 256 reserves at its header."""
 
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What a maker says of a device's GPU; nothing here is measured.
+
+    Attributes:
+        capability: compute capability, as ``8.7``.
+        multiprocessors: each of 128 single-precision lanes.
+        clock_mhz: the highest in the power mode that ``source`` speaks of.
+        memory_gb_per_s: bandwidth of the memory that it shares with the processor, in 1e9 bytes.
+        source: where that is said.
+    """
+
+    capability: str
+    multiprocessors: int
+    clock_mhz: int
+    memory_gb_per_s: float
+    source: str
+
+
 DEFAULT_CACHE = Path("~/.cache/edge-runtime")
 
 
@@ -45,25 +65,6 @@ class Compilation:
     dla_core: int | None = None
 
 
-@dataclass(frozen=True)
-class GpuFacts:
-    """What a maker says of a device's GPU; nothing here is measured.
-
-    Attributes:
-        capability: compute capability, as ``8.7``.
-        multiprocessors: each of 128 single-precision lanes.
-        clock_mhz: the highest in the power mode that ``source`` speaks of.
-        memory_gb_per_s: bandwidth of the memory that it shares with the processor, in 1e9 bytes.
-        source: where that is said.
-    """
-
-    capability: str
-    multiprocessors: int
-    clock_mhz: int
-    memory_gb_per_s: float
-    source: str
-
-
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A checked profile; the attributes are the keys of the TOML file.
@@ -71,8 +72,8 @@ class Profile:
     Attributes:
         kernels: what the plans of `edge_runtime.kernels` may run on, ``cuda`` and ``cpu``, in order of preference.
         trust: folder of the public keys that may sign bundles; ``None`` for the one that comes with the package.
-        compilation: the table ``compile``.
         gpu: of the device, if it has one.
+        compilation: the table ``compile``.
     """
 
     name: str
@@ -89,8 +90,8 @@ class Profile:
     pending_slices: int
     kernels: tuple[str, ...] = ("cpu",)
     trust: Path | None = None
-    compilation: Compilation = Compilation()
     gpu: GpuFacts | None = None
+    compilation: Compilation = Compilation()
 
     @property
     def session_bytes(self) -> int:
@@ -170,8 +171,8 @@ def parse_profile(text: str, where: str) -> Profile:
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
         kernels=table.choices("compute.kernels", ("cuda", "cpu"), otherwise=("cpu",)),
         trust=table.path("bundle.trust"),
+        gpu=_gpu(table) if table.has_section("gpu") else None,
         compilation=_compilation(table),
-        gpu=_gpu(table) if table.has("gpu") else None,
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
@@ -181,19 +182,6 @@ def parse_profile(text: str, where: str) -> Profile:
             f"{min(profile.session_mb, USUAL_SCAN_MB)} MB, as usual ones are, need {needed_mb}; raise it, or serve fewer at once"
         )
     return profile
-
-
-def _compilation(table: _Table) -> Compilation:
-    usual = Compilation()
-    largest = table.integer("compile.largest", 64, 4096, usual.largest)
-    has_dla = table.given("compile.dla_core")
-    return Compilation(
-        cache=table.path("compile.cache") or usual.cache,
-        usual=table.integer("compile.usual", 16, largest, min(usual.usual, largest)),
-        largest=largest,
-        workspace_mb=table.integer("compile.workspace_mb", 1, 1 << 20, usual.workspace_mb),
-        dla_core=table.integer("compile.dla_core", 0, 15) if has_dla else None,
-    )
 
 
 def _gpu(table: _Table) -> GpuFacts:
@@ -206,6 +194,19 @@ def _gpu(table: _Table) -> GpuFacts:
     )
 
 
+def _compilation(table: _Table) -> Compilation:
+    usual = Compilation()
+    largest = table.integer("compile.largest", 64, 4096, usual.largest)
+    has_dla = table.has("compile.dla_core")
+    return Compilation(
+        cache=table.path("compile.cache") or usual.cache,
+        usual=table.integer("compile.usual", 16, largest, min(usual.usual, largest)),
+        largest=largest,
+        workspace_mb=table.integer("compile.workspace_mb", 1, 1 << 20, usual.workspace_mb),
+        dla_core=table.integer("compile.dla_core", 0, 15) if has_dla else None,
+    )
+
+
 class _Table:
     """Reads typed values out of a nested table by dotted key, and remembers which were asked for."""
 
@@ -214,7 +215,7 @@ class _Table:
         self._values = dict(_flatten(document))
         self._read: set[str] = set()
 
-    def has(self, section: str) -> bool:
+    def has_section(self, section: str) -> bool:
         """Whether there is anything of a section."""
         return any(key.startswith(f"{section}.") for key in self._values)
 
@@ -232,7 +233,8 @@ class _Table:
 
     def choices(self, key: str, known: tuple[str, ...], otherwise: tuple[str, ...]) -> tuple[str, ...]:
         """Some of those that are known, in order; may be left out."""
-        if not self.given(key):
+        self._read.add(key)
+        if key not in self._values:
             return otherwise
         chosen = self.texts(key)
         if len(set(chosen)) != len(chosen) or not set(chosen) <= set(known):
@@ -241,15 +243,15 @@ class _Table:
 
     def path(self, key: str) -> Path | None:
         """A path that may be left out."""
-        return Path(self.text(key)) if self.given(key) else None
+        return Path(self.text(key)) if self.has(key) else None
 
-    def given(self, key: str) -> bool:
+    def has(self, key: str) -> bool:
         """Whether a key that may be left out is there."""
         self._read.add(key)
         return key in self._values
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        if default is not None and not self.given(key):
+        if default is not None and not self.has(key):
             return default
         value = self._value(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:

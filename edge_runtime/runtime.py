@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
 from edge_runtime.errors import BundleError, DeviceError
 from edge_runtime.kernels import Plans, Where, Workers
 from edge_runtime.memory import MemoryBudget
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
 from edge_runtime.scan import Provenance
@@ -38,10 +38,14 @@ def runtime_version() -> str:
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle made ready on an engine."""
+    """A bundle made ready on an engine.
+
+    Attributes:
+        bundle: without its forms.
+    """
 
     bundle: Bundle
-    reconstruction: LearnedReconstruction
+    reconstruction: Learned
     precision: str
     engine: str
 
@@ -126,8 +130,8 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
         )
     form = bundle.forms[wanted[0]]
     admitted = admit(bundle, form, profile.engines, profile.threads, profile.compilation)
-    reconstruction = LearnedReconstruction(bundle.settings, admitted.session)
-    return Model(bundle, reconstruction, form.precision, admitted.description)
+    # The graphs are the engine's now; a model of others may have a hundred megabytes of them.
+    return Model(replace(bundle, forms={}), admitted.learned, form.precision, admitted.description)
 
 
 def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:

@@ -34,6 +34,7 @@ from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler
 from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, RESAMPLING_COPIES, WORKING_COPIES, Layout
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.modalities.mri.reconstruct import (
     FEW_ACS_LINES,
     MOST_ACS_LINES,
@@ -157,6 +158,7 @@ class Session:
         self._preview_s = 0.0  # what the latest preview took
         self._images_bytes = 0
         self._noise_bytes = self._network_bytes = 0
+        self._working_copies = WORKING_COPIES
         self._coils = self._open_slices = 1
         self._memory = Reservation(runtime.memory)
         self._lane = runtime.pool.lane()
@@ -192,12 +194,16 @@ class Session:
         layout = Layout.of(header)
         budget = self._runtime.profile.samples_bytes
         self._coils = header.scanner.receiver_coils or 1
-        self._network_bytes = layout.network_bytes if Method.LEARNED in self._methods else 0
-        layout.check_budget(self._coils, budget, self._network_bytes)
+        learned = self._learned()
+        if learned is not None:
+            self._network_bytes = learned.network_bytes(layout.lines, layout.columns)
+            self._working_copies += learned.coil_copies
+        layout.check_budget(self._coils, budget, self._network_bytes, self._working_copies)
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
         self._memory.require(self._needed_bytes(layout, 1))
-        device = self._runtime.plans.device
-        self._header, self._assembler = header, Assembler(header, layout, budget - self._network_bytes, device)
+        self._header, device = header, self._runtime.plans.device
+        granted = budget - self._network_bytes
+        self._assembler = Assembler(header, layout, granted, device, self._working_copies)
         if self._runtime.output is not None:
             from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
 
@@ -281,7 +287,9 @@ class Session:
     def _needed_bytes(self, layout: Layout, waiting: int) -> int:
         """What the scan takes with so many slices that wait for reconstruction, beside those that are filled. The assembler sees to
         it that this is no more than the profile grants."""
-        copies = WORKING_COPIES + COPIES_OF_AN_OPEN_SLICE * self._open_slices + COPIES_OF_A_WAITING_SLICE * waiting
+        copies = (
+            self._working_copies + COPIES_OF_AN_OPEN_SLICE * self._open_slices + COPIES_OF_A_WAITING_SLICE * waiting
+        )
         image_bytes = math.prod(layout.recon_matrix) * RESAMPLING_COPIES * COMPLEX_BYTES + self._images_bytes
         needed = layout.slice_bytes(self._coils) * copies + image_bytes + COPIES_OF_NOISE * self._noise_bytes
         needed += self._network_bytes
@@ -522,11 +530,9 @@ class Session:
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         assert self._assembler is not None
-        model = self._runtime.model if Method.LEARNED in self._methods else None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
-        learned = model.reconstruction if model else None
-        for method, made in reconstruct(samples, calibration, learned, self._runtime.plans, wanted):
+        for method, made in reconstruct(samples, calibration, self._learned(), self._runtime.plans, wanted):
             stages.ended(method.value)
             if method not in self._methods:
                 continue
@@ -547,6 +553,11 @@ class Session:
             )
             stages.ended("recon_matrix")
             self._deliver_image(image, stages)
+
+    def _learned(self) -> Learned | None:
+        """What makes the learned images, where they are wanted."""
+        model = self._runtime.model
+        return model.reconstruction if model is not None and Method.LEARNED in self._methods else None
 
     def _deliver_image(self, image: Image, stages: Stages) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""

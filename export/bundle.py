@@ -7,19 +7,15 @@ import json
 from pathlib import Path
 
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from export.config import ConfigError, ModelConfig
-from export.digest import files_digest
+from export.config import ModelConfig
 from export.keys import SigningKey
 from export.pack import write_bundle
-from export.quantization.run import FOLDER, settings_of
-from export.split import regulariser_onnx
+from export.quantization.folder import CALIBRATION, FOLDER, FULL, read_forms
+from export.quantization.run import settings_of
 from export.states import reconstruction_states
 from export.train import load_model
 
 GOLDEN_COLUMNS = 64
-
-PACKED_FORMS = ("fp32", "int8")
-"""FP16 waits for an engine that runs it."""
 
 
 def make_bundle(
@@ -44,17 +40,12 @@ def make_bundle(
     trained = load_model(work / "model.pt")
     network = trained.network
     settings, folder = settings_of(network), work / FOLDER
-    files = {precision: folder / f"{precision}.onnx" for precision in PACKED_FORMS}
-    missing = [path for path in (*files.values(), folder / "quality.json") if not path.exists()]
-    if missing:
-        raise ConfigError(f"{missing[0]}: there is none yet; run edge-export quantize {config_path} first")
-    forms = {precision: path.read_bytes() for precision, path in files.items()}
-    if forms["fp32"] != regulariser_onnx(network):
-        raise ConfigError(f"{files['fp32']}: not of the model in {work}; run edge-export quantize {config_path} again")
-    session = OnnxRuntimeEngine().plan(forms["fp32"], threads=1)
-    pool, quantization = work / "pool", config.quantize
-    search = json.loads((folder / "search.json").read_text(encoding="utf-8"))
-    golden = next(reconstruction_states(pool, settings, session, 1, quantization.seed + 1, columns=GOLDEN_COLUMNS))
+    forms = read_forms(work, network, config_path)
+    if quality is None:
+        quality = (folder / "quality.json").read_bytes()
+    session = OnnxRuntimeEngine().plan(forms[FULL], threads=1)
+    seed = config.quantize.seed + 1
+    golden = next(reconstruction_states(work / "pool", settings, session, 1, seed, columns=GOLDEN_COLUMNS))
     data = json.loads((work / "data.json").read_text(encoding="utf-8"))
     return write_bundle(
         out,
@@ -67,12 +58,7 @@ def make_bundle(
             "configuration": config_path.read_text(encoding="utf-8"),
             "configuration_sha256": hashlib.sha256(config_path.read_bytes()).hexdigest(),
             "training_data": data,
-            "calibration": {
-                "scans": quantization.calibration_scans,
-                "seed": quantization.seed,
-                "float_layers": search["chosen"]["kept"],
-                "pool_sha256": files_digest(pool.glob("*.npy"), pool),
-            },
+            "calibration": json.loads((folder / CALIBRATION).read_text(encoding="utf-8")),
             "code_sha256": ", ".join(trained.code),
             "first_losses": trained.first_losses,
             "data_kind": "simulated acquisitions of magnitude volumes",
@@ -80,6 +66,6 @@ def make_bundle(
         key=key,
         licence=config.licence,
         limits=config.limits,
-        quality=(folder / "quality.json").read_bytes() if quality is None else quality,
+        quality=quality,
         override=override,
     )

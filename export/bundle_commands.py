@@ -1,6 +1,7 @@
 """The commands around a finished model: ``edge-export pack | sign | inspect | verify | key new | key public``.
 
-Only `pack` needs torch. `verify` ends with 0 where the runtime would use the bundle and 1 where it would not.
+Only `pack` of a model that was trained here needs torch. `verify` ends with 0 where the runtime would use the bundle and 1 where it
+would not.
 """
 
 from __future__ import annotations
@@ -55,17 +56,36 @@ def trust_of(options: argparse.Namespace) -> TrustStore:
 
 def pack(options: argparse.Namespace) -> int:
     """``edge-export pack``."""
-    from export.bundle import make_bundle
-    from export.config import load_config
     from export.keys import load_key
+    from export.programs.config import is_program_config
+
+    key = load_key(options.key, options.passphrase_file)  # before whatever takes long
+    quality = options.quality.read_bytes() if options.quality else None
+    make = _pack_program if is_program_config(options.config) else _pack_trained
+    return _written(options, make(options, key, quality), key)
+
+
+def _pack_trained(options: argparse.Namespace, key: SigningKey, quality: bytes | None) -> str:
+    from export.config import ConfigError, load_config
 
     config = load_config(options.config)
-    key = load_key(options.key, options.passphrase_file)  # before minutes of quantization
-    quality = options.quality.read_bytes() if options.quality else None
-    digest = make_bundle(
+    if options.work is None:
+        raise ConfigError(f"{options.config}: --work DIR is missing, the folder that train and quantize wrote")
+    from export.bundle import make_bundle  # with torch
+
+    return make_bundle(
         config, options.config, options.work, options.out, key, quality=quality, override=options.override
     )
-    return _written(options, digest, key)
+
+
+def _pack_program(options: argparse.Namespace, key: SigningKey, quality: bytes | None) -> str:
+    from export.programs.bundle import make_program_bundle
+    from export.programs.config import load_program_config
+
+    config = load_program_config(options.config)
+    return make_program_bundle(
+        config, options.config, options.work, options.out, key, quality=quality, override=options.override
+    )
 
 
 def _add_signing_options(parser: argparse.ArgumentParser) -> None:

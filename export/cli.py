@@ -10,8 +10,9 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_runtime.errors import EdgeRuntimeError
 from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack
@@ -20,9 +21,20 @@ from export.progress import Progress
 from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
 
+if TYPE_CHECKING:
+    from export.simulate.volumes import Volume
+
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
 """Of a command that does not say what it needs."""
+
+NEEDED_FOR_PROGRAMS = ("onnx", "scipy", "cyclonedx")
+
+NEEDED_TO_QUANTIZE = ("onnx", "scipy", "nibabel", "matplotlib")
+"""Of a program; packing needs less."""
+
+MOST_STEPS = 1_000_000
+"""Of fine-tuning; far more than are of use."""
 
 NEEDED_TO_TRAIN = ("torch", "scipy", "nibabel", "threadpoolctl")
 
@@ -30,7 +42,9 @@ NEEDED_TO_TRAIN = ("torch", "scipy", "nibabel", "threadpoolctl")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options = _parser().parse_args(arguments)
-    missing = [name for name in getattr(options, "needed", NEEDED) if importlib.util.find_spec(name) is None]
+    needed = getattr(options, "needed", NEEDED)
+    needed = needed(options) if callable(needed) else needed
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         mend = "pip install -e '.[export]' in edge-runtime's checkout"
         print(f"edge-export: {', '.join(missing)} not installed: {mend}", file=sys.stderr)
@@ -60,11 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, run: object, folders: str, *, data: bool) -> argparse.ArgumentParser:
+    def command(
+        name: str, text: str, run: object, folders: str, *, data: bool, work: bool = True
+    ) -> argparse.ArgumentParser:
         example = f"example: edge-export {name} export/configs/brain2d.toml {folders}"
         sub = commands.add_parser(name, help=text, description=text, epilog=example)
         sub.add_argument("config", type=Path, help="configuration (TOML)")
-        sub.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the pool and checkpoints")
+        sub.add_argument("--work", type=Path, required=work, metavar="DIR", help="folder for the pool and checkpoints")
         if data:
             sub.add_argument(
                 "--data", type=Path, required=True, metavar="DIR", help="folder of volumes; nothing else is read"
@@ -86,9 +102,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--workers", type=int, default=1, metavar="N", help=text)
     folders = "--data ../shared/data/validate --work build/brain2d"
     text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
-    command("quantize", text, _quantize, folders, data=True)
+    quantize = command("quantize", text, _quantize, folders, data=True)
+    quantize.set_defaults(needed=_needed_to_quantize)
+    text = "a fully sampled raw scan (.mrd, .h5, .dat) to calibrate on, beside simulated ones; may be repeated"
+    quantize.add_argument("--recording", type=Path, action="append", default=[], metavar="FILE", help=text)
+    text = "where INT8 in all layers misses the limits, train its weights for so many steps under INT8's rounding"
+    quantize.add_argument("--finetune", type=int, default=0, metavar="STEPS", help=text)
     folders = "--work build/brain2d --key signing.pem --out brain2d.edgebundle"
-    add_pack_options(command("pack", "pack and sign a trained and quantized model", pack, folders, data=False))
+    text = "pack and sign a trained and quantized model, or an imported program, which needs no --work"
+    packing = command("pack", text, pack, folders, data=False, work=False)
+    add_pack_options(packing)
+    packing.set_defaults(needed=_needed_to_pack)
     add_bundle_commands(commands)
     add_compile(commands, add_trust_option)
     _add_import(commands)
@@ -103,6 +127,18 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     add_fidelity(commands)
     return parser
+
+
+def _needed_to_quantize(options: argparse.Namespace) -> tuple[str, ...]:
+    from export.programs.config import is_program_config
+
+    return NEEDED_TO_QUANTIZE if is_program_config(options.config) else NEEDED
+
+
+def _needed_to_pack(options: argparse.Namespace) -> tuple[str, ...]:
+    from export.programs.config import is_program_config
+
+    return NEEDED_FOR_PROGRAMS if is_program_config(options.config) else NEEDED
 
 
 def _pool(options: argparse.Namespace) -> int:
@@ -160,17 +196,46 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from export.config import load_config
-    from export.quantization.run import quantize_model
+    from export.programs.config import is_program_config
     from export.simulate.volumes import load_volumes
 
     def report(text: str) -> None:
         print(text, flush=True)
 
-    folder = quantize_model(load_config(options.config), options.work, load_volumes(options.data), report)
+    quantize = _quantize_program if is_program_config(options.config) else _quantize_trained
+    folder = quantize(options, load_volumes(options.data), report)
     print((folder / "front.md").read_text(encoding="utf-8"))
     print(f"written: {folder}")
     return 0
+
+
+def _quantize_trained(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+    from export.config import ConfigError, load_config
+    from export.quantization.run import quantize_model
+
+    if not 0 <= options.finetune <= MOST_STEPS:
+        raise ConfigError(f"--finetune {options.finetune}: steps from 0, none, to {MOST_STEPS} are expected")
+    return quantize_model(
+        load_config(options.config),
+        options.work,
+        volumes,
+        report,
+        recordings=options.recording,
+        finetune_steps=options.finetune,
+    )
+
+
+def _quantize_program(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+    from export.config import ConfigError
+    from export.programs.config import load_program_config
+    from export.programs.quantize import quantize_program
+
+    if options.recording or options.finetune:
+        raise ConfigError(
+            "--recording, --finetune: of a model that was trained here; an imported program is calibrated on simulated scans, "
+            "and keeps its weights: leave them out"
+        )
+    return quantize_program(load_program_config(options.config), options.config, options.work, volumes, report)
 
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

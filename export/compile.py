@@ -16,6 +16,8 @@ from edge_runtime.admission import Admitted, admit, purpose_of
 from edge_runtime.bundle import Bundle
 from edge_runtime.engines import Session
 from edge_runtime.errors import DeviceError, EngineError, GoldenMismatch
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.profile import Compilation
 
 ENGINE = "tensorrt"
@@ -92,11 +94,14 @@ def compile_forms(
             took = time.perf_counter() - begin
             outcomes[precision] = Outcome(precision, one.description, took, one.difference)
     if timed_runs and admitted:
-        size = next(purpose_of(bundle, bundle.forms[name], compilation).usual for name in admitted)
+        purpose = purpose_of(bundle, bundle.forms[next(iter(admitted))], compilation)
+        assert purpose is not None, "programs are not admitted"
+        size = purpose.usual
         say(f"timing {', '.join(admitted)} on images of {size[0]} x {size[1]}")
         shape = (1, int(bundle.golden_input.shape[1]), *size)
         batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        timed = time_in_turn({name: one.session for name, one in admitted.items()}, batch, timed_runs)
+        sessions = {name: regulariser_of(one.learned) for name, one in admitted.items()}
+        timed = time_in_turn(sessions, batch, timed_runs)
         for name, result in timed.items():
             before = outcomes[name]
             if isinstance(result, Latency):
@@ -104,6 +109,12 @@ def compile_forms(
             else:
                 outcomes[name] = Outcome(name, error=type(result).__name__, said=str(result))
     return list(outcomes.values())
+
+
+def regulariser_of(learned: Learned) -> Session:
+    """The one graph of an unrolled network."""
+    assert isinstance(learned, LearnedReconstruction), "programs are not admitted"
+    return learned.regulariser
 
 
 def time_in_turn(

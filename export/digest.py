@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, read a MB at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def files_digest(paths: Iterable[Path], root: Path) -> str:
@@ -25,10 +35,24 @@ BEGIN = ("export.train", "export.simulate.pool")
 """Modules from which a training run's code is reached."""
 
 
+COMPUTE = ("numpy", "scipy", "onnxruntime")
+"""Packages whose version may change a figure."""
+
+
 def code_digest() -> str:
     """Of everything that decides a trained model's weights: the modules that training imports, and the kernels they call."""
+    return _code_digest(*BEGIN)
+
+
+def made_by(*modules: str) -> dict[str, str]:
+    """What makes the results of modules, beside their inputs: a digest of all code of this project that they reach, kernels
+    included, and the versions of the libraries that compute them."""
+    return {"code": _code_digest(*modules), **{name: importlib.metadata.version(name) for name in COMPUTE}}
+
+
+def _code_digest(*modules: str) -> str:
     kernels = [path for folder in ("cpu", "include") for path in ROOT.glob(f"kernels/{folder}/*")]
-    return files_digest([*imported_sources(*BEGIN), *kernels], ROOT)
+    return files_digest([*imported_sources(*modules), *kernels], ROOT)
 
 
 def imported_sources(*modules: str) -> set[Path]:

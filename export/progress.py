@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from functools import partial
 
 SECONDS = 5.0
 
@@ -12,11 +12,11 @@ SECONDS = 5.0
 class Progress:
     """Call it with how much is done and how much there is."""
 
-    def __init__(self, what: str, stream: TextIO | None = None) -> None:
-        """Writes to ``stream``, standard output by default."""
-        self._what, self._stream, self._shown = what, stream, time.monotonic()
+    def __init__(self, what: str, say: Callable[[str], None] = partial(print, flush=True)) -> None:
+        """``say`` takes the lines; standard output by default."""
+        self._what, self._say, self._shown = what, say, time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self._shown > SECONDS or done == total:
             self._shown = time.monotonic()
-            print(f"{self._what}: {done} of {total}", file=self._stream or sys.stdout, flush=True)
+            self._say(f"{self._what}: {done} of {total}")

@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from export.digest import file_digest
+
+SHOWN = 16
+"""Characters of a digest or version in what is said of it."""
+
 
 class Remembered:
-    """Measurements by name, in a file of one JSON line each; those of another identity are passed over."""
+    """Measurements by name, in a file of one JSON line each; those of another identity are passed over.
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self._path, self._identity = path, identity
-        self._known = {}
+    Args:
+        identity: all that measurements hang on, by what it is: digests of inputs and code, versions of libraries.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, str]) -> None:
+        self._path, self._identity = path, dict(identity)
+        self._known: dict[str, Any] = {}
+        self._other: object = None
         if path.exists():
             whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")  # a torn last line is dropped
-            lines = [json.loads(line) for line in whole]
-            self._known = {line["name"]: line["value"] for line in lines if line["identity"] == identity}
+            for line in map(json.loads, whole):
+                if line["identity"] == self._identity:
+                    self._known[line["name"]] = line["value"]
+                else:
+                    self._other = line["identity"]
+
+    def beginning(self) -> str:
+        """What a run begins with, in words; empty where the file holds nothing."""
+        if self._known:
+            return f"{self._path}: goes on with {len(self._known)} results of an earlier run"
+        if self._other is None:
+            return ""
+        before = self._other if isinstance(self._other, dict) else {}
+        changed = (
+            f"{name} ({before.get(name, 'none')[:SHOWN]} before, {value[:SHOWN]} now)"
+            for name, value in self._identity.items()
+            if before.get(name) != value
+        )
+        return f"{self._path}: begins anew, since its results are of another {', '.join(changed)}"
 
     def remembered(self, name: str, measure: Callable[[], object]) -> Any:
         """The value that is known, or a new one, which is kept."""
@@ -40,3 +67,25 @@ class Remembered:
         line = {"identity": self._identity, "name": name, "value": value}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def made_once(
+    path: Path, identity: Mapping[str, str], make: Callable[[Path], None], report: Callable[[str], None]
+) -> Path:
+    """A file that is made where it is missing, was changed, or was made of something else; what of is kept in a file beside it.
+
+    Args:
+        identity: see `Remembered`.
+        make: writes the file to the path it is given.
+        report: told in words why it is made anew.
+    """
+    known = Remembered(path.with_suffix(".jsonl"), identity)
+    if known.has(path.name) and path.exists() and known.value(path.name) == file_digest(path):
+        return path
+    if not known.has(path.name) and (said := known.beginning()):
+        report(said)
+    partial = path.with_suffix(".partial")
+    make(partial)
+    partial.rename(path)
+    known.keep(path.name, file_digest(path))
+    return path

@@ -61,7 +61,7 @@ def make_sbom(
 
     Args:
         licence: SPDX identifier; one that SPDX does not know is stated as a name.
-        forms: graphs by precision.
+        forms: graphs by precision, or by precision and graph.
         provenance: of the manifest; ``training_data`` with ``sha256`` and ``volumes`` becomes components.
         libraries: versions by distribution.
     """

@@ -53,7 +53,7 @@ def train(
         workers: processes that draw problems ahead of the steps.
     """
     out.mkdir(parents=True, exist_ok=True)
-    target = _ready(device)
+    target = deterministic(device)
     network = network.to(target)
     averaged = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
@@ -82,7 +82,7 @@ def train(
     started, losses = time.monotonic(), []
     for step, drawn in batches_from(Batches(pool, config), first_step, workers, pinned=target.type == "cuda"):
         for group in optimiser.param_groups:
-            group["lr"] = group["factor"] * _learning_rate(step, config)
+            group["lr"] = group["factor"] * learning_rate(step, config)
         optimiser.zero_grad(set_to_none=True)
         batch = drawn.to(target)
         loss = batch_loss(network(problem_of(batch), batch.first, batch.noise_level), batch)
@@ -123,7 +123,7 @@ def train(
     return out / "model.pt"
 
 
-def _ready(device: str) -> torch.device:
+def deterministic(device: str) -> torch.device:
     """A device of torch that computes the same every time, in single precision."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS chooses among sums otherwise
     torch.use_deterministic_algorithms(True)
@@ -177,12 +177,12 @@ def batch_loss(estimates: list[Tensor], batch: Batch) -> Tensor:
     Shown is the image with every measured sample in its place, also those that the network did not see; its error and its
     structural dissimilarity count where the sensitivities say that there is an object.
     """
-    scale = _norm(batch.target).clamp_min(1e-6)
-    errors = torch.stack([_norm(estimate - batch.target) / scale for estimate in estimates[1:]])
+    scale = norm_of(batch.target).clamp_min(1e-6)
+    errors = torch.stack([norm_of(estimate - batch.target) / scale for estimate in estimates[1:]])
     inside = batch.sensitivities.abs().square().sum(1)
     everything = SenseProblem(batch.hybrid, batch.sensitivities, batch.measured)
     shown = everything.substituted_power(estimates[-1]).add(1e-10).sqrt()
-    shown_error = _norm(inside.sqrt() * (shown - batch.reference)) / scale
+    shown_error = norm_of(inside.sqrt() * (shown - batch.reference)) / scale
     dissimilarity = (inside * (1 - ssim(shown, batch.reference))).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
     loss = errors[-1] + SHOWN_WEIGHT * shown_error + SSIM_WEIGHT * dissimilarity
     if len(errors) > 1:
@@ -190,8 +190,8 @@ def batch_loss(estimates: list[Tensor], batch: Batch) -> Tensor:
     return loss.mean()
 
 
-def _norm(images: Tensor) -> Tensor:
-    """Of every image, ``(scans,)``; its gradient is finite at zero too."""
+def norm_of(images: Tensor) -> Tensor:
+    """Euclidean norm of every image, ``(scans,)``; its gradient is finite at zero too."""
     power = torch.view_as_real(images).square().sum(-1) if images.is_complex() else images.square()
     return power.sum((1, 2)).clamp_min(1e-12).sqrt()
 
@@ -206,8 +206,8 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     return (((2 * mx * my + c1) * (2 * cov + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2)))[:, 0]
 
 
-def _learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then a half cosine to a hundredth."""
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Of a step: linear warm-up, then a half cosine to a hundredth."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)

@@ -474,7 +474,7 @@ class SensitivityPlan {
           inverse_(1, floats_of(rows())),
           vectors_(1, 2 * floats_of(1)),
           lags_(1, 2 * size(coils) * size(coils + 1) * size(geometry_.lag_lines()) * size(geometry_.lag_columns())),
-          widened_(1, 16 * size(geometry_.grid_lines) * size(geometry_.column_blocks()) * size(coils)) {
+          widened_(1, 16 * size(geometry_.grid_lines) * size(column_blocks(geometry_)) * size(coils)) {
         task_.calibration = {doubles(calibration_), geometry_.windows()};
         task_.gram = {doubles(gram_), rows()};
         task_.square = {doubles(square_), rows()};
@@ -506,8 +506,8 @@ class SensitivityPlan {
         const std::size_t panels = size(edge::panels_of(geometry_.unknowns()));
         run(kernels.gather_calibration, panels);
         run(kernels.gram_of_calibration, panels);
-        run(kernels.find_floor, 1);
         run(kernels.square_gram, panels);
+        run(kernels.find_floor, 1);
         run(kernels.factor_square, 1);
         run(kernels.project, panels);
         run(kernels.sum_lags, 1);
@@ -527,7 +527,7 @@ class SensitivityPlan {
     }
 
     static double* doubles(const edge::Scratch& memory) { return reinterpret_cast<double*>(memory[0]); }
-    int rows() const { return edge::kPanel * edge::panels_of(geometry_.unknowns()); }
+    int rows() const { return geometry_.padded(); }
     std::size_t floats_of(int matrix_rows) const { return 2 * edge::Panels::doubles(geometry_.unknowns(), matrix_rows); }
 
     void run(edge::SensitivityKernel kernel, std::size_t count) {
@@ -611,6 +611,15 @@ NB_MODULE(_kernels, module) {
         }
         return std::make_tuple(passes, transform.tables, transform.frequency);
     }, "length"_a);
+
+    module.def("between_centred", [](int size, int grid) {
+        std::vector<std::tuple<int, int, float>> points;
+        for (int index = 0; index < size; ++index) {
+            const edge::Between at = edge::between_centred(index, size, grid);
+            points.emplace_back(at.left, at.right, at.weight);
+        }
+        return points;
+    }, "size"_a, "grid"_a);
 
     nb::class_<SensePlan>(module, "SensePlan")
         .def(nb::init<edge::Workers&, int, int, int>(), "workers"_a, "coils"_a, "phase_encodes"_a, "columns"_a,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from simulated import complex_noise
 
-from edge_runtime.kernels import SensePlan, Where, Workers
+from edge_runtime.kernels import SensePlan, VolumeSensePlan, Where, Workers
 
 running_on: Where = "cpu"
 """What plans are made for; the fixture `kernels_on` sets it."""
@@ -16,6 +16,11 @@ running_on: Where = "cpu"
 def sense_plan(shape: tuple[int, int, int], threads: int = 1) -> SensePlan:
     """``(coils, phase_encodes, columns)``"""
     return SensePlan(Workers(threads), *shape, device=running_on)
+
+
+def volume_plan(shape: tuple[int, int, int, int], threads: int = 1) -> VolumeSensePlan:
+    """``(coils, partitions, phase_encodes, columns)``"""
+    return VolumeSensePlan(Workers(threads), *shape, device=running_on)
 
 
 SLICES = [
@@ -42,8 +47,10 @@ VOLUMES = [
     (4, 16, 12, 17),
     (2, 23, 3, 8),
     (8, 3, 22, 1),
+    (2, 2, 3, 71),
 ]
-"""``(coils, partitions, phase_encodes, columns)``; even, odd and prime, a single one of each, more columns than a vector holds."""
+"""``(coils, partitions, phase_encodes, columns)``; even, odd and prime, a single one of each, more columns than a vector or a warp
+holds."""
 
 
 def image_like(plan: Any, seed: int = 1) -> Any:

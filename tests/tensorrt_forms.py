@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, Form, load_bundle
+from edge_runtime.bundle.manifest import REGULARISER
 
 
 def tensorrt_bundle(folder: Path) -> Bundle:
@@ -25,7 +26,9 @@ def tensorrt_bundle(folder: Path) -> Bundle:
     fp32 = shipped.forms["fp32"].onnx
     graphs = {"fp32": fp32, "fp16": fp16_form(fp32), "int8": symmetric_int8(fp32, shipped.golden_input, folder)}
     forms = {
-        name: Form(name, onnx, OnnxRuntimeEngine().plan(onnx, 1).run(shipped.golden_input), TOLERANCES[name])
+        name: Form(
+            name, {REGULARISER: onnx}, OnnxRuntimeEngine().plan(onnx, 1).run(shipped.golden_input), TOLERANCES[name]
+        )
         for name, onnx in graphs.items()
     }
     return replace(shipped, forms=forms)

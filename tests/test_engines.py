@@ -35,7 +35,7 @@ def graph(tiny_bundle):
     return load_bundle(tiny_bundle).forms["fp32"].onnx
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_onnxruntime_runs_what_bundles_hold(precision):
     assert choose_engine(("onnxruntime",), precision).version().startswith("onnxruntime ")
 
@@ -98,3 +98,8 @@ def test_any_size_runs_and_repeats_exactly(graph):
         first = session.run(batch)
         assert first.shape == (1, 2, rows, columns)
         np.testing.assert_array_equal(first, session.run(batch))
+
+
+def test_graphs_that_run_one_after_another_share_memory_where_the_engine_lets_them():
+    one, many = (OnnxRuntimeEngine().held_bytes(1000, [50] * count) for count in (1, 12))
+    assert many == one >= 1000

@@ -205,3 +205,8 @@ def test_a_signal_finds_a_stack_after_an_engine_is_gone():
     """Its plugin gives the thread that loads it a stack for signals; unloaded by another thread, it would leave that one none."""
     done = subprocess.run([sys.executable, "-c", SIGNAL_STACK], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_graph_has_tensors_and_packed_weights_of_its_own():
+    one, many = (openvino.OpenVinoEngine().held_bytes(1000, [50] * count) for count in (1, 12))
+    assert many == 12 * one >= 12 * 1050

@@ -1,17 +1,19 @@
-"""Sensitivities from the ACS against plain NumPy, for every instruction set at hand."""
+"""Sensitivities from the ACS against plain NumPy, for every instruction set at hand and on the GPU."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import sense_problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import coil_maps, complex_noise, kspace_of, object_image
 
-from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import SensitivityPlan, Workers, instruction_set
+from edge_runtime.kernels import SensitivityPlan, Workers
 from edge_runtime.modalities.mri.fourier import centre_slice
+
+pytestmark = pytest.mark.usefixtures("kernels_on")
 
 THRESHOLD = 0.015
 
@@ -22,12 +24,8 @@ TOLERANCE = 2e-6
 eigenvalues lie close together, more of that shows."""
 
 
-@pytest.fixture(params=_kernels.instruction_sets(), autouse=True)
-def isa(request):
-    best = instruction_set()
-    _kernels.choose_instruction_set(request.param)
-    yield request.param
-    _kernels.choose_instruction_set(best)
+def plan_of(coils, acs, kernel, grid, image, threads=1):
+    return SensitivityPlan(Workers(threads), coils, acs, kernel, grid, image, device=sense_problems.running_on)
 
 
 def sensitivities(acs, threshold, kernel, grid, image):
@@ -108,7 +106,7 @@ def acs_of(coils, acs, image, noise=0.01):
 def test_maps_are_those_of_numpy(coils, acs, kernel, grid, image):
     samples, inside = acs_of(coils, acs, image)
     expected = sensitivities(samples, THRESHOLD, kernel, grid, image)
-    found = SensitivityPlan(Workers(threads=2), coils, acs, kernel, grid, image).estimate(samples, THRESHOLD)
+    found = np.asarray(plan_of(coils, acs, kernel, grid, image, threads=2).estimate(samples, THRESHOLD))
     np.testing.assert_allclose(found[:, inside], expected[:, inside], atol=TOLERANCE)
     np.testing.assert_allclose(found, expected, atol=20 * TOLERANCE)
 
@@ -124,7 +122,7 @@ def test_maps_of_any_geometry_have_unit_length_and_a_real_first_coil(data):
     acs_samples = complex_noise((coils, *acs), np.random.default_rng(0)) * np.float32(
         data.draw(st.sampled_from([1e-12, 1, 1e12]))
     )
-    found = SensitivityPlan(Workers(threads=1), coils, acs, kernel, grid, image).estimate(acs_samples, THRESHOLD)
+    found = np.asarray(plan_of(coils, acs, kernel, grid, image).estimate(acs_samples, THRESHOLD))
     assert np.isfinite(found).all()
     length = np.sqrt(np.sum(np.abs(found) ** 2, axis=0))
     assert (np.isclose(length, 1, atol=1e-5) | (length < 0.1)).all()  # opposite neighbours can cancel between them
@@ -135,15 +133,14 @@ def test_maps_of_any_geometry_have_unit_length_and_a_real_first_coil(data):
 def test_the_same_bits_with_any_number_of_threads():
     samples, _ = acs_of(6, (16, 24), (70, 50))
     results = [
-        SensitivityPlan(Workers(threads), 6, (16, 24), (4, 4), (48, 48), (70, 50)).estimate(samples, THRESHOLD)
-        for threads in (1, 2, 5)
+        plan_of(6, (16, 24), (4, 4), (48, 48), (70, 50), threads).estimate(samples, THRESHOLD) for threads in (1, 2, 5)
     ]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_an_estimate_does_not_depend_on_the_one_before():
-    plan = SensitivityPlan(Workers(threads=2), 3, (8, 8), (3, 3), (20, 20), (20, 20))
+    plan = plan_of(3, (8, 8), (3, 3), (20, 20), (20, 20), threads=2)
     samples, _ = acs_of(3, (8, 8), (20, 20))
     first = plan.estimate(samples, THRESHOLD)
     plan.estimate(complex_noise(samples.shape, np.random.default_rng(0)), 0.1)
@@ -153,7 +150,7 @@ def test_an_estimate_does_not_depend_on_the_one_before():
 
 
 def test_weights_multiply_the_maps():
-    plan = SensitivityPlan(Workers(threads=1), 3, (8, 8), (3, 3), (20, 19), (20, 19))
+    plan = plan_of(3, (8, 8), (3, 3), (20, 19), (20, 19))
     samples, _ = acs_of(3, (8, 8), (20, 19))
     weight = np.random.default_rng(0).random((20, 19), np.float32)
     expected = plan.estimate(samples, THRESHOLD) * weight
@@ -162,8 +159,8 @@ def test_weights_multiply_the_maps():
 
 @pytest.mark.parametrize("value", [0, np.nan])
 def test_without_signal_there_are_no_maps(value):
-    plan = SensitivityPlan(Workers(threads=1), 3, (8, 8), (3, 3), (20, 20), (20, 20))
-    assert not plan.estimate(np.full((3, 8, 8), value, np.complex64), THRESHOLD).any()
+    plan = plan_of(3, (8, 8), (3, 3), (20, 20), (20, 20))
+    assert not np.any(plan.estimate(np.full((3, 8, 8), value, np.complex64), THRESHOLD))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +185,7 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
     }
     arguments[name] = changed(arguments[name])
     with pytest.raises(ArgumentError, match=text):
-        SensitivityPlan(Workers(threads=1), 2, (6, 7), (4, 4), (8, 8), (12, 10)).estimate(**arguments)
+        plan_of(2, (6, 7), (4, 4), (8, 8), (12, 10)).estimate(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -203,4 +200,4 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
 def test_an_impossible_geometry_is_named(changed, text):
     geometry = {"coils": 2, "acs": (6, 7), "kernel": (4, 4), "grid": (8, 8), "image": (12, 10), **changed}
     with pytest.raises(ArgumentError, match=text):
-        SensitivityPlan(Workers(threads=1), **geometry)
+        plan_of(**geometry)

@@ -6,9 +6,9 @@ A bundle is one signed file (docs/bundles.md) of plain members, neither code nor
 """
 
 from edge_runtime.bundle.archive import MANIFEST
-from edge_runtime.bundle.golden import Form
+from edge_runtime.bundle.golden import Form, Graphs
 from edge_runtime.bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
-from edge_runtime.bundle.manifest import FORMAT, Tolerance, UnrolledSettings
+from edge_runtime.bundle.manifest import FORMAT, ProgramSettings, Settings, Tolerance, UnrolledSettings
 from edge_runtime.bundle.trust_store import TrustStore, load_trust_store
 
 __all__ = [
@@ -17,6 +17,9 @@ __all__ = [
     "MANIFEST",
     "Bundle",
     "Form",
+    "Graphs",
+    "ProgramSettings",
+    "Settings",
     "Tolerance",
     "TrustStore",
     "UnrolledSettings",

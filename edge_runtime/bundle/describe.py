@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.bundle.archive import LICENCE, MANIFEST, QUALITY, SIGNATURE, read_archive, read_file
-from edge_runtime.bundle.manifest import parse_manifest
+from edge_runtime.bundle.manifest import form_graphs, parse_manifest
 from edge_runtime.bundle.signature import parse_signature
 from edge_runtime.bundle.verify import Verification
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnsigned
@@ -65,14 +65,14 @@ def _lines(description: dict[str, Any]) -> Iterator[str]:
     for label, key in (("SHA-256", "sha256"), ("manifest", "manifest_sha256"), ("signed by", "key_id")):
         yield f"  {label:<11}{description[key] or 'nobody'}"
     yield f"  {'licence':<11}{description['licence'] or 'not stated'}"
-    settings = description["settings"]
-    yield f"  {'network':<11}{settings['iterations']} iterations of {settings['cg_steps']} steps, {description['family']}"
+    yield f"  {'network':<11}{_network(description['settings'])}, {description['family']}"
     for precision, form in sorted(description["forms"].items()):
         tolerances = "; ".join(
             f"{one['engine']} {one['first']} to below {one['below']}: {one['relative_error']:.0e}"
             for one in form["tolerances"]
         )
-        yield f"  {precision:<11}{description['members'].get(form['onnx'], 0)} bytes; golden tolerance {tolerances}"
+        size = sum(description["members"].get(graph, 0) for graph in form_graphs(form).values())
+        yield f"  {precision:<11}{size} bytes; golden tolerance {tolerances}"
     limits = "; ".join(
         f"{name} {' and '.join(f'{word.replace(chr(95), chr(32))} {bound:g}' for word, bound in sorted(bounds.items()))}"
         for name, bounds in sorted(description["limits"].items())
@@ -92,6 +92,13 @@ def _lines(description: dict[str, Any]) -> Iterator[str]:
         yield f"  {'trained by':<11}code of SHA-256 {description['provenance']['code_sha256']}"
     yield f"  {'members':<11}{len(description['members'])}, {description['bytes']} bytes"
     yield from (f"  {size:>11} {name}" for name, size in description["members"].items())
+
+
+def _network(settings: dict[str, Any]) -> str:
+    if "program" not in settings:
+        return f"{settings['iterations']} iterations of {settings['cg_steps']} steps"
+    program = settings["program"]
+    return f"{len(program['stages'])} stages, {len(program['graphs'])} graphs, domain {program['domain']}"
 
 
 def verification_lines(verification: Verification) -> Iterator[str]:

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from edge_runtime.bundle.manifest import Tolerance
+from edge_runtime.bundle.manifest import REGULARISER, Tolerance
 from edge_runtime.engines import Engine, Session, Tensor
 from edge_runtime.errors import BundleMalformed, GoldenMismatch
 
 RANK = 4
 
+Graphs = Mapping[str, bytes]
+"""ONNX graphs of one form, by name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One precision of the regulariser.
+    """One precision of a model.
 
     Attributes:
-        golden_output: ``(1, 2, rows, columns)``.
+        golden_output: ``(1, channels, rows, columns)``.
         tolerances: of the engines that the form was qualified for.
     """
 
     precision: str
-    onnx: bytes
+    graphs: Graphs
     golden_output: Tensor
     tolerances: tuple[Tolerance, ...]
+
+    @property
+    def onnx(self) -> bytes:
+        """The regulariser of the unrolled family."""
+        return self.graphs[REGULARISER]
 
     def tolerance(self, engine: Engine) -> Tolerance:
         """What this engine may differ by.

@@ -15,8 +15,8 @@ from edge_runtime.bundle import trust_store
 from edge_runtime.bundle.archive import MANIFEST, QUALITY, SIGNATURE, read_archive, read_file
 from edge_runtime.bundle.golden import Form, check_golden, parse_array
 from edge_runtime.bundle.graph import check_graph
-from edge_runtime.bundle.manifest import Manifest, UnrolledSettings, parse_manifest
-from edge_runtime.bundle.quality import Override, missed_limits, parse_report
+from edge_runtime.bundle.manifest import UNROLLED, Manifest, Settings, UnrolledSettings, parse_manifest
+from edge_runtime.bundle.quality import Override, form_digest, missed_limits, parse_report
 from edge_runtime.bundle.signature import parse_signature
 from edge_runtime.bundle.trust_store import TrustStore, load_trust_store
 from edge_runtime.engines import Engine, Session, Tensor
@@ -39,7 +39,7 @@ class Bundle:
         digest: SHA-256 of the whole file, hexadecimal.
         signed_by: name of the key in the trust store, and the key's id.
         forms: by precision.
-        golden_input: ``(1, 6, rows, columns)``.
+        golden_input: ``(1, channels, rows, columns)``; of a split program see `edge_runtime.modalities.mri.given`.
         override: why it is used although it misses its quality limits; ``None`` where it does not.
         manifest: the manifest as it stands in the file, for provenance.
     """
@@ -48,11 +48,22 @@ class Bundle:
     version: str
     digest: str
     signed_by: tuple[str, str]
-    settings: UnrolledSettings
+    settings: Settings
     forms: Mapping[str, Form]
     golden_input: Tensor
     override: Override | None
     manifest: Mapping[str, Any]
+
+    @property
+    def unrolled(self) -> UnrolledSettings:
+        """The settings of the unrolled family.
+
+        Raises:
+            BundleError: the bundle is of another family.
+        """
+        if isinstance(self.settings, UnrolledSettings):
+            return self.settings
+        raise BundleError(f"bundle {self.name} is a split program: one of the family {UNROLLED} is expected")
 
     def check_golden(self, session: Session, form: Form, engine: Engine) -> float:
         """Runs the golden input; see `edge_runtime.bundle.golden.check_golden`.
@@ -119,7 +130,8 @@ def _load(content: bytes, trust: TrustStore, passed: Passed) -> Bundle:
     golden_input, forms = _content(members, manifest)
     passed("content", f"forms {', '.join(sorted(forms))}; golden input {golden_input.shape}")
     for precision, form in sorted(forms.items()):
-        check_graph(manifest.forms[precision].onnx, form.onnx)
+        for name, graph in form.graphs.items():
+            check_graph(manifest.forms[precision].graphs[name], graph)
     passed("graphs", "standard operators, weights inside")
     missed = _check_quality(members, manifest)
     passed("quality", f"overridden: {'; '.join(missed)}" if missed else f"{len(manifest.limits)} limits kept")
@@ -167,7 +179,7 @@ def _content(members: Mapping[str, bytes], manifest: Manifest) -> tuple[Tensor, 
     forms = {
         precision: Form(
             precision,
-            member(entry.onnx),
+            {name: member(graph) for name, graph in entry.graphs.items()},
             parse_array(entry.golden_output, member(entry.golden_output)),
             entry.tolerances,
         )
@@ -178,7 +190,10 @@ def _content(members: Mapping[str, bytes], manifest: Manifest) -> tuple[Tensor, 
 
 def _check_quality(members: Mapping[str, bytes], manifest: Manifest) -> tuple[str, ...]:
     """What of the limits is missed, where somebody took responsibility for it."""
-    forms = {precision: manifest.files[entry.onnx].sha256 for precision, entry in manifest.forms.items()}
+    forms = {
+        precision: form_digest({name: manifest.files[member].sha256 for name, member in entry.graphs.items()})
+        for precision, entry in manifest.forms.items()
+    }
     try:
         report = parse_report(members[QUALITY]) if QUALITY in members else None
     except ValueError as error:

@@ -6,15 +6,26 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from edge_runtime.bundle.quality import MAX_REASON, Limit, Override, parse_limits
 from edge_runtime.bundle.signature import HEX_SHA256
 from edge_runtime.bundle.versions import is_version, version_in, version_numbers
 from edge_runtime.errors import BundleMalformed, BundleTooOld
+from edge_runtime.program.document import program_document, read_program
+from edge_runtime.program.stages import Network, Program
 
 FORMAT = 2
-FAMILY = "unrolled-cg"
+UNROLLED, PROGRAM = "unrolled-cg", "split-program"
+"""Families: the project's own networks, and models that were trained elsewhere."""
+
+REGULARISER = "regulariser"
+"""The one graph of the unrolled family."""
+
+
+StartsFrom = Literal["classical", "zero_filled"]
+STARTS = get_args(StartsFrom)
+MOST_BYTES_PER_PIXEL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,52 @@ class UnrolledSettings:
     cg_steps: int
     log_weights: tuple[tuple[float, float], ...]
     multiple: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSettings:
+    """How the device runs a split program (see `edge_runtime.modalities.mri.programmed`).
+
+    Attributes:
+        program: its stages; graphs are described as they were imported, other precisions differ in their digests.
+        starts_from: which image a program of images is given; nothing to a program of samples.
+        brightness: what the 99th percentile of the ACS image is brought to before the program sees the samples: the range that the
+            model was trained in. Networks that normalise for themselves take any.
+        live_bytes_per_pixel: of the tensors of the largest graph that exist at one time, by pixel of its input; what an engine
+            makes of that is its own (`edge_runtime.engines.Engine.held_bytes`).
+    """
+
+    program: Program
+    starts_from: StartsFrom
+    brightness: float
+    live_bytes_per_pixel: int
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for what no device runs."""
+        if self.starts_from not in STARTS:
+            raise ValueError(f"starts_from = {self.starts_from!r}: one of {', '.join(STARTS)} is expected")
+        if not isinstance(self.brightness, float) or not 1e-6 <= self.brightness <= 1e6:
+            raise ValueError(f"brightness = {self.brightness!r}: a number from 1e-6 to 1e6 is expected")
+        if type(self.live_bytes_per_pixel) is not int or not 1 <= self.live_bytes_per_pixel <= MOST_BYTES_PER_PIXEL:
+            raise ValueError(
+                f"live_bytes_per_pixel = {self.live_bytes_per_pixel!r}: a whole number from 1 to {MOST_BYTES_PER_PIXEL} "
+                "is expected"
+            )
+        if self.program.domain == "image":
+            last = self.program.stages[-1]
+            assert isinstance(last, Network)  # of a program of images all stages are
+            for word, planes in (
+                ("takes", self.program.input_channels),
+                ("makes", self.program.graph(last.graph).output_channels),
+            ):
+                if planes not in (1, 2):
+                    raise ValueError(
+                        f"a program of images that {word} {planes} planes: 1, the magnitude, or 2, real and imaginary part, "
+                        "are expected"
+                    )
+
+
+Settings = UnrolledSettings | ProgramSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +121,13 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class FormEntry:
-    """Where one precision's graph and golden output are."""
+    """Where one precision's graphs and golden output are.
 
-    onnx: str
+    Attributes:
+        graphs: members by the graph's name.
+    """
+
+    graphs: Mapping[str, str]
     golden_output: str
     tolerances: tuple[Tolerance, ...]
 
@@ -92,7 +153,7 @@ class Manifest:
 
     name: str
     version: str
-    settings: UnrolledSettings
+    settings: Settings
     golden_input: str
     forms: Mapping[str, FormEntry]
     limits: Mapping[str, Limit]
@@ -135,12 +196,13 @@ def parse_manifest(content: bytes) -> Manifest:
     """
     document = read_document(content)
     try:
+        settings = _settings(document)
         return Manifest(
             name=_text(document, "name"),
             version=_version(document["version"]),
-            settings=_settings(document),
+            settings=settings,
             golden_input=_text(document, "golden_input"),
-            forms={str(precision): _form(form) for precision, form in document["forms"].items()},
+            forms={str(precision): _form(form, settings) for precision, form in document["forms"].items()},
             limits=parse_limits(document["limits"]),
             override=_override(document["override"]),
             files={str(name): _file(name, entry) for name, entry in document["files"].items()},
@@ -152,10 +214,53 @@ def parse_manifest(content: bytes) -> Manifest:
         raise BundleMalformed(f"the manifest is malformed: {shown}") from error
 
 
-def _settings(document: Mapping[str, Any]) -> UnrolledSettings:
-    if document["family"] != FAMILY:
-        raise ValueError(f"family {document['family']!r}: this runtime runs {FAMILY}")
-    table = document["settings"]
+def settings_document(settings: Settings) -> dict[str, Any]:
+    """Settings as a manifest states them, with their family."""
+    if isinstance(settings, UnrolledSettings):
+        table: dict[str, Any] = {
+            "iterations": settings.iterations,
+            "cg_steps": settings.cg_steps,
+            "log_weights": [[round(value, 7) for value in pair] for pair in settings.log_weights],
+            "multiple": settings.multiple,
+        }
+        return {"family": UNROLLED, "settings": table}
+    table = {
+        "program": program_document(settings.program),
+        "starts_from": settings.starts_from,
+        "brightness": settings.brightness,
+        "live_bytes_per_pixel": settings.live_bytes_per_pixel,
+    }
+    return {"family": PROGRAM, "settings": table}
+
+
+def form_graphs(form: Mapping[str, Any]) -> dict[str, str]:
+    """Members of a form's graphs, by the graph's name; a form of the unrolled family has one.
+
+    Raises:
+        KeyError, TypeError, ValueError: it names none.
+    """
+    if "graphs" not in form:
+        return {REGULARISER: _text(form, "onnx")}
+    return {str(name): _text(form["graphs"], name) for name in sorted(form["graphs"])}
+
+
+def _settings(document: Mapping[str, Any]) -> Settings:
+    family, table = document["family"], document["settings"]
+    if family == UNROLLED:
+        return _unrolled(table)
+    if family == PROGRAM:
+        return _program(table)
+    raise ValueError(f"family {family!r}: this runtime runs {UNROLLED} and {PROGRAM}")
+
+
+def _program(table: Mapping[str, Any]) -> ProgramSettings:
+    starts_from, brightness, size = (table[key] for key in ("starts_from", "brightness", "live_bytes_per_pixel"))
+    if isinstance(brightness, int):
+        brightness = float(brightness)  # as JSON writes whole numbers
+    return ProgramSettings(read_program(table["program"]), starts_from, brightness, size)
+
+
+def _unrolled(table: Mapping[str, Any]) -> UnrolledSettings:
     weights = tuple((float(intercept), float(slope)) for intercept, slope in table["log_weights"])
     settings = UnrolledSettings(int(table["iterations"]), int(table["cg_steps"]), weights, int(table["multiple"]))
     if len(weights) != settings.iterations or not 1 <= settings.iterations <= 64 or not 1 <= settings.cg_steps <= 64:
@@ -165,7 +270,7 @@ def _settings(document: Mapping[str, Any]) -> UnrolledSettings:
     return settings
 
 
-def _form(form: Mapping[str, Any]) -> FormEntry:
+def _form(form: Mapping[str, Any], settings: Settings) -> FormEntry:
     tolerances = tuple(
         Tolerance(
             _text(entry, "engine"), _version(entry["first"]), _version(entry["below"]), float(entry["relative_error"])
@@ -175,7 +280,18 @@ def _form(form: Mapping[str, Any]) -> FormEntry:
     for one in tolerances:
         if not 0 < one.relative_error < 1:
             raise ValueError(f"a tolerance of {one.relative_error} for {one.engine}: between 0 and 1 is expected")
-    return FormEntry(_text(form, "onnx"), _text(form, "golden_output"), tolerances)
+    graphs = form_graphs(form)
+    wanted = graph_names(settings)
+    if set(graphs) != wanted:
+        raise ValueError(f"a form's graphs differ in {', '.join(sorted(set(graphs) ^ wanted))}")
+    return FormEntry(graphs, _text(form, "golden_output"), tolerances)
+
+
+def graph_names(settings: Settings) -> set[str]:
+    """The graphs that every form of a model has."""
+    if isinstance(settings, UnrolledSettings):
+        return {REGULARISER}
+    return {graph.file for graph in settings.program.graphs}
 
 
 def _override(entry: Mapping[str, Any] | None) -> Override | None:

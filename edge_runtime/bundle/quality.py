@@ -11,6 +11,7 @@ carries.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -54,7 +55,7 @@ class QualityReport:
     """What of a report decides.
 
     Attributes:
-        forms: SHA-256 of the graphs it judged, by precision.
+        forms: `form_digest` of those that it judged, by precision.
         figures: by name; units are in the names.
     """
 
@@ -100,13 +101,24 @@ def parse_report(content: bytes) -> QualityReport:
     return QualityReport(forms, figures)
 
 
+def form_digest(graphs: Mapping[str, str]) -> str:
+    """What a report calls a form: the SHA-256 of its graph; of several, that of a list of their names and digests.
+
+    Args:
+        graphs: SHA-256 of every graph of the form, by name.
+    """
+    if len(graphs) == 1:
+        return next(iter(graphs.values()))
+    return hashlib.sha256("".join(f"{name} {graphs[name]}\n" for name in sorted(graphs)).encode()).hexdigest()
+
+
 def missed_limits(
     limits: Mapping[str, Limit], forms: Mapping[str, str], report: QualityReport | None
 ) -> tuple[str, ...]:
     """What keeps a bundle from being qualified; empty where nothing does.
 
     Args:
-        forms: SHA-256 of the bundle's graphs, by precision.
+        forms: `form_digest` of the bundle's forms, by precision.
     """
     if report is None:
         return ("there is no quality report",)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.arrays import DeviceArray
 from edge_runtime.cuda.device import Device, DevicePlan, Port
 from edge_runtime.cuda.groups import GEOMETRY, Groups
+from edge_runtime.cuda.samples import SamplesPort
 
 Complex = npt.NDArray[np.complex64] | DeviceArray
 Mask = npt.NDArray[np.bool_]
 Reals = npt.NDArray[np.float32] | DeviceArray
-
-SAMPLES = np.dtype(
-    [
-        ("array", np.uint64),
-        ("measured", np.uint64),
-        ("coil_stride", np.int64),
-        ("line_stride", np.int64),
-        ("wide", np.int32),
-    ],
-    align=True,
-)
-"""As ``kernels/cuda/coils.cu`` has it."""
 
 ARRAYS = 2
 """Of a group that a combination has in shared memory."""
@@ -53,8 +40,7 @@ class CoilPlan(DevicePlan):
         memory = self._memory
         with device.use():
             self._geometry = np.array(groups.geometry(memory, coils), GEOMETRY)[()]
-            self._hybrid = self._port((coils * phase_encodes * columns,), np.complex64)
-            self._measured = self._port((phase_encodes,), np.bool_)
+            self._samples = SamplesPort(device, *self._shape)
             self._combined = self._port((phase_encodes, columns), np.float32)
             self._compress = device.kernel("coils", "coils_compress", 0)
             self._combine = device.kernel("coils", "coils_root_sum_of_squares", groups.shared_bytes(ARRAYS))
@@ -67,7 +53,7 @@ class CoilPlan(DevicePlan):
             factors, compressed = self._ports_of_virtual(len(matrix))
             self._compress(
                 self._geometry,
-                self._send(hybrid, measured),
+                self._samples.send(hybrid, measured, self._stream),
                 factors.send(matrix, self._stream),
                 np.int32(len(matrix)),
                 compressed.target(out),
@@ -82,7 +68,7 @@ class CoilPlan(DevicePlan):
         with self._turn():
             self._combine(
                 self._geometry,
-                self._send(hybrid, measured),
+                self._samples.send(hybrid, measured, self._stream),
                 self._combined.target(out),
                 grid=groups.grid,
                 block=groups.block,
@@ -98,21 +84,3 @@ class CoilPlan(DevicePlan):
             factors = self._port((virtual_coils, coils), np.complex64)
             self._virtual = factors, self._port((virtual_coils, *image), np.complex64)
         return self._virtual
-
-    def _send(self, hybrid: Complex, measured: Mask) -> Any:
-        """The samples as kernels are told of them. They are taken as they lie: mostly line by line, as readouts came."""
-        coils, phase_encodes, columns = self._shape
-        if isinstance(hybrid, DeviceArray):
-            item = hybrid.dtype.itemsize
-            coil_stride, line_stride = (stride // item for stride in hybrid.layout.strides[:2])
-            array = self._hybrid.send(hybrid, self._stream)
-            wide = all(number % 16 == 0 for number in (hybrid.address, *hybrid.layout.strides[:2]))
-        else:
-            by_lines = hybrid.transpose(1, 0, 2).flags.c_contiguous
-            flat = hybrid.transpose(1, 0, 2) if by_lines else hybrid
-            coil_stride, line_stride = (columns, coils * columns) if by_lines else (phase_encodes * columns, columns)
-            array = self._hybrid.send(flat.reshape(-1), self._stream)
-            wide = columns % 2 == 0
-        return np.array((array, self._measured.send(measured, self._stream), coil_stride, line_stride, wide), SAMPLES)[
-            ()
-        ]

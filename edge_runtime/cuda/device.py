@@ -124,11 +124,6 @@ class Device:
         finally:
             self._context.pop()
 
-    def memory_mb(self) -> tuple[float, float]:
-        """What is left of the memory, and all of it; in `use`."""
-        free, total = driver.mem_get_info()
-        return free / 1e6, total / 1e6
-
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """One that holds anything."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -151,6 +146,11 @@ class Device:
         with self.use():
             self._arrays.stop_holding()
             del self._arrays, self._landing
+
+    def memory_mb(self) -> tuple[float, float]:
+        """What is left of the memory, and all of it; in `use`."""
+        free, total = driver.mem_get_info()
+        return free / 1e6, total / 1e6
 
     def kernel(self, file: str, name: str, shared_bytes: int) -> Any:
         """An entry of ``kernels/cuda/FILE.cu`` that is launched with this much shared memory; in `use`.
@@ -291,16 +291,15 @@ class Port(_Held):
         address: np.uint64 = np.uint64(out.address) if isinstance(out, DeviceArray) else self.address
         return address
 
-    def fetch_part(self, size: int, stream: Any) -> npt.NDArray[Any]:
-        """So many elements of the beginning, in pinned memory that the next copy overwrites; waits for the stream."""
-        part = self.pinned.reshape(-1)[:size]
-        driver.memcpy_dtoh_async(part, int(self.address), stream)
-        stream.synchronize()
-        return part
-
     def fetch(self, stream: Any) -> None:
         """Begins to copy back; once the stream has been waited for, `pinned` holds the result."""
         driver.memcpy_dtoh_async(self.pinned, int(self.address), stream)
+
+    def fetch_part(self, shape: tuple[int, ...], stream: Any) -> npt.NDArray[Any]:
+        """As `fetch`, of an array that fills no more than the beginning, in C order; where it will be."""
+        begin = self.pinned.reshape(-1)[: int(np.prod(shape))]
+        driver.memcpy_dtoh_async(begin, int(self.address), stream)
+        return begin.reshape(shape)
 
 
 class DevicePlan:

@@ -40,6 +40,8 @@ class Groups:
         phase_encodes, columns: the geometry.
         most_arrays: of a group that a kernel has in shared memory.
         slices: of this geometry that a launch does.
+        most_pairs: of columns in a group.
+        axis: what the transform is along.
 
     Attributes:
         count: of groups.
@@ -50,8 +52,19 @@ class Groups:
         DeviceUnsupported: the phase encodes do not fit the shared memory of a block.
     """
 
-    def __init__(self, device: Device, phase_encodes: int, columns: int, most_arrays: int, slices: int = 1) -> None:
+    def __init__(
+        self,
+        device: Device,
+        phase_encodes: int,
+        columns: int,
+        most_arrays: int,
+        slices: int = 1,
+        *,
+        most_pairs: int = 4,
+        axis: str = "phase encodes",
+    ) -> None:
         self._device, self._phase_encodes, self._columns = device, phase_encodes, columns
+        self._most_pairs, self._axis = most_pairs, axis
         self._passes, self._tables, self._frequency = _kernels.transform_tables(phase_encodes)
         self._staging = int(any(radix > LARGEST_RADIX for radix, *_ in self._passes))
         pairs = self._choose_pairs(most_arrays, slices)
@@ -89,20 +102,25 @@ class Groups:
         """Pairs of columns of a block: as many as its shared memory takes, unless multiprocessors would go without work.
 
         One that moves 64 bytes of a line at once uses whole memory transactions; two blocks a multiprocessor hide each other's
-        waits.
+        waits. More than those 4 pairs keep the threads of short transforms busy, as long as several blocks find room.
         """
         arrays = most_arrays + self._staging
         sums = ELEMENT_BYTES // 2 * MOST_THREADS // WARP
 
         def fits(pairs: int) -> bool:
-            return (ELEMENT_BYTES * self._phase_encodes * arrays + sums) * pairs <= self._device.shared_bytes
+            blocks = 1 if pairs <= 4 else 4
+            return blocks * (ELEMENT_BYTES * self._phase_encodes * arrays + sums) * pairs <= self._device.shared_bytes
 
-        fitting = [pairs for pairs in (4, 2, 1) if fits(pairs)]
+        fitting = [pairs for pairs in (32, 16, 8, 4, 2, 1) if pairs <= self._most_pairs and fits(pairs)]
         if not fitting:
             most = self._device.shared_bytes // (ELEMENT_BYTES * arrays)
             raise DeviceUnsupported(
-                f"{self._phase_encodes} phase encodes: a block of {self._device.name} holds about {most}; take a profile whose "
+                f"{self._phase_encodes} {self._axis}: a block of {self._device.name} holds about {most}; take a profile whose "
                 "kernels run on the CPU"
             )
         busy = 2 * self._device.multiprocessors
-        return next((pairs for pairs in fitting if slices * self._columns >= 2 * pairs * busy), fitting[-1])
+        return next((pairs for pairs in fitting if self._enough(pairs, slices, busy)), fitting[-1])
+
+    def _enough(self, pairs: int, slices: int, blocks: int) -> bool:
+        """Whether so many blocks of this width have work, none of them more beyond the last column than before it."""
+        return self._columns > pairs and slices * self._columns >= 2 * pairs * blocks

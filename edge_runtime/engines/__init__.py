@@ -6,7 +6,7 @@ an engine knows neither MRI nor bundles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -77,6 +77,15 @@ class Engine(Protocol):
 
     def score(self, precision: str) -> int:
         """How well it suits the precision here; 0 if it can't run it."""
+        ...
+
+    def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
+        """Memory of graphs that run one after another, beside what planning them took.
+
+        Args:
+            live_bytes: of the tensors of the largest that exist at one time.
+            graph_bytes: size of every graph.
+        """
         ...
 
     def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime as ort
 
 from edge_runtime.engines import Purpose, Session, Tensor
 from edge_runtime.errors import EngineError
 
-PRECISIONS = {"fp32": 10, "int8": 10}
+PRECISIONS = {"fp32": 10, "fp16": 5, "int8": 10}
+"""FP16 halves the weights; sums are made in single precision here, so an engine which makes them in half is to be preferred."""
+
+
+HELD_OVER_LIVE = 3
+"""The arena over the tensors that exist at one time: it grows by powers of two, and convolutions lay their input out anew. 2.9 was
+seen of fastMRI's U-Net (18 channels, 320 x 320), 1.3 to 1.9 of the shipped network."""
+
+
+@functools.cache
+def _shared_memory() -> None:
+    """Gives all sessions of the process one arena. Each would otherwise keep what its graph needed: the 13 graphs of a model
+    thirteen times as much, though they run one after another."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
 
 
 class OnnxRuntimeEngine:
@@ -22,8 +39,13 @@ class OnnxRuntimeEngine:
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
 
+    def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
+        return HELD_OVER_LIVE * live_bytes
+
     def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
+        _shared_memory()
         options = ort.SessionOptions()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -14,7 +14,7 @@ import logging
 import math
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,9 @@ class TensorRtEngine:
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
 
+    def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
+        return 0  # all of it is there from the beginning
+
     def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         """Loads the engine of a graph, which is compiled first where there is none of this device: that takes minutes.
 
@@ -126,7 +129,10 @@ class TensorRtEngine:
             OutOfDeviceMemory, DeviceFailed: see `Device.use`.
         """
         if purpose is None:
-            raise EngineError("tensorrt compiles graphs for sizes and keeps them in a folder: a purpose is needed")
+            raise EngineError(
+                "tensorrt compiles graphs for sizes and keeps them in a folder, and was told neither: of bundles it runs "
+                "unrolled networks, no programs"
+            )
         folder, identity = CompiledFolder.at(purpose.cache), self.identity(onnx, purpose)
         if failure := folder.failure(identity):
             raise EngineQuarantined(
@@ -208,12 +214,12 @@ class TensorRtSession(DevicePlan):
         if not self._context.set_input_shape(self._input, self._most):
             raise EngineError(f"tensorrt does not take an input of shape {self._most}, for which it was compiled")
         self._largest = tuple(self._context.get_tensor_shape(self._output))
-        self._batch, self._result = (
-            self._port((math.prod(shape),), np.float32) for shape in (self._most, self._largest)
-        )
-        for name, port in ((self._input, self._batch), (self._output, self._result)):
-            if not self._context.set_tensor_address(name, int(port.address)):
-                raise EngineError(f"tensorrt does not take the address of {name}")
+        with device.use():
+            self._batch = self._port((math.prod(self._most),), np.float32)
+            self._result = self._port((math.prod(self._largest),), np.float32)
+            for name, port in ((self._input, self._batch), (self._output, self._result)):
+                if not self._context.set_tensor_address(name, int(port.address)):
+                    raise EngineError(f"tensorrt does not take the address of {name}")
 
     def quarantine(self, why: str) -> None:
         path = self._folder.quarantine(self._identity, why)
@@ -253,7 +259,9 @@ class TensorRtSession(DevicePlan):
         if not self._context.execute_async_v3(self._stream.handle):
             self._stream.synchronize()
             raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
-        output: Tensor = self._result.fetch_part(math.prod(shape), self._stream).reshape(shape).copy()
+        fetched = self._result.fetch_part(shape, self._stream)
+        self._stream.synchronize()
+        output: Tensor = fetched.copy()
         return output
 
 

@@ -18,27 +18,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.adapters.checkpoint import fill, load_weights
-from export.adapters.errors import ImportRefused
-from export.adapters.graphs import export_graph
-from export.adapters.interpret import Acquisition, Complex, Given
-from export.adapters.mapping import Table, build, checkpoint_entry, package
-from export.adapters.origin import origin_of
-from export.adapters.original import Imported, KSpaceAxes, SingleNetwork, Watch, WatchedModel, array
-from export.adapters.program import (
+from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.given import Acquisition, Given
+from edge_runtime.program.stages import (
     GradientStep,
     Graph,
     Network,
     NetworkAxes,
-    Origin,
     Padding,
     ProximalStep,
     Regularise,
     Shaping,
-    SplitProgram,
     Stage,
     ZeroFilled,
 )
+from export.adapters.checkpoint import fill, load_weights
+from export.adapters.errors import ImportRefused
+from export.adapters.graphs import export_graph
+from export.adapters.mapping import Table, build, checkpoint_entry, package
+from export.adapters.origin import origin_of
+from export.adapters.original import Imported, KSpaceAxes, SingleNetwork, Watch, WatchedModel, array
+from export.adapters.program import Origin, SplitProgram
 from export.adapters.torchvision_operators import declare_operators
 
 DENOISERS = ("DnCNN", "UNet", "DRUNet")

@@ -13,17 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.adapters.interpret import Acquisition, Complex, Given
+from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.given import Acquisition, Given
+from edge_runtime.program.stages import Combine, KSpaceStep, Regularise, RootSumOfSquares, Sensitivities, Shaping, Stage
 from export.adapters.original import KSpaceAxes, Watch, WatchedModel, array
-from export.adapters.program import (
-    Combine,
-    KSpaceStep,
-    Regularise,
-    RootSumOfSquares,
-    Sensitivities,
-    Shaping,
-    Stage,
-)
 
 AXES = KSpaceAxes("columns, phase_encodes")
 SENSITIVITIES, RESULT = "sensitivities", "root sum of squares"

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edge_runtime.program.stages import Graph, Network, Padding, Sensitivities, Shaping
 from export.adapters import end_to_end
 from export.adapters.checkpoint import fill, load_weights
 from export.adapters.graphs import export_graph
 from export.adapters.mapping import Table, build, checkpoint_entry, package
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported, SingleNetwork
-from export.adapters.program import Graph, Network, Padding, Sensitivities, Shaping, SplitProgram
+from export.adapters.program import SplitProgram
 
 KINDS = ("Unet", "VarNet")
 PADDED_TO = 16

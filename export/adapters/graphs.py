@@ -8,8 +8,9 @@ import onnx
 import torch
 from torch import nn
 
+from edge_runtime.program.stages import Graph
 from export.adapters.errors import ImportRefused
-from export.adapters.program import Graph, digest
+from export.adapters.program import digest
 
 OPERATORS = ("", "ai.onnx")
 """Domains of ONNX's own operators."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.engines import choose_engine
 from export.adapters.errors import ImportRefused
 from export.adapters.inputs import Case, default_recording, measured_case, random_cases
-from export.adapters.interpret import Interpreter
 from export.adapters.mapping import read_mapping
 from export.adapters.program import SplitProgram
 from export.adapters.storage import write_program
@@ -69,9 +68,7 @@ def import_model(
             "no measured k-space found (EDGE_DATA, ../shared/data, --recording): compared on random input only"
         )
         say(notes[-1])
-    reports = compare(
-        Interpreter(program, engine), imported.original, _cases(program, recording), tolerance, _teller(say)
-    )
+    reports = compare(program, engine, imported.original, _cases(program, recording), tolerance, _teller(say))
     comparison = Comparison(tolerance, engine.version(), reports, tuple(notes))
     for path in write_program(out, program, comparison):
         say(f"written: {path}")

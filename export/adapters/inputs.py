@@ -11,10 +11,11 @@ import numpy as np
 
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.coils import estimate_sensitivities
-from edge_runtime.modalities.mri.fourier import centre_slice, to_image, to_kspace
+from edge_runtime.modalities.mri.fourier import Complex, centre_slice, to_image, to_kspace
+from edge_runtime.modalities.mri.given import Acquisition, Given, Mask
 from edge_runtime.modalities.mri.reconstruct import calibration_lines
-from export.adapters.interpret import Acquisition, Complex, Given, Mask
-from export.adapters.program import Graph, SplitProgram, shapings_of
+from edge_runtime.program.stages import Graph, shapings_of
+from export.adapters.program import SplitProgram
 from export.recordings import fully_sampled_slices
 
 SEED = 20190710
@@ -24,13 +25,16 @@ RANDOM_SIZES = ((1, 4, 48, 40), (2, 3, 37, 45), (3, 1, 64, 33))
 LARGEST_REAL = 128
 """Lines and columns that a measured slice is cut to, in image space: enough to look at, and seconds on one core."""
 
+SIMULATED_SIZE, SIMULATED_COILS, SIMULATED_NOISE = (64, 48), 3, 1e-4
+"""Lines and columns, where a program takes any; coils; noise of a sample as a share of the largest one."""
+
 RECORDING = Path("raw") / "siemens_twix" / "tutorials_04_hardware_and_imprefections_data_2024-02-06-164120.dat"
 """The real two-channel head, in the data folder."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One input; ``origin`` is ``random`` or the recording's name."""
+    """One input; ``origin`` is ``random``, ``simulated`` or the recording's name."""
 
     name: str
     origin: str
@@ -69,7 +73,26 @@ def measured_case(program: SplitProgram, recording: Path) -> Case:
         RecordingError: the recording can't be read, or has no fully measured slice.
     """
     hybrid = _cut(to_image(fully_sampled_slices(recording)[0], axis=2))
-    hybrid /= np.abs(to_image(hybrid, axis=1)).max()
+    return _undersampled(program, hybrid, recording.name)
+
+
+def simulated_case(program: SplitProgram) -> Case:
+    """A small simulated slice, undersampled, the same every time; for golden inputs, where nothing measured is at hand."""
+    from export.simulate.objects import draw_phantom, random_field_phase  # with SciPy, which comparisons go without
+    from export.simulate.receive import complex_noise, gaussian_coils, measure
+
+    rng = np.random.default_rng(SEED)
+    _, lines, columns = _allowed(program, 1, *SIMULATED_SIZE)
+    finer = (2 * lines, 2 * columns)
+    coils = gaussian_coils(finer, SIMULATED_COILS, rng)
+    kspace = measure(draw_phantom(finer, rng, random_field_phase), coils, (lines, columns))
+    kspace = kspace + np.float32(SIMULATED_NOISE * np.abs(kspace).max()) * complex_noise(kspace.shape, rng)
+    return _undersampled(program, to_image(np.asarray(kspace, np.complex64), axis=2), "simulated")
+
+
+def _undersampled(program: SplitProgram, hybrid: Complex, origin: str) -> Case:
+    """A fully measured slice as a program is given it."""
+    hybrid = hybrid / np.abs(to_image(hybrid, axis=1)).max()
     coils, lines, columns = hybrid.shape
     if program.domain == "image":
         size = _allowed(program, 1, lines, columns)
@@ -79,13 +102,13 @@ def measured_case(program: SplitProgram, recording: Path) -> Case:
         parts = (magnitude,) if program.input_channels == 1 else (images[0].real, images[0].imag)
         planes = np.stack([parts[channel % len(parts)] for channel in range(program.input_channels)])[None]
         planes = np.repeat(planes, size[0], axis=0).astype(np.float32)
-        return Case(f"{recording.name}, {size[1]} x {size[2]}", recording.name, planes)
+        return Case(f"{origin}, {size[1]} x {size[2]}", origin, planes)
     _, wanted_lines, wanted_columns = _allowed(program, 1, lines, columns)
     hybrid = np.ascontiguousarray(hybrid[:, centre_slice(lines, wanted_lines), centre_slice(columns, wanted_columns)])
     mask = _mask(np.random.default_rng(SEED), wanted_lines)
     maps = _estimated(hybrid, mask) if program.maps_given else None
-    name = f"{recording.name}, {coils} coils, {wanted_lines} x {wanted_columns}, {int(mask.sum())} lines measured"
-    return Case(name, recording.name, Acquisition(hybrid[None], mask, maps))
+    name = f"{origin}, {coils} coils, {wanted_lines} x {wanted_columns}, {int(mask.sum())} lines measured"
+    return Case(name, origin, Acquisition(hybrid[None], mask, maps))
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> Complex:

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edge_runtime.modalities.mri.shaping import shape
+from edge_runtime.program.stages import Shaping
 from export.adapters.checkpoint import fill, load_weights
 from export.adapters.errors import ImportRefused
 from export.adapters.graphs import export_graph
 from export.adapters.mapping import Table, build, checkpoint_entry, package
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported, SingleNetwork
-from export.adapters.program import Shaping
-from export.adapters.shaping import shape
 from export.adapters.single import STAGE, read_image, single_network
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from edge_runtime.program.stages import Graph, Network, Padding, Sensitivities, Shaping
 from export.adapters import end_to_end
 from export.adapters.checkpoint import fill, load_weights
 from export.adapters.errors import ImportRefused
@@ -19,7 +20,7 @@ from export.adapters.graphs import export_graph
 from export.adapters.mapping import Table, build, checkpoint_entry, package
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported, SingleNetwork
-from export.adapters.program import Graph, Network, Origin, Padding, Sensitivities, Shaping, SplitProgram
+from export.adapters.program import Origin, SplitProgram
 
 KINDS = ("VariationalNetworkModel", "ComplexUnet")
 NETS = "monai.apps.reconstruction.networks.nets"

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from edge_runtime.modalities.mri.given import Acquisition, Given, Value
+from edge_runtime.modalities.mri.shaping import shape
+from edge_runtime.program.stages import Shaping
 from export.adapters.errors import ImportRefused
 from export.adapters.graphs import inspect_graph
-from export.adapters.interpret import Acquisition, Given, Value
 from export.adapters.mapping import Table
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported
-from export.adapters.program import Shaping
-from export.adapters.shaping import shape
 from export.adapters.single import STAGE, ImageTable, read_image, single_network
 
 FILE = "network.onnx"

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_runtime.modalities.mri.fourier import to_image, to_kspace
-from export.adapters.interpret import Acquisition, Complex, Given, Value
-from export.adapters.program import NetworkAxes, SplitProgram
+from edge_runtime.modalities.mri.fourier import Complex, to_image, to_kspace
+from edge_runtime.modalities.mri.given import Acquisition, Given, Value
+from edge_runtime.program.stages import NetworkAxes
+from export.adapters.program import SplitProgram
 from export.adapters.verify import Original
 
 Convert = Callable[[Any], Any]

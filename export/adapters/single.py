@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from edge_runtime.program.stages import Graph, Network, Padding, Shaping
 from export.adapters.mapping import MOST_CHANNELS, Table
-from export.adapters.program import Graph, Network, Origin, Padding, Shaping, SplitProgram
+from export.adapters.program import Origin, SplitProgram
 
 STAGE = "network"
 LARGEST = 4096

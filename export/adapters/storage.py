@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import io
 import json
-import types
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from edge_runtime.program.document import program_document, typed
+from edge_runtime.program.document import read_program as steps_of
+from edge_runtime.program.stages import Program
 from export.adapters.errors import ImportRefused
-from export.adapters.program import STAGES, Graph, Origin, SplitProgram, Stage, digest, word_of
+from export.adapters.program import Origin, SplitProgram, digest
 from export.adapters.verify import Comparison
 
 FORMAT = 1
@@ -65,10 +67,10 @@ def read_program(path: Path) -> SplitProgram:
     """A program from its folder or file.
 
     Raises:
-        ImportRefused: it is damaged or altered, or of another format.
+        ImportRefused: it is not there, damaged or altered, or of another format.
         OSError: it can't be read.
     """
-    contents = _folder(path) if path.is_dir() else _unpacked(path)
+    contents = _contents(path)
     if PROGRAM not in contents:
         raise ImportRefused(f"{path}: no {PROGRAM}")
     try:
@@ -78,31 +80,59 @@ def read_program(path: Path) -> SplitProgram:
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ImportRefused(f"{path}: {PROGRAM} is not of format {FORMAT}; import the model again")
     where = f"{path}: {PROGRAM}"
-    stages = tuple(_stage(one, where) for one in _list(document.pop("stages", None), where, "stages"))
-    graphs = tuple(_typed(Graph, one, where) for one in _list(document.pop("graphs", None), where, "graphs"))
-    origin = _typed(Origin, document.pop("origin", None), where)
+    own = {one.name for one in fields(SplitProgram)} - {one.name for one in fields(Program)} - {"files"}
+    try:
+        if missing := own - set(document):
+            raise ValueError(f"differs in {sorted(missing)}")
+        program = steps_of({name: value for name, value in document.items() if name not in own})
+        origin = typed(Origin, document["origin"])
+        for name in ("name", "version"):
+            if not isinstance(document[name], str):
+                raise ValueError(f"{name} = {document[name]!r}: a text is expected")
+    except ValueError as error:
+        raise ImportRefused(f"{where}: {error}") from None
     files = {}
-    for graph in graphs:
+    for graph in program.graphs:
         if graph.file not in contents or digest(contents[graph.file]) != graph.sha256:
             raise ImportRefused(f"{path}: {graph.file} is missing or altered; import the model again")
         files[graph.file] = contents[graph.file]
-    whole = {**document, "stages": stages, "graphs": graphs, "origin": origin, "files": files}
-    if set(whole) != {one.name for one in fields(SplitProgram)}:
-        raise ImportRefused(f"{where} differs in {sorted(set(whole) ^ {one.name for one in fields(SplitProgram)})}")
-    hints = get_type_hints(SplitProgram)
-    plain = {name: _value(hints[name], value, f"{where}: {name}") for name, value in document.items()}
-    unknown = {stage.graph for stage in stages if hasattr(stage, "graph")} - set(files)
-    if unknown:
-        raise ImportRefused(f"{where}: stages name graphs that are not there: {', '.join(sorted(unknown))}")
-    return SplitProgram(**plain, stages=stages, graphs=graphs, origin=origin, files=files)
+    return SplitProgram(
+        **{one.name: getattr(program, one.name) for one in fields(Program)},
+        name=document["name"],
+        version=document["version"],
+        origin=origin,
+        files=files,
+    )
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What the comparison with the original found, in short: tolerance, engine and the worst difference on every input.
+
+    Raises:
+        ImportRefused: there is no report, or it is none of this program.
+    """
+    contents = _contents(path)
+    try:
+        report = json.loads(contents[REPORT])
+        if report["program_sha256"] != digest(contents[PROGRAM]):
+            raise ValueError("it is about another program")
+        worst = {
+            str(case["case"]): max((float(one["difference"]) for one in case["stages"]), default=0.0)
+            for case in report["cases"]
+        }
+        return {"tolerance": float(report["tolerance"]), "engine": str(report["engine"]), "worst_difference": worst}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImportRefused(f"{path}: {REPORT}: {error!r}; import the model again") from None
 
 
 def _document(program: SplitProgram) -> dict[str, Any]:
-    document = {one.name: getattr(program, one.name) for one in fields(program) if one.name != "files"}
-    document["stages"] = [{"stage": word_of(stage), **asdict(stage)} for stage in program.stages]
-    document["graphs"] = [asdict(graph) for graph in program.graphs]
-    document["origin"] = asdict(program.origin)
-    return {"format": FORMAT, **document}
+    return {
+        "format": FORMAT,
+        "name": program.name,
+        "version": program.version,
+        **program_document(program),
+        "origin": asdict(program.origin),
+    }
 
 
 def _cases(comparison: Comparison) -> dict[str, Any]:
@@ -124,6 +154,12 @@ def _archive(contents: Mapping[str, bytes]) -> bytes:
         for name, content in contents.items():
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    if not path.exists():
+        raise ImportRefused(f"{path}: no such program; edge-export import writes one")
+    return _folder(path) if path.is_dir() else _unpacked(path)
 
 
 def _folder(path: Path) -> dict[str, bytes]:
@@ -151,52 +187,3 @@ def _check_entry(path: Path, name: str, size: int, count: int) -> None:
     most = FILE_BYTES if name.endswith(".onnx") else DOCUMENT_BYTES
     if not plain or size > most or count > MOST_FILES:
         raise ImportRefused(f"{path}: {name!r} of {size} bytes, one of {count}: not what a program holds")
-
-
-def _list(value: object, where: str, name: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise ImportRefused(f"{where}: {name}: a list is expected")
-    return value
-
-
-def _stage(document: object, where: str) -> Stage:
-    word = document.get("stage") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or word not in STAGES:
-        raise ImportRefused(f"{where}: stage {word!r}; known are {', '.join(STAGES)}")
-    made: Stage = _typed(STAGES[word], {name: value for name, value in document.items() if name != "stage"}, where)
-    return made
-
-
-def _typed(kind: type[Any], document: object, where: str) -> Any:
-    """One of the program's dataclasses, every field of its declared type."""
-    wanted = {one.name for one in fields(kind)}
-    if not isinstance(document, dict) or set(document) != wanted:
-        found = set(document) if isinstance(document, dict) else set()
-        raise ImportRefused(f"{where}: {kind.__name__} differs in {sorted(found ^ wanted)}")
-    hints = get_type_hints(kind)
-    return kind(
-        **{name: _value(hints[name], value, f"{where}: {kind.__name__}.{name}") for name, value in document.items()}
-    )
-
-
-def _value(kind: Any, value: object, where: str) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal and value in arguments and isinstance(value, str):
-        return value
-    if origin in (Union, types.UnionType):
-        for one in arguments:
-            try:
-                return _value(one, value, where)
-            except ImportRefused:
-                continue
-    elif origin is tuple and isinstance(value, list):
-        return tuple(_value(arguments[0], one, where) for one in value)
-    elif is_dataclass(kind) and isinstance(kind, type):
-        return _typed(kind, value, where)
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif kind is type(None) and value is None:
-        return None
-    elif kind in (int, str, bool) and type(value) is kind:
-        return value
-    raise ImportRefused(f"{where} = {value!r}: {kind} is expected")

@@ -13,10 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from edge_runtime.engines import Engine
+from edge_runtime.kernels import Plans, Workers
+from edge_runtime.modalities.mri.given import Given, Value
+from edge_runtime.program.stages import Stage
 from export.adapters.errors import ImportRefused
 from export.adapters.inputs import Case
-from export.adapters.interpret import Given, Interpreter, Value
-from export.adapters.program import Stage
+from export.adapters.program import SplitProgram, interpreter_of
 
 TOLERANCE = 1e-4
 """Largest difference that is taken unless another is given. Rounding in single precision was seen to stay below a tenth of it."""
@@ -74,7 +77,8 @@ class Comparison:
 
 
 def compare(
-    interpreter: Interpreter,
+    program: SplitProgram,
+    engine: Engine,
     original: Original,
     cases: Iterable[Case],
     tolerance: float,
@@ -87,15 +91,14 @@ def compare(
 
     Raises:
         ImportRefused: a stage departs from the original; names program, stage, case, difference and tolerance.
+        ProgramRefused: an input is none that the program takes.
         EngineError: a graph could not be run.
     """
-    reports = []
+    interpreter, plans, reports = interpreter_of(program, engine), Plans(Workers(1)), []
     for case in cases:
         expected = original.stages(case.given)
         differences: list[StageDifference] = []
-        interpreter.run(
-            case.given, partial(_judge, interpreter.program.name, case.name, expected, tolerance, differences)
-        )
+        interpreter.run(case.given, plans, partial(_judge, program.name, case.name, expected, tolerance, differences))
         reports.append(CaseReport(case.name, case.origin, tuple(differences)))
         progress(reports[-1])
     return tuple(reports)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.bundle import Graphs, Settings
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.hil.footprint import peak_bytes
 from edge_runtime.kernels import Plans, Workers
+from edge_runtime.modalities.mri.families import made_ready
 from edge_runtime.modalities.mri.fourier import to_image
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.noise import NoiseLevel
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, reconstruct
 from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
@@ -46,10 +46,10 @@ def costs(subject: Subject, threads: int) -> list[Cost]:
     """Of every form with one thread and with ``threads``, each in a process of its own, all of one simulated scan."""
     spawn = multiprocessing.get_context("spawn")
     samples, found = _samples(), []
-    for precision, graph in subject.forms.items():
+    for precision, graphs in subject.forms.items():
         for count in sorted({1, threads}):
             with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                values = process.submit(_measure, subject.settings, graph, count, samples).result()
+                values = process.submit(_measure, subject.settings, graphs, count, samples).result()
             found.append(Cost(precision, count, *values))
     return found
 
@@ -69,12 +69,10 @@ def _samples() -> SliceSamples:
     return SliceSamples(hybrid, measured, NoiseLevel(NOISE, "noise scan"), (0,))
 
 
-def _measure(
-    settings: UnrolledSettings, graph: bytes, threads: int, samples: SliceSamples
-) -> tuple[float, float, float]:
+def _measure(settings: Settings, graphs: Graphs, threads: int, samples: SliceSamples) -> tuple[float, float, float]:
     plans = Plans(Workers(threads))
     calibration = calibrate(samples.hybrid, samples.measured, plans)
-    model = LearnedReconstruction(settings, OnnxRuntimeEngine().plan(graph, threads))
+    model = made_ready(settings, graphs, OnnxRuntimeEngine(), threads)
     times = []
     for _ in range(RUNS + 1):
         began = time.perf_counter()

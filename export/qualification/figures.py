@@ -13,9 +13,14 @@ from export.qualification.stability import Stability
 
 Judged = TypeVar("Judged", Row, Stability)
 
+SMALLER = ("fp16", "int8")
+"""Forms that are held against FP32."""
+
 MEANINGS: Mapping[str, str] = {
     "int8_loss_db": "PSNR of FP32 less that of INT8, worst case as trained for or recorded",
     "int8_loss_ssim": "SSIM of FP32 less that of INT8, likewise",
+    "fp16_loss_db": "PSNR of FP32 less that of FP16, where there is such a form, likewise",
+    "fp16_loss_ssim": "SSIM of FP32 less that of FP16, likewise",
     "gain_db_median": "PSNR of the learned image less that of the classical one, median of the cases as trained for and recorded",
     "gain_db_worst": "the same, worst case",
     "gain_ssim_worst": "SSIM of the learned image less that of the classical one, worst case",
@@ -35,7 +40,7 @@ MEANINGS: Mapping[str, str] = {
 def figures_of(
     rows: Sequence[Row], stabilities: Sequence[Stability], costs: Sequence[Cost], precision: str
 ) -> dict[str, float]:
-    """Figures by name, of the form that is to run (``precision``)."""
+    """Figures by name: what every smaller form loses, and the rest of the form that is to run (``precision``)."""
     at_home = [row for row in rows if row.group in (AS_TRAINED, RECORDED)]
     away = [row for row in rows if row.group in OFF_DISTRIBUTION]
     method = learned(precision)
@@ -46,10 +51,10 @@ def figures_of(
         if found:
             figures[name] = float(pick(found))
 
-    if precision != "fp32":
-        lost = _pairs(at_home, learned("fp32"), method)
-        put(f"{precision}_loss_db", (a.psnr_db - b.psnr_db for a, b in lost), max)
-        put(f"{precision}_loss_ssim", (a.ssim - b.ssim for a, b in lost), max)
+    for smaller in SMALLER:
+        lost = _pairs(at_home, learned("fp32"), learned(smaller))
+        put(f"{smaller}_loss_db", (a.psnr_db - b.psnr_db for a, b in lost), max)
+        put(f"{smaller}_loss_ssim", (a.ssim - b.ssim for a, b in lost), max)
     gained = _pairs(at_home, method, CLASSICAL)
     put("gain_db_median", (a.psnr_db - b.psnr_db for a, b in gained), median)
     put("gain_db_worst", (a.psnr_db - b.psnr_db for a, b in gained), min)

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from edge_runtime.hil.quality import Magnitude, compare_within
 from edge_runtime.kernels import Plans, Workers
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.modalities.mri.reconstruct import reconstruct
 from edge_runtime.scan import Method
 from export.qualification.cases import Case, CaseName, Sources
@@ -18,7 +18,7 @@ from export.qualification.rings import flagged_share
 
 CLASSICAL, ZERO_FILLED = "classical", "zero-filled"
 
-Models = Mapping[str, LearnedReconstruction]
+Models = Mapping[str, Learned]
 """By precision."""
 
 

@@ -16,8 +16,7 @@ from edge_runtime.bundle.quality import SCHEMA, missed_limits, parse_report
 from edge_runtime.kernels import Plans, Workers, instruction_set
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import runtime_version
-from export.digest import ROOT as CODE
-from export.digest import files_digest, imported_sources
+from export.digest import made_by
 from export.qualification.cases import AS_TRAINED, OFF_ACCELERATION, RECORDED, Case, CaseName, Sources
 from export.qualification.cost import costs
 from export.qualification.extent import Extent
@@ -49,6 +48,8 @@ def qualify(
     profile = load_profile(DEFAULT_PROFILE)
     plans, models = Plans(Workers(threads=1)), subject.models(threads=1)
     known = Remembered(out / "judged.jsonl", _identity(subject, sources))
+    if said := known.beginning():
+        report(said)
     names = list(sources.names(extent.draws, extent.off_draws, extent.seed))
     rows: list[Row] = []
     stable: list[Stability] = []
@@ -154,9 +155,11 @@ def _made_with(subject: Subject, sources: Sources, extent: Extent, left_out: Seq
     }
 
 
-def _identity(subject: Subject, sources: Sources) -> str:
-    """Of all that a judgement hangs on: graphs and settings, code, data."""
-    digest = hashlib.sha256(repr((sorted(subject.digests().items()), subject.settings)).encode())
-    digest.update(files_digest(imported_sources(__name__), CODE).encode())
-    digest.update(sources.identity().encode())
-    return digest.hexdigest()
+def _identity(subject: Subject, sources: Sources) -> dict[str, str]:
+    """All that a judgement hangs on."""
+    model = repr((sorted(subject.digests().items()), subject.settings))
+    return {
+        "model": hashlib.sha256(model.encode()).hexdigest(),
+        "data": sources.identity(),
+        **made_by(__name__),
+    }

@@ -15,7 +15,7 @@ import numpy as np
 from edge_runtime.hil.quality import Magnitude
 from edge_runtime.kernels import Plans
 from edge_runtime.modalities.mri.fourier import Complex, to_image, to_kspace
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.modalities.mri.reconstruct import compress
 from export.qualification.cases import Case
 from export.qualification.judge import ZERO_FILLED, images
@@ -47,7 +47,7 @@ class Stability:
     contrast_kept: float
 
 
-def stabilities(case: Case, models: Mapping[str, LearnedReconstruction], plans: Plans) -> list[Stability]:
+def stabilities(case: Case, models: Mapping[str, Learned], plans: Plans) -> list[Stability]:
     """Of every method but zero-filling."""
     rng = np.random.default_rng([case.name.seed, case.name.index, 1])
     usual = _images(case, case.full, models, plans)
@@ -77,9 +77,7 @@ def _noise_of(case: Case, plans: Plans) -> float:
     return max(noise, LEAST_NOISE * float(np.percentile(case.reference[case.where], 99)))
 
 
-def _images(
-    case: Case, full: Complex, models: Mapping[str, LearnedReconstruction], plans: Plans
-) -> dict[str, Magnitude]:
+def _images(case: Case, full: Complex, models: Mapping[str, Learned], plans: Plans) -> dict[str, Magnitude]:
     """Of other samples with the same calibration, which so small a change would hardly alter."""
     hybrid = full * case.samples.measured[None, :, None]
     changed = replace(case, samples=replace(case.samples, hybrid=np.ascontiguousarray(hybrid)))

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.bundle import TrustStore, UnrolledSettings, load_bundle
-from edge_runtime.bundle.quality import Limit, parse_limits
+from edge_runtime.bundle import Graphs, Settings, TrustStore, load_bundle
+from edge_runtime.bundle.manifest import REGULARISER
+from edge_runtime.bundle.quality import Limit, form_digest, parse_limits
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
-from export.config import ConfigError, load_config
-
-PRECISIONS = ("fp32", "int8")
-"""FP32 is what the others are held against."""
+from edge_runtime.modalities.mri.families import made_ready
+from edge_runtime.modalities.mri.proposal import Learned
+from export.config import load_config
 
 
 @dataclass(frozen=True)
@@ -22,28 +21,30 @@ class Subject:
     """A model as the device would run it.
 
     Attributes:
-        forms: graphs by precision.
+        forms: by precision the graphs, by name.
         limits: bounds of figures that it must keep.
         origin: where it came from, in words; a bundle's with its SHA-256.
     """
 
     name: str
     version: str
-    settings: UnrolledSettings
-    forms: Mapping[str, bytes]
+    settings: Settings
+    forms: Mapping[str, Graphs]
     limits: Mapping[str, Limit]
     origin: str
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of the graphs, by precision."""
-        return {precision: hashlib.sha256(graph).hexdigest() for precision, graph in self.forms.items()}
+        """What a report calls the forms, by precision (`edge_runtime.bundle.quality.form_digest`)."""
+        return {
+            precision: form_digest({name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()})
+            for precision, graphs in self.forms.items()
+        }
 
-    def models(self, threads: int) -> dict[str, LearnedReconstruction]:
+    def models(self, threads: int) -> dict[str, Learned]:
         """Every form, made ready on the engine that every device has."""
         engine = OnnxRuntimeEngine()
         return {
-            precision: LearnedReconstruction(self.settings, engine.plan(graph, threads))
-            for precision, graph in self.forms.items()
+            precision: made_ready(self.settings, graphs, engine, threads) for precision, graphs in self.forms.items()
         }
 
 
@@ -54,7 +55,7 @@ def of_bundle(path: Path, trust: TrustStore | None) -> Subject:
         BundleError: the runtime would not use it.
     """
     bundle = load_bundle(path, trust)
-    forms = {precision: bundle.forms[precision].onnx for precision in sorted(bundle.forms)}
+    forms = {precision: bundle.forms[precision].graphs for precision in sorted(bundle.forms)}
     limits = parse_limits(bundle.manifest["limits"])
     origin = f"bundle of SHA-256 {bundle.digest}, signed by {bundle.signed_by[0]}"
     return Subject(bundle.name, bundle.version, bundle.settings, forms, limits, origin)
@@ -66,17 +67,28 @@ def of_work(config_path: Path, work: Path) -> Subject:
     Raises:
         ConfigError: there are none, or they are of another model than the folder's.
     """
-    from export.quantization.run import FOLDER, settings_of
-    from export.split import regulariser_onnx
+    from export.programs.config import is_program_config
+
+    if is_program_config(config_path):
+        return _of_program(config_path, work)
+    from export.quantization.folder import read_forms  # with torch
+    from export.quantization.run import settings_of
     from export.train import load_model
 
-    config, folder = load_config(config_path), work / FOLDER
-    missing = [precision for precision in PRECISIONS if not (folder / f"{precision}.onnx").exists()]
-    if missing:
-        raise ConfigError(f"{folder / missing[0]}.onnx: there is none; run edge-export quantize {config_path} first")
-    network = load_model(work / "model.pt").network
-    forms = {precision: (folder / f"{precision}.onnx").read_bytes() for precision in PRECISIONS}
-    if forms["fp32"] != regulariser_onnx(network):
-        raise ConfigError(f"{folder}: not of the model in {work}; run edge-export quantize {config_path} again")
+    config, network = load_config(config_path), load_model(work / "model.pt").network
+    forms = {precision: {REGULARISER: graph} for precision, graph in read_forms(work, network, config_path).items()}
     limits = parse_limits(config.limits)
     return Subject(config.name, config.version, settings_of(network), forms, limits, f"work folder {work.name}")
+
+
+def _of_program(config_path: Path, work: Path) -> Subject:
+    from export.adapters.storage import read_program
+    from export.programs.config import load_program_config
+    from export.programs.folder import read_forms
+    from export.programs.settings import settings_of
+
+    config = load_program_config(config_path)
+    program = read_program(config.program)
+    forms, limits = read_forms(work, program, config_path), parse_limits(config.limits)
+    origin = f"work folder {work.name}"
+    return Subject(program.name, program.version, settings_of(program, config), forms, limits, origin)

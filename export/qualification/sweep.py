@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import EdgeRuntimeError
-from export.digest import ROOT, files_digest, imported_sources
+from export.digest import made_by
 from export.qualification.cases import CaseName, Sources, foreign_volumes
 from export.qualification.extent import Extent
 from export.qualification.judge import Models, Row, judged, summary
 from export.qualification.subject import Subject
 from export.remembered import Remembered
 from export.simulate.volumes import load_volumes
-
-LOST_WORKERS = 5
-"""So many workers may die over one task before it is given up."""
 
 CONNECT_S = 20
 
@@ -100,6 +97,8 @@ def sweep(
     worker = _Worker(tuple(subjects), data)
     names = list(data.open().names(extent.draws, extent.off_draws, extent.seed))
     known = Remembered(out / "judged.jsonl", _identity(worker))
+    if said := known.beginning():
+        report(said)
     tasks = [(number, name) for number in range(len(subjects)) for name in names]
     waiting = [task for task in tasks if not known.has(_label(task))]
     done = len(tasks) - len(waiting)
@@ -134,7 +133,8 @@ def _here(worker: _Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, list[d
 
 
 def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
-    """Results as they become ready. Tasks of a worker that dies are done by another."""
+    """Results as they become ready. Tasks of a worker that dies are done by another, until the scheduler holds a task to be what
+    kills them; one that raises would raise again, and is not repeated."""
     import distributed
 
     try:
@@ -142,13 +142,24 @@ def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Itera
     except (OSError, TimeoutError, ValueError) as error:
         raise SweepFailed(f"--dask {scheduler}: no scheduler answers there: {error}") from error
     with client:
-        shared = client.scatter(worker, broadcast=True)  # type: ignore[no-untyped-call]
-        futures = {client.submit(_judge, shared, task, pure=False, retries=LOST_WORKERS): task for task in tasks}
+        # The result of a task, which is done again when all workers that have it die; scattered data would be lost with them.
+        shared = client.submit(_itself, worker, pure=False)
+        futures = {client.submit(_judge, shared, task, pure=False): task for task in tasks}
         for future in distributed.as_completed(futures):  # type: ignore[no-untyped-call]
             try:
                 yield futures[future], future.result()
+            except distributed.KilledWorker as error:
+                raise SweepFailed(
+                    f"{futures[future][1]}: {error.allowed_failures + 1} workers died over it, the last at "
+                    f"{error.last_worker.address}: give workers more memory, or raise distributed.scheduler.allowed-failures "
+                    "where the scheduler runs"
+                ) from error
             except Exception as error:  # whatever a worker raised, or what became of it
                 raise SweepFailed(f"{futures[future][1]}: {type(error).__name__}: {error}") from error
+
+
+def _itself(worker: _Worker) -> _Worker:
+    return worker
 
 
 def _judge(worker: _Worker, task: Task) -> list[dict[str, Any]]:
@@ -164,10 +175,11 @@ def _label(task: Task) -> str:
     return f"{task[0]} {task[1]!r}"
 
 
-def _identity(worker: _Worker) -> str:
-    """Of all that a row hangs on: code, the models in their order, data."""
-    digest = hashlib.sha256(files_digest(imported_sources(__name__), ROOT).encode())
-    for subject in worker.subjects:
-        digest.update(repr((sorted(subject.digests().items()), subject.settings)).encode())
-    digest.update(worker.data.open().identity().encode())
-    return digest.hexdigest()
+def _identity(worker: _Worker) -> dict[str, str]:
+    """All that a row hangs on."""
+    models = [(sorted(subject.digests().items()), subject.settings) for subject in worker.subjects]
+    return {
+        "models": hashlib.sha256(repr(models).encode()).hexdigest(),
+        "data": worker.data.open().identity(),
+        **made_by(__name__),
+    }

@@ -26,15 +26,16 @@ still on those, but twice as much on a measured phantom unlike them."""
 class _OneState(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
     """A reader that ends after one state."""
 
-    def __init__(self, state: Tensor) -> None:
+    def __init__(self, name: str, state: Tensor) -> None:
+        self._name = name
         self._state: Tensor | None = state
 
     def get_next(self) -> dict[str, Tensor] | None:
         state, self._state = self._state, None
-        return None if state is None else {"image": state}
+        return None if state is None else {self._name: state}
 
 
-def write_ranges(prepared: Path, states: Iterable[Tensor], out: Path) -> None:
+def write_ranges(prepared: Path, states: Iterable[Tensor], out: Path, input_name: str = "image") -> None:
     """Writes the ranges that `forms.int8_form` takes.
 
     ONNX Runtime's calibrator keeps every tensor of all that one reader gives until the reader ends; a reader a state leaves it one
@@ -43,6 +44,7 @@ def write_ranges(prepared: Path, states: Iterable[Tensor], out: Path) -> None:
     Args:
         prepared: a graph of `forms.prepared`.
         states: its inputs ``(1, channels, rows, columns)``.
+        input_name: the graph's name for them.
 
     Raises:
         ValueError: there are no states.
@@ -57,6 +59,6 @@ def write_ranges(prepared: Path, states: Iterable[Tensor], out: Path) -> None:
         )
         for state in states:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints a line a call
-                calibrator.collect_data(_OneState(state))
+                calibrator.collect_data(_OneState(input_name, state))
         with contextlib.redirect_stdout(io.StringIO()):
             save_tensors_data(calibrator.compute_data(), str(out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,23 @@ import numpy as np
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.bundle.quality import SCHEMA
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from export.config import ConfigError, ModelConfig
+from export.config import ModelConfig
 from export.families.unrolled import UnrolledNetwork
+from export.quantization.calibration import CalibrationData, gathered_ranges
+from export.quantization.choice import budget_missed, budget_of
+from export.quantization.finetune import FineTuning, write_finetuned
+from export.quantization.folder import CALIBRATION, FOLDER, FULL, form_file
 from export.quantization.forms import fp16_form, write_prepared
-from export.quantization.ranges import write_ranges
 from export.quantization.report import write_report
-from export.quantization.scans import validation_scans
-from export.quantization.search import Budget, Search
+from export.quantization.scans import Loss, validation_scans
+from export.quantization.search import Search
+from export.recordings import open_fully_sampled
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
-from export.states import reconstruction_states
 from export.train import load_model
 
-FOLDER = "forms"
-"""In the work folder: a graph a precision, ``quality.json``, and the search's report."""
+TUNED = "finetuned"
+"""Folder in that folder: the fine-tuned graph, and what was measured of its forms."""
 
 TIMED_SIZE = 256
 """Rows and columns of the image that layers and forms are timed on."""
@@ -41,8 +44,17 @@ def settings_of(network: UnrolledNetwork) -> UnrolledSettings:
     return UnrolledSettings(network.config.iterations, network.config.cg_steps, weights, network.regulariser.multiple)
 
 
-def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], report: Callable[[str], None]) -> Path:
-    """Writes FP32, FP16 and INT8 graphs of ``work/model.pt`` and ``quality.json`` into ``work/forms``; returns that folder.
+def quantize_model(
+    config: ModelConfig,
+    work: Path,
+    volumes: list[Volume],
+    report: Callable[[str], None],
+    *,
+    recordings: Sequence[Path] = (),
+    finetune_steps: int = 0,
+) -> Path:
+    """Writes FP32, INT8 and, where it keeps the limits too, FP16 graphs of ``work/model.pt`` and ``quality.json`` into
+    ``work/forms``; returns that folder.
 
     Ranges come of the pool in ``work``; the search's budget is the configuration's limits of what INT8 may lose. An interrupted
     run goes on with the search where it stopped.
@@ -50,56 +62,81 @@ def quantize_model(config: ModelConfig, work: Path, volumes: list[Volume], repor
     Args:
         volumes: unseen ones, from which validation scans are simulated.
         report: told in words how far it is.
+        recordings: fully sampled raw scans, whose states INT8 is calibrated on beside those of simulated ones.
+        finetune_steps: where INT8 in all layers misses the budget, weights fine-tuned for so many steps are searched, too.
 
     Raises:
         ConfigError: the configuration limits nothing that INT8 may lose.
-        BudgetMissed: no INT8 form keeps the limits.
+        RecordingError: a recording can't be read, or is not fully sampled.
+        BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
-    budget = _budget(config)
+    budget, quantize = budget_of(config.limits), config.quantize
     network = load_model(work / "model.pt").network
     settings, fp32 = settings_of(network), regulariser_onnx(network)
     folder = work / FOLDER
     folder.mkdir(exist_ok=True)
-    prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
+    prepared = folder / "prepared.onnx"
     write_prepared(fp32, prepared)
+    scans_recorded = tuple(open_fully_sampled(path) for path in recordings)
+    data = CalibrationData(work / "pool", quantize.calibration_scans, quantize.seed, scans_recorded)
     session = OnnxRuntimeEngine().plan(fp32, threads=1)
-    quantize = config.quantize
-    made_of = hashlib.sha256(fp32 + repr((quantize.calibration_scans, quantize.seed)).encode()).hexdigest()
-    mark = folder / "ranges.sha256"
-    if not (ranges.exists() and mark.exists() and mark.read_text() == made_of):
-        report(f"ranges over {quantize.calibration_scans} scans …")
-        ranges.unlink(missing_ok=True)
-        write_ranges(
-            prepared,
-            reconstruction_states(work / "pool", settings, session, quantize.calibration_scans, quantize.seed),
-            ranges,
-        )
-        mark.write_text(made_of)
+    ranges, calibration = gathered_ranges(prepared, data, settings, session, folder, report)
     scans = validation_scans(volumes, quantize.validation_scans, quantize.seed + 2, PHANTOM_SHARE)
     rng = np.random.default_rng(quantize.seed)
     image = 0.1 * rng.standard_normal((1, 6, TIMED_SIZE, TIMED_SIZE)).astype(np.float32)
     search = Search(fp32, prepared, ranges, settings, scans, image, folder / "measured.jsonl", report)
-    result = search.run(budget)
+    searches, result = {0: search}, search.run(budget)
+    if finetune_steps and not result.candidates[0].admitted:
+        report("INT8 in all layers misses the budget: fine-tuning")
+        tuning = FineTuning(work / "pool", config.train, finetune_steps, quantize.seed + 3)
+        tuned = folder / TUNED
+        tuned.mkdir(exist_ok=True)
+        write_finetuned(network, prepared, search.form(()), tuning, tuned / "graph.onnx", report)
+        write_prepared((tuned / "graph.onnx").read_bytes(), tuned / "prepared.onnx")
+        searches[finetune_steps] = Search(
+            fp32,
+            tuned / "prepared.onnx",
+            ranges,
+            settings,
+            scans,
+            image,
+            tuned / "measured.jsonl",
+            report,
+            finetune_steps,
+        )
+        result = result.beside(searches[finetune_steps].run(budget), budget)
     write_report(result, budget, folder)
-    forms = {"fp32": fp32, "fp16": fp16_form(fp32), "int8": search.form(result.chosen.kept)}
+    chosen = result.chosen
+    if chosen is None:
+        raise budget_missed(result.candidates, budget)
+    forms = {FULL: fp32, "int8": searches[chosen.finetuned_steps].form(chosen.kept)}
+    if budget.admits(result.fp16.lost):
+        forms["fp16"] = fp16_form(fp32)
+    else:
+        report(f"FP16 loses {result.fp16.lost.psnr_db:.3f} dB and {result.fp16.lost.ssim:.4f} SSIM: it is left out")
+        form_file(folder, "fp16").unlink(missing_ok=True)  # of an earlier run
     for precision, graph in forms.items():
-        (folder / f"{precision}.onnx").write_bytes(graph)
-    quality = {
-        "schema": SCHEMA,
-        "forms": {precision: hashlib.sha256(forms[precision]).hexdigest() for precision in ("fp32", "int8")},
-        "figures": {"int8_loss_db": result.chosen.lost.psnr_db, "int8_loss_ssim": result.chosen.lost.ssim},
-        "scans": f"{len(scans)} simulated validation scans, the worst of them: {result.chosen.lost.worst_scan}",
-        "float_layers": list(result.chosen.kept),
-    }
-    (folder / "quality.json").write_text(json.dumps(quality, indent=1) + "\n", encoding="utf-8")
+        form_file(folder, precision).write_bytes(graph)
+    quality = _quality(forms, {"int8": chosen.lost, "fp16": result.fp16.lost}, len(scans))
+    _write_json(folder / "quality.json", quality | {"float_layers": list(chosen.kept)})
+    calibration |= {"float_layers": list(chosen.kept), "finetuned_steps": chosen.finetuned_steps}
+    _write_json(folder / CALIBRATION, calibration)
     return folder
 
 
-def _budget(config: ModelConfig) -> Budget:
-    try:
-        return Budget(config.limits["int8_loss_db"]["at_most"], config.limits["int8_loss_ssim"]["at_most"])
-    except KeyError as error:
-        raise ConfigError(
-            f"[limits] {error.args[0]}: the search for an INT8 form needs int8_loss_db and int8_loss_ssim, each with at_most"
-        ) from error
+def _quality(forms: Mapping[str, bytes], lost: Mapping[str, Loss], scans: int) -> dict[str, object]:
+    """The quality report of the forms, with what each loses."""
+    figures: dict[str, float] = {}
+    for precision, one in lost.items():
+        figures |= {f"{precision}_loss_db": one.psnr_db, f"{precision}_loss_ssim": one.ssim}
+    return {
+        "schema": SCHEMA,
+        "forms": {precision: hashlib.sha256(graph).hexdigest() for precision, graph in forms.items()},
+        "figures": figures,
+        "scans": f"{scans} simulated validation scans, the worst of them: {lost['int8'].worst_scan}",
+    }
+
+
+def _write_json(path: Path, document: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

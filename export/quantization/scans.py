@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.noise import NoiseLevel
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.modalities.mri.reconstruct import Calibration, SliceSamples, calibrate, reconstruct
 from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
 from edge_runtime.scan import Method
@@ -52,11 +54,15 @@ class Loss:
 
 def validation_scans(volumes: list[Volume], count: int, seed: int, phantom_share: float) -> list[ValidationScan]:
     """``count`` simulated scans at R = 2, 4 and 6 in turn, of unseen volumes, coils, phases and noise; a few MB each."""
+    return list(itertools.islice(drawn_scans(volumes, seed, phantom_share), count))
+
+
+def drawn_scans(volumes: list[Volume], seed: int, phantom_share: float) -> Iterator[ValidationScan]:
+    """The same one by one, without end."""
     plans = Plans(Workers(threads=1))
-    scans: list[ValidationScan] = []
     accelerations = list(ACS_FRACTION_BY_ACCELERATION.items())
     index = 0
-    while len(scans) < count:
+    while True:
         rng = np.random.default_rng([seed, index])
         acceleration, acs = accelerations[index % len(accelerations)]
         index += 1
@@ -71,17 +77,19 @@ def validation_scans(volumes: list[Volume], count: int, seed: int, phantom_share
         except NoImage:  # an empty centre
             continue
         samples = SliceSamples(hybrid, measured, NoiseLevel(1.0, "noise scan"), (index,))
-        scans.append(
-            ValidationScan(f"scan {index} R = {acceleration}", samples, calibration, reference, foreground(reference))
-        )
-    return scans
+        yield ValidationScan(f"scan {index} R = {acceleration}", samples, calibration, reference, foreground(reference))
 
 
 def qualities(scans: Sequence[ValidationScan], settings: UnrolledSettings, session: Session) -> list[Quality]:
     """Of the learned image of every scan."""
+    return qualities_of(scans, LearnedReconstruction(settings, session))
+
+
+def qualities_of(scans: Iterable[ValidationScan], learned: Learned) -> list[Quality]:
+    """Of the learned image of every scan, by a model of any family."""
     plans, found = Plans(Workers(threads=1)), []
     for scan in scans:
-        made = reconstruct(scan.samples, scan.calibration, LearnedReconstruction(settings, session), plans)
+        made = reconstruct(scan.samples, scan.calibration, learned, plans)
         image = next(one.image for method, one in made if method is Method.LEARNED)  # the first; no other is made
         found.append(compare_within(image, scan.reference, scan.where))
     return found

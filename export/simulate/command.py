@@ -108,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
     check_name(options.out)
     source = read_source(options.volume, config)
     scanner = Scanner(source, config)
-    count = write_scan(scanner, options.out, Progress("slices", sys.stderr))
+    count = write_scan(scanner, options.out, Progress("slices", _to_stderr))
     if options.reference is not None:
         write_reference(scanner, options.reference)
     if options.json:
@@ -128,11 +128,15 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _run_fidelity(options: argparse.Namespace) -> int:
     from export.simulate.fidelity import compare, tables, write_into
 
     comparisons = []
-    for comparison in compare(options.data, Progress("scans", sys.stderr)):
+    for comparison in compare(options.data, Progress("scans", _to_stderr)):
         comparisons.append(comparison)
         if options.json:
             print(json.dumps(comparison.record()), flush=True)

@@ -9,8 +9,6 @@
 namespace edge {
 namespace EDGE_ISA {
 
-constexpr float kLeastLength = 1e-6f;
-
 // A line of maps, complex (coils, grid_columns), interpolated to the columns of the image: packed (column_blocks, coils).
 inline void widen(const float* maps, int coils, int grid_columns, const std::vector<Between>& columns, float* to) {
     for (std::size_t first = 0; first < columns.size(); first += kLanes) {

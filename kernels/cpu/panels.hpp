@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstring>
 
-namespace edge {
+#include "pivots.cuh"
 
-constexpr int kPanel = 4;
+namespace edge {
 
 inline int panels_of(int columns) { return (columns + kPanel - 1) / kPanel; }
 
@@ -120,38 +120,22 @@ inline Tile operator-(const Tile& a, const Tile& b) {
     return difference;
 }
 
-// A Cholesky factor's diagonal tile U, upper triangular: 1 / its diagonal, and what is right of that.
-struct Pivots {
-    double inverse[kPanel], re[kPanel][kPanel], im[kPanel][kPanel];
-
-    // Factors a Hermitian, positive definite tile.
-    explicit Pivots(Tile tile) {
-        for (int row = 0; row < kPanel; ++row) {
-            store_doubles(re[row], tile.re[row]);
-            inverse[row] = 1.0 / __builtin_sqrt(re[row][row]);
-            store_doubles(re[row], inverse[row] * tile.re[row]);
-            store_doubles(im[row], inverse[row] * tile.im[row]);
-            eliminate(tile, row);
-        }
+// Of a Hermitian, positive definite tile.
+inline Pivots pivots_of(const Tile& tile) {
+    Pivots pivots;
+    for (int row = 0; row < kPanel; ++row) {
+        store_doubles(pivots.re[row], tile.re[row]);
+        store_doubles(pivots.im[row], tile.im[row]);
     }
+    pivots.factor();
+    return pivots;
+}
 
-    // U⁻ᴴ tile
-    Tile solve(Tile tile) const {
-        for (int row = 0; row < kPanel; ++row) eliminate(tile, row);
-        return tile;
-    }
-
-  private:
-    // Makes a row final and takes conj(U[row][below]) times it from those below.
-    void eliminate(Tile& tile, int row) const {
-        tile.re[row] = inverse[row] * tile.re[row];
-        tile.im[row] = inverse[row] * tile.im[row];
-        for (int below = row + 1; below < kPanel; ++below) {
-            tile.re[below] = (tile.re[below] - re[row][below] * tile.re[row]) - im[row][below] * tile.im[row];
-            tile.im[below] = (tile.im[below] - re[row][below] * tile.im[row]) + im[row][below] * tile.re[row];
-        }
-    }
-};
+// U⁻ᴴ tile
+inline Tile solved(const Pivots& pivots, Tile tile) {
+    pivots.solve(tile.re, tile.im);
+    return tile;
+}
 
 }  // namespace EDGE_ISA
 #endif

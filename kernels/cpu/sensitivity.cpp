@@ -1,5 +1,7 @@
 #include "sensitivity.hpp"
 
+#include <utility>
+
 #include "hermitian.cuh"
 #include "maps.hpp"
 #include "table.hpp"
@@ -8,9 +10,6 @@ namespace edge {
 namespace EDGE_ISA {
 
 namespace {
-
-constexpr int kMostPowerSteps = 300;
-constexpr double kPowerPrecision = 1e-9;  // relative; the projection moves by no more than half of it
 
 typedef const SensitivityGeometry Geometry;
 typedef const SensitivityTables Tables;
@@ -25,7 +24,7 @@ void tiles_right_of(Geometry& geometry, int panel, Work work) {
 }  // namespace
 
 void gather_calibration(Geometry& geometry, Tables&, Task& task, std::size_t index, float*) {
-    const int kernel = geometry.kernel_lines * geometry.kernel_columns, panel = static_cast<int>(index);
+    const int kernel = geometry.kernel(), panel = static_cast<int>(index);
     for (int lane = 0; lane < kPanel; ++lane) {
         const int unknown = kPanel * panel + lane;
         const int coil = unknown / kernel, line = unknown % kernel / geometry.kernel_columns;
@@ -52,49 +51,46 @@ void gram_of_calibration(Geometry& geometry, Tables&, Task& task, std::size_t in
     });
 }
 
-// Power iteration from a vector without symmetry. The largest eigenvalue is approached from below, with the square of the lead that
-// it has over the next one; where they are so close that the steps run out, either serves as a measure of the signal.
+void square_gram(Geometry& geometry, Tables&, Task& task, std::size_t index, float*) {
+    const int panel = static_cast<int>(index);
+    tiles_right_of(geometry, panel, [&](int right, int row) {
+        const Tile tile = product(task.gram, panel, task.gram, right, 0, task.gram.rows);
+        store_tile(task.square.at(right, row), tile);
+        store_tile(task.square.at(panel, kPanel * right), mirrored(tile));
+    });
+}
+
 void find_floor(Geometry& geometry, Tables&, Task& task, std::size_t, float*) {
     const int panels = panels_of(geometry.unknowns()), size = kPanel * panels;
     double *vector = task.vectors, *next = task.vectors + 2 * size;
+    double trace = 0;
     for (int i = 0; i < size; ++i) {
-        const double turns = 0.6180339887498949 * i * i;
-        const double turn = turns - static_cast<double>(static_cast<long long>(turns));
-        vector[2 * kPanel * (i / kPanel) + i % kPanel] = 1.0 - 2.0 * turn;
-        vector[2 * kPanel * (i / kPanel) + kPanel + i % kPanel] = turn;
+        const Complex<double> value = PowerIteration::start(i);
+        vector[2 * kPanel * (i / kPanel) + i % kPanel] = value.re;
+        vector[2 * kPanel * (i / kPanel) + kPanel + i % kPanel] = value.im;
+        trace += task.square.at(i / kPanel, i)[i % kPanel];
     }
-    double largest = 0, length = 0;
-    for (int step = 0; step <= kMostPowerSteps; ++step) {
+    PowerIteration iteration;
+    for (;;) {
         double power = 0;
         for (int i = 0; i < 2 * size; ++i) power += vector[i] * vector[i];
-        length = __builtin_sqrt(power);
-        const bool settled = step > 1 && length - largest <= kPowerPrecision * length;
-        if (step) largest = length;  // of G times a unit vector
-        if (!(length > 0) || settled) break;
-        for (int i = 0; i < 2 * size; ++i) vector[i] *= 1.0 / length;
-        for (int panel = 0; panel < panels; ++panel) {  // conj(vᴴ G) = G v
+        const double length = __builtin_sqrt(power), factor = 1.0 / length / trace;
+        if (!iteration.goes_on(length)) break;
+        for (int panel = 0; panel < panels; ++panel) {  // conj(vᴴ gram²) = gram² v
             Doubles re = {}, im = {};
-            const double* column = task.gram.at(panel, 0);
+            const double* column = task.square.at(panel, 0);
             for (int row = 0; row < size; ++row, column += 2 * kPanel) {
                 const double* v = vector + 2 * kPanel * (row / kPanel) + row % kPanel;
                 const Doubles g_re = load_doubles(column), g_im = load_doubles(column + kPanel);
                 re = (re + v[0] * g_re) + v[kPanel] * g_im;
                 im = (im + v[kPanel] * g_re) - v[0] * g_im;
             }
-            store_doubles(next + 2 * kPanel * panel, re);
-            store_doubles(next + 2 * kPanel * panel + kPanel, im);
+            store_doubles(next + 2 * kPanel * panel, factor * re);
+            store_doubles(next + 2 * kPanel * panel + kPanel, factor * im);
         }
-        std::memcpy(vector, next, sizeof(double) * 2 * static_cast<std::size_t>(size));
+        std::swap(vector, next);
     }
-    const double half = largest * task.threshold * task.threshold;  // the eigenvalue that counts half
-    *task.floor = half > 0 ? half * half : 0.0;
-}
-
-void square_gram(Geometry& geometry, Tables&, Task& task, std::size_t index, float*) {
-    const int panel = static_cast<int>(index);
-    tiles_right_of(geometry, panel, [&](int right, int row) {
-        store_tile(task.square.at(right, row), product(task.gram, panel, task.gram, right, 0, task.gram.rows));
-    });
+    *task.floor = iteration.floor(trace, task.threshold);
 }
 
 // gram² + floor = Uᴴ U, and V = U⁻ᴴ by U's rows, four at a time: those of U and of V are solved for with the same pivots.
@@ -104,14 +100,14 @@ void factor_square(Geometry& geometry, Tables&, Task& task, std::size_t, float*)
     for (int panel = 0; panel < panels_of(geometry.unknowns()); ++panel) {
         const int row = kPanel * panel;
         const Tile diagonal = load_tile(upper.at(panel, row)) - product(upper, panel, upper, panel, 0, row);
-        const Pivots pivots(shifted(diagonal, 1.0, *task.floor));
+        const Pivots pivots = pivots_of(shifted(diagonal, 1.0, *task.floor));
         for (int right = panel + 1; right < panels_of(geometry.unknowns()); ++right) {
             const Tile tile = load_tile(upper.at(right, row)) - product(upper, panel, upper, right, 0, row);
-            store_tile(upper.at(right, row), pivots.solve(tile));
+            store_tile(upper.at(right, row), solved(pivots, tile));
         }
         for (int left = 0; left <= panel; ++left) {
             const Tile tile = product(upper, panel, lower, left, kPanel * left, row);
-            store_tile(lower.at(left, row), pivots.solve(shifted(tile, -1.0, left == panel ? 1.0 : 0.0)));
+            store_tile(lower.at(left, row), solved(pivots, shifted(tile, -1.0, left == panel ? 1.0 : 0.0)));
         }
     }
 }
@@ -128,7 +124,7 @@ void project(Geometry& geometry, Tables&, Task& task, std::size_t index, float*)
 }
 
 void sum_lags(Geometry& geometry, Tables&, Task& task, std::size_t, float*) {
-    const int kernel_columns = geometry.kernel_columns, kernel = geometry.kernel_lines * kernel_columns;
+    const int kernel_columns = geometry.kernel_columns, kernel = geometry.kernel();
     const int lag_columns = geometry.lag_columns(), lags = geometry.lag_lines() * lag_columns;
     const int centre = (geometry.kernel_lines - 1) * lag_columns + kernel_columns - 1;
     std::memset(task.lags, 0, sizeof(double) * static_cast<std::size_t>(geometry.coils * (geometry.coils + 1) * lags));
@@ -161,7 +157,7 @@ void maps_of_grid_line(Geometry& geometry, Tables& tables, Task& task, std::size
     float* along_line = reinterpret_cast<float*>(other + coils * coils);                // complex (pairs, lag_columns)
     float* maps = along_line + coils * (coils + 1) * lag_columns;                       // complex (coils, grid_columns)
     const double* waves = tables.line_waves.data() + 2 * lag_lines * static_cast<std::ptrdiff_t>(line);
-    for (int pair = 0; pair < coils * (coils + 1) / 2; ++pair) {
+    for (int pair = 0; pair < geometry.pairs(); ++pair) {
         for (int column = 0; column < lag_columns; ++column) {
             double re = 0, im = 0;
             for (int lag = 0; lag < lag_lines; ++lag) {
@@ -173,7 +169,7 @@ void maps_of_grid_line(Geometry& geometry, Tables& tables, Task& task, std::size
             along_line[2 * (pair * lag_columns + column) + 1] = static_cast<float>(im);
         }
     }
-    for (int block = 0; block < geometry.grid_blocks(); ++block) {
+    for (int block = 0; block < grid_blocks(geometry); ++block) {
         const float* column_waves = tables.column_waves.data() + 2 * kLanes * block * lag_columns;
         const float* lags = along_line;
         for (int i = 0; i < coils; ++i) {
@@ -196,7 +192,7 @@ void maps_of_grid_line(Geometry& geometry, Tables& tables, Task& task, std::size
             });
         }
     }
-    const std::ptrdiff_t widened_line = static_cast<std::ptrdiff_t>(2 * kLanes) * geometry.column_blocks() * coils;
+    const std::ptrdiff_t widened_line = static_cast<std::ptrdiff_t>(2 * kLanes) * column_blocks(geometry) * coils;
     widen(maps, coils, geometry.grid_columns, tables.columns, task.widened + widened_line * static_cast<std::ptrdiff_t>(line));
 }
 
@@ -205,11 +201,11 @@ void maps_of_image_line(Geometry& geometry, Tables& tables, Task& task, std::siz
     const Between& at = tables.lines[line];
     const std::ptrdiff_t block_size = static_cast<std::ptrdiff_t>(2 * kLanes) * coils;
     ComplexVector* pixels = reinterpret_cast<ComplexVector*>(scratch);
-    for (int block = 0; block < geometry.column_blocks(); ++block) {
+    for (int block = 0; block < column_blocks(geometry); ++block) {
         const int column = kLanes * block, left = geometry.columns - column;
         const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(line) * geometry.columns + column;
-        const float* above = task.widened + block_size * (static_cast<std::ptrdiff_t>(at.left) * geometry.column_blocks() + block);
-        const float* below = task.widened + block_size * (static_cast<std::ptrdiff_t>(at.right) * geometry.column_blocks() + block);
+        const float* above = task.widened + block_size * (static_cast<std::ptrdiff_t>(at.left) * column_blocks(geometry) + block);
+        const float* below = task.widened + block_size * (static_cast<std::ptrdiff_t>(at.right) * column_blocks(geometry) + block);
         float factors[kLanes];
         pixels_between(above, below, at.weight, coils, pixels, factors);
         if (task.weight) {

@@ -6,23 +6,12 @@
 
 #include "interpolation.cuh"
 #include "panels.hpp"
+#include "sensitivity.cuh"
 
 namespace edge {
 
-struct SensitivityGeometry {
-    int coils;
-    int acs_lines, acs_columns;
-    int kernel_lines, kernel_columns;  // at most those of the ACS
-    int grid_lines, grid_columns;      // on which maps are computed; at most those of the image
-    int phase_encodes, columns;
-
-    int unknowns() const { return coils * kernel_lines * kernel_columns; }
-    int windows() const { return (acs_lines - kernel_lines + 1) * (acs_columns - kernel_columns + 1); }
-    int lag_lines() const { return 2 * kernel_lines - 1; }
-    int lag_columns() const { return 2 * kernel_columns - 1; }
-    int column_blocks() const { return (columns + 7) / 8; }
-    int grid_blocks() const { return (grid_columns + 7) / 8; }
-};
+EDGE_DEVICE int column_blocks(const SensitivityGeometry& geometry) { return (geometry.columns + 7) / 8; }
+EDGE_DEVICE int grid_blocks(const SensitivityGeometry& geometry) { return (geometry.grid_columns + 7) / 8; }
 
 // Worked out once.
 struct SensitivityTables {
@@ -42,7 +31,7 @@ struct SensitivityTask {
 
     Panels calibration = {nullptr, 0};  // (windows, unknowns)
     Panels gram = {nullptr, 0};         // (unknowns, unknowns), rows padded as columns are; then the projection, its upper tiles
-    Panels square = {nullptr, 0};       // upper tiles: gram², then the Cholesky factor U of gram² + floor
+    Panels square = {nullptr, 0};       // gram²; then the Cholesky factor U of gram² + floor, its upper tiles
     Panels inverse = {nullptr, 0};      // lower tiles: U⁻ᴴ
     double* vectors = nullptr;          // two, each as long as a padded row, of the power iteration
     double* floor = nullptr;            // what is added to gram²; 0 where there is no signal
@@ -56,8 +45,8 @@ typedef void (*SensitivityKernel)(const SensitivityGeometry&, const SensitivityT
 #define EDGE_SENSITIVITY_KERNELS(apply)                                                                      \
     apply(gather_calibration)   /* a panel: acs -> calibration */                                            \
     apply(gram_of_calibration)  /* a panel: calibration -> gram */                                           \
-    apply(find_floor)           /* gram -> floor, from its largest eigenvalue */                             \
     apply(square_gram)          /* a panel: gram -> square */                                                \
+    apply(find_floor)           /* square -> floor, from its largest eigenvalue */                           \
     apply(factor_square)        /* square, floor -> square, inverse */                                       \
     apply(project)              /* a panel: inverse -> gram = gram² (gram² + floor)⁻¹ */                     \
     apply(sum_lags)             /* gram -> lags, conjugate */                                                \

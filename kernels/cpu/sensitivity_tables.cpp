@@ -26,7 +26,7 @@ SensitivityTables::SensitivityTables(const SensitivityGeometry& geometry) {
             line_waves.insert(line_waves.end(), value, value + 2);
         }
     }
-    column_waves.resize(kPacked * static_cast<std::size_t>(geometry.grid_blocks() * geometry.lag_columns()));
+    column_waves.resize(kPacked * static_cast<std::size_t>(grid_blocks(geometry) * geometry.lag_columns()));
     for (int column = 0; column < geometry.grid_columns; ++column) {
         for (int lag = 0; lag < geometry.lag_columns(); ++lag) {
             double value[2];
@@ -40,7 +40,7 @@ SensitivityTables::SensitivityTables(const SensitivityGeometry& geometry) {
     for (int line = 0; line < geometry.phase_encodes; ++line) {
         lines.push_back(between_centred(line, geometry.phase_encodes, geometry.grid_lines));
     }
-    for (int column = 0; column < 8 * geometry.column_blocks(); ++column) {  // those beyond the image are never looked at
+    for (int column = 0; column < 8 * column_blocks(geometry); ++column) {  // those beyond the image are never looked at
         columns.push_back(between_centred(std::min(column, geometry.columns - 1), geometry.columns, geometry.grid_columns));
     }
 }

@@ -13,7 +13,7 @@ namespace {
         isa::line_search, isa::between, isa::sample_power
 #define EDGE_PACK(isa) isa::pack, isa::fill, isa::unpack
 #define EDGE_SENSITIVITY(isa)                                                                                          \
-    isa::gather_calibration, isa::gram_of_calibration, isa::find_floor, isa::square_gram, isa::factor_square, isa::project,        \
+    isa::gather_calibration, isa::gram_of_calibration, isa::square_gram, isa::find_floor, isa::factor_square, isa::project,        \
         isa::sum_lags, isa::maps_of_grid_line, isa::maps_of_image_line
 #define EDGE_ADAPTIVE(isa) isa::image_block, isa::map_cells, isa::combine_line
 #define EDGE_VOLUME(isa) \

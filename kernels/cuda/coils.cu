@@ -1,28 +1,6 @@
 // What is done with whole coils of one slice in hybrid space, kernels/cpu/coils.cpp for a GPU: compression into virtual coils, and
-// combination of coil images. Samples lie as they were assembled: columns side by side, coils and lines apart by any number of them.
-#include "group.cuh"
-
-namespace edge {
-
-struct Samples {
-    const float2* array;
-    const unsigned char* measured;  // (lines,); other lines hold anything
-    long long coil_stride, line_stride;
-    int wide;  // whether pairs of columns lie at multiples of 16 bytes
-};
-
-__device__ __forceinline__ ComplexPair load(const Samples& samples, int coil, int line, int column, int columns) {
-    const float2* const at = samples.array + coil * samples.coil_stride + line * samples.line_stride + column;
-    if (samples.wide && column < columns) {
-        const float4 both = __ldg(reinterpret_cast<const float4*>(at));
-        return {{both.x, both.z}, {both.y, both.w}};
-    }
-    const float2 none = make_float2(0.0f, 0.0f);
-    const float2 first = column < columns ? __ldg(at) : none, second = column + 1 < columns ? __ldg(at + 1) : none;
-    return {{first.x, second.x}, {first.y, second.y}};
-}
-
-}  // namespace edge
+// combination of coil images.
+#include "samples.cuh"
 
 using namespace edge;
 
@@ -48,13 +26,7 @@ extern "C" __global__ void coils_compress(Geometry geometry, Samples samples, co
         for (int made = 0; made < kAtOnce; ++made) {
             if (begin + made >= virtual_coils) break;
             float2* const to = out + (static_cast<long long>(begin + made) * geometry.lines.length + line) * columns + column;
-            const ComplexPair sum = sums[made];
-            if (columns % 2 == 0) {
-                *reinterpret_cast<float4*>(to) = make_float4(sum.re.first, sum.im.first, sum.re.second, sum.im.second);
-                continue;
-            }
-            to[0] = make_float2(sum.re.first, sum.im.first);
-            if (column + 1 < columns) to[1] = make_float2(sum.re.second, sum.im.second);
+            store_pair(to, column, columns, sums[made]);
         }
     }
 }
@@ -63,18 +35,10 @@ extern "C" __global__ void coils_compress(Geometry geometry, Samples samples, co
 extern "C" __global__ void __launch_bounds__(256) coils_root_sum_of_squares(Geometry geometry, Samples samples, float* out) {
     const Group group(geometry);
     const Arrays arrays(group);
-    const Lines& lines = geometry.lines;
     const Shared work{arrays[0]};
     Pair* const powers = reinterpret_cast<Pair*>(arrays[1]);
     for (int coil = 0; coil < geometry.coils; ++coil) {
-        every_line(group, [&](int position) {
-            const int line = group.line_of(position);
-            const ComplexPair none = {{0.0f, 0.0f}, {0.0f, 0.0f}};
-            const ComplexPair sample = samples.measured[line] ? load(samples, coil, line, group.column, geometry.columns) : none;
-            work(position, scaled(sample, lines.scale));
-        });
-        __syncthreads();
-        inverse(lines, arrays[0], arrays.staged);
+        coil_image(group, samples, coil, arrays[0], arrays.staged);
         every_line(group, [&](int at) {
             const Pair power = squared_magnitude(work(at));
             powers[element(at)] = coil ? powers[element(at)] + power : power;

@@ -15,6 +15,26 @@ struct Geometry {
     int staging;  // whether there is an array for it in shared memory
 };
 
+// Two neighbouring columns of rows of complex numbers, at `at` in theirs; zeros beyond the last. With an even number of columns every row
+// begins at a multiple of 16 bytes.
+__device__ __forceinline__ ComplexPair load_pair(const float2* at, int column, int columns) {
+    if (columns % 2 == 0 && column < columns) {
+        const float4 both = *reinterpret_cast<const float4*>(at);
+        return {{both.x, both.z}, {both.y, both.w}};
+    }
+    const float2 none = make_float2(0.0f, 0.0f);
+    const float2 first = column < columns ? at[0] : none, second = column + 1 < columns ? at[1] : none;
+    return {{first.x, second.x}, {first.y, second.y}};
+}
+__device__ __forceinline__ void store_pair(float2* at, int column, int columns, ComplexPair value) {
+    if (columns % 2 == 0 && column < columns) {
+        *reinterpret_cast<float4*>(at) = make_float4(value.re.first, value.im.first, value.re.second, value.im.second);
+        return;
+    }
+    if (column < columns) at[0] = make_float2(value.re.first, value.im.first);
+    if (column + 1 < columns) at[1] = make_float2(value.re.second, value.im.second);
+}
+
 // Images are complex64 (lines, columns), hybrid arrays complex64 (coils, lines, columns), both centred at n / 2.
 struct Group {
     const Geometry& geometry;
@@ -36,21 +56,10 @@ struct Group {
     __device__ __forceinline__ int line_of(int position) const { return shifted(lines.frequency[position]); }
 
     __device__ __forceinline__ ComplexPair load(const float2* array, long long at) const {
-        if (geometry.columns % 2 == 0 && column < geometry.columns) {  // then every row begins at a multiple of 16 bytes
-            const float4 both = *reinterpret_cast<const float4*>(array + at);
-            return {{both.x, both.z}, {both.y, both.w}};
-        }
-        const float2 none = make_float2(0.0f, 0.0f);
-        const float2 first = column < geometry.columns ? array[at] : none, second = column + 1 < geometry.columns ? array[at + 1] : none;
-        return {{first.x, second.x}, {first.y, second.y}};
+        return load_pair(array + at, column, geometry.columns);
     }
     __device__ __forceinline__ void store(float2* array, long long at, ComplexPair value) const {
-        if (geometry.columns % 2 == 0 && column < geometry.columns) {
-            *reinterpret_cast<float4*>(array + at) = make_float4(value.re.first, value.im.first, value.re.second, value.im.second);
-            return;
-        }
-        if (column < geometry.columns) array[at] = make_float2(value.re.first, value.im.first);
-        if (column + 1 < geometry.columns) array[at + 1] = make_float2(value.re.second, value.im.second);
+        store_pair(array + at, column, geometry.columns, value);
     }
     template <class T>
     __device__ __forceinline__ Pair load_reals(const T* array, long long at, float outside) const {

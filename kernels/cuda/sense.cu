@@ -89,12 +89,6 @@ __device__ __noinline__ void apply_normal(const Columns& group, const float4* im
     }
 }
 
-// Of energies; 0 for an empty column, whatever the units of others.
-__device__ __forceinline__ Pair ratio(Pair numerator, Pair denominator) {
-    return {numerator.first / (denominator.first > 0 ? denominator.first : 1.0f),
-            numerator.second / (denominator.second > 0 ? denominator.second : 1.0f)};
-}
-
 // Conjugate gradients (Hestenes and Stiefel, J Res Natl Bur Stand 49:409, 1952), each column with step lengths and an end of its own.
 // `operate()` makes `product` of `direction`, both in shared memory and whole for it; `x` and `residual` are in the device's, and only
 // ever this thread's lines of them. A column whose residual's energy is no more than its limit keeps its x.

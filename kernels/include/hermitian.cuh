@@ -1,7 +1,9 @@
 // Dominant eigenvectors of small Hermitian matrices (n, n), row by row, both triangles filled.
 #pragma once
 
+#if !defined(__CUDACC_RTC__)  // which knows these functions by itself
 #include <math.h>
+#endif
 
 #include "complex.cuh"
 

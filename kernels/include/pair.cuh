@@ -26,4 +26,10 @@ EDGE_DEVICE ComplexPair where(Pair mask, ComplexPair value) {
 // a . b of complex numbers as vectors of two reals
 EDGE_DEVICE Pair real_product(ComplexPair a, ComplexPair b) { return a.re * b.re + a.im * b.im; }
 
+// Of energies; 0 for an empty column, whatever the units of others.
+EDGE_DEVICE Pair ratio(Pair numerator, Pair denominator) {
+    return {numerator.first / (denominator.first > 0 ? denominator.first : 1.0f),
+            numerator.second / (denominator.second > 0 ? denominator.second : 1.0f)};
+}
+
 }  // namespace edge

@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from simulated import coil_maps, complex_noise
+from simulated import coil_maps, complex_noise, kspace_of, object_image
 
-from edge_runtime.kernels import CoilPlan, IngestPlan, PackPlan, Quantization, SensePlan, Where, Workers
+from edge_runtime.cuda import volume as volume_on_gpu
+from edge_runtime.kernels import (
+    AdaptivePlan,
+    CoilPlan,
+    IngestPlan,
+    PackPlan,
+    Quantization,
+    SensePlan,
+    SensitivityPlan,
+    VolumeSensePlan,
+    Where,
+    Workers,
+)
 
 Shape = tuple[int, int, int]
 Results = dict[str, np.ndarray]
@@ -21,6 +34,17 @@ Results = dict[str, np.ndarray]
 SHAPES = [(2, 64, 9), (2, 12, 18), (2, 22, 5), (1, 13, 3), (3, 105, 2), (2, 30, 6), (2, 2, 1), (1, 288, 3)]
 """All radices, a prime as first and as only pass, odd and even columns, one warp and several."""
 
+VOLUMES = {
+    (2, 64, 9): (2, 2, 64, 9),
+    (2, 12, 18): (2, 9, 12, 18),
+    (2, 22, 5): (2, 4, 22, 5),
+    (1, 13, 3): (1, 23, 13, 3),
+    (3, 105, 2): (3, 1, 105, 2),
+    (2, 30, 6): (2, 8, 30, 6),
+    (2, 2, 1): (2, 13, 2, 67),
+    (1, 288, 3): (1, 1, 288, 3),
+}
+"""Instead of these slices; more columns than a warp does."""
 
 WORKERS = Workers(1)
 
@@ -67,6 +91,23 @@ def ingest(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
+def volume(shape: Shape, seed: int, device: Where) -> Results:
+    """Of every method, on random data with a mask that differs from column to column, and no numbers outside of it."""
+    rng = np.random.default_rng(seed)
+    whole = VOLUMES.get(shape, (shape[0], 24, *shape[1:]))
+    with patch.object(volume_on_gpu, "WORK_BYTES", 4096):  # some volumes' coils come in several batches
+        plan = VolumeSensePlan(WORKERS, *whole, device=device)
+    mask, hybrid, image = rng.random(plan.shape) < 0.6, complex_noise(whole, rng), complex_noise(plan.shape, rng)
+    plan.set_maps(complex_noise(whole, rng) / np.float32(np.sqrt(whole[0])))
+    plan.set_samples(np.where(mask, hybrid, np.complex64(np.nan)), mask)
+    return {
+        "volume": plan.normal(image),
+        "volume, gradient": plan.gradient(image),
+        "volume, data_consistent": plan.data_consistent(image, 0.3, 3),
+        "volume, data_consistent, columns stop": plan.data_consistent(image, 0.1, 6, tolerance=0.3),
+    }
+
+
 def coils(shape: Shape, seed: int, device: Where) -> Results:
     """Of samples that lie by coils and by lines, those that were not measured no numbers."""
     rng = np.random.default_rng(seed)
@@ -81,6 +122,17 @@ def coils(shape: Shape, seed: int, device: Where) -> Results:
         "root_sum_of_squares": plan.root_sum_of_squares(hybrid, measured),
         "root_sum_of_squares, by lines": plan.root_sum_of_squares(by_lines, measured),
     }
+
+
+def adaptive(shape: Shape, seed: int, device: Where) -> Results:
+    """Of coils that see an object: where there is nothing but noise, rounding turns the eigenvector."""
+    rng = np.random.default_rng(seed)
+    size = shape[1], max(shape[2], 4)
+    images = object_image(*size) * coil_maps(shape[0], *size) if shape[1] > 1 else np.ones((shape[0], *size))
+    samples = (images + 0.02 * complex_noise(images.shape, rng)).astype(np.complex64)
+    measured = rng.random(shape[1]) < 0.9
+    samples[:, ~measured] = np.nan
+    return {"adaptive": AdaptivePlan(WORKERS, *samples.shape, device=device).combine(samples, measured)}
 
 
 def pack(shape: Shape, seed: int, device: Where) -> Results:
@@ -102,7 +154,21 @@ def pack(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
-PLANS = (pack, ingest, coils, sense)
+def sensitivities(shape: Shape, seed: int, device: Where) -> Results:
+    """Where the object is, since maps in the air are left to rounding: several tiles of each matrix, several rounds of windows,
+    more columns than a block has warps."""
+    coils, *image = shape
+    acs = kspace_of(object_image(), coil_maps(coils), noise=0.01, seed=seed)[:, 12:19, 8:17].copy()
+    grid = min(image[0], 10), image[1]
+    plan = SensitivityPlan(WORKERS, coils, acs.shape[1:], (3, 3), grid, (image[0], image[1]), device=device)
+    weight, shown = np.random.default_rng(seed).random(image, np.float32), np.abs(object_image(*image))
+    return {
+        "estimate": plan.estimate(acs, 0.015) * shown,
+        "estimate, weighted": plan.estimate(acs, 0.02, weight) * shown,
+    }
+
+
+PLANS = (pack, ingest, coils, adaptive, sensitivities, sense, volume)
 
 
 def main() -> int:

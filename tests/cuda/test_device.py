@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.cuda.device import driver, open_device
-from edge_runtime.errors import ArgumentError, OutOfDeviceMemory
-from edge_runtime.kernels import CoilPlan, IngestPlan, Workers
+from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
+from edge_runtime.kernels import AdaptivePlan, CoilPlan, IngestPlan, SensitivityPlan, VolumeSensePlan, Workers
 
 pytestmark = pytest.mark.cuda
 
@@ -125,3 +125,25 @@ def test_an_array_on_the_gpu_is_seen_by_numpy_and_by_plans_for_the_gpu_alone():
 def test_an_array_that_does_not_fit_is_an_error_with_its_mend():
     with pytest.raises(OutOfDeviceMemory, match="plan fewer or smaller scans at a time"):
         open_device().array((1 << 40,), np.complex64)
+
+
+@pytest.mark.parametrize(
+    ("coils", "kernel", "text"), [(90, (2, 2), "90 coils: more than"), (2, (60, 60), "2 coils with kernels of 60 x 60")]
+)
+def test_sensitivities_that_a_block_does_not_hold_are_refused(coils, kernel, text):
+    with pytest.raises(DeviceUnsupported, match=f"{text}.*compress into fewer virtual coils"):
+        SensitivityPlan(Workers(1), coils, (60, 60), kernel, (8, 8), (8, 8), device="cuda")
+    SensitivityPlan(Workers(1), 60, (4, 4), (2, 2), (8, 8), (8, 8), device="cuda")
+
+
+def test_more_coils_than_a_block_holds_are_refused():
+    with pytest.raises(
+        DeviceUnsupported, match=r"200 coils: their covariance does not fit the .* bytes .* compress them"
+    ):
+        AdaptivePlan(Workers(1), 200, 8, 8, device="cuda")
+    AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")
+
+
+def test_more_partitions_than_a_block_holds_are_refused():
+    with pytest.raises(DeviceUnsupported, match="20000 partitions: a block of"):
+        VolumeSensePlan(Workers(1), 1, 20000, 2, 2, device="cuda")

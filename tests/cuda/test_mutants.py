@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parents[1] / "kernels" / "cuda"
 pytestmark = pytest.mark.cuda
 
-BARRIERS = re.compile(r"__syncthreads\(\);|__syncthreads_or(?=\()")
+BARRIERS = re.compile(r"__sync(threads|warp)\(\);|__syncthreads_or(?=\()")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ CHANGES = {
     ],
     "group.cuh": [
         ("index + lines.length / 2", "index + (lines.length + 1) / 2"),
-        ("geometry.columns ? array[at + 1] : none", "geometry.columns ? array[at] : none"),
+        ("column + 1 < columns ? at[1] : none", "column + 1 < columns ? at[0] : none"),
         ("memory + (group.geometry.staging ? group.size : 0)", "memory"),
     ],
     "sense.cu": [
@@ -71,9 +71,42 @@ CHANGES = {
         ("scaled(direction(line), lambda)", "scaled(direction(line), 2.0f * lambda)"),
         ("from + scaled(to - from, share)", "from + scaled(to, share)"),
     ],
-    "coils.cu": [
+    "volume.cu": [
+        ("pair(blockIdx.y * blockDim.x + threadIdx.x)", "pair(threadIdx.x)"),
+        ("+ threadIdx.y; at < rows", "; at < rows"),
+        ("inside && part < gridDim.x", "inside && part < 1"),
+        ("ratio(before * solve.going(mine, before), mine", "ratio(before, mine"),
+        ("ratio(mine.total(left), mine.total(energy))", "ratio(mine.total(energy), mine.total(left))"),
+        ("rows.total(right) * (tolerance * tolerance)", "rows.total(right) * tolerance"),
+        ("scaled(pair_of(direction[at]), lambda)", "scaled(pair_of(direction[at]), 2.0f * lambda)"),
+        ("scaled(pair_of(solve.x[at]), solve.lambda)", "pair_of(solve.x[at])"),
+        ("(along.frequency[position] + half) % along.length", "along.frequency[position]"),
+        ("column + 1 < columns && counts[1]", "column + 1 < columns && counts[0]"),
+        ("scaled(where(mask, sample), scale)", "scaled(sample, scale)"),
+        ("row(volume, 0, z, 0) + group.index] = mask", "row(volume, 0, 0, z) + group.index] = mask"),
+        ("(partition + partitions / 2) % partitions", "(partition + (partitions + 1) / 2) % partitions"),
+        ("coil ? total(at) + part : part", "part"),
+        ("first_coil ? group(sum, to) + total(at) : total(at)", "total(at)"),
+        ("if (less) value", "if (!less) value"),
+    ],
+    "samples.cuh": [
         ("samples.measured[line] ? load", "true ? load"),
         ("coil * samples.coil_stride", "coil * samples.line_stride"),
+    ],
+    "rank_one.cuh": [
+        ("from[k * n + i]", "from[i * n + k]"),
+        ("at < n * n;", "at < n * n - 1;"),
+    ],
+    "adaptive.cu": [
+        ("unsigned turned = 1; turned < 32", "unsigned turned = 4; turned < 32"),
+        ("if (power > most)", "if (power < most)"),
+        ("coil * slice.groups + blockIdx.x] = power", "coil * slice.groups + blockIdx.x] = powers.first"),
+        ("bool inside = line < lines && pair", "bool inside = pair"),
+        ("bool inside = line < lines && pair < slice.pairs", "bool inside = line < lines"),
+        ("blockIdx.x * blockDim.y + threadIdx.y,", "blockIdx.x * blockDim.y,"),
+        ("interpolated(left, right, second.weight)", "interpolated(left, right, first.weight)"),
+    ],
+    "coils.cu": [
         ("(begin + made) * geometry.coils", "made * geometry.coils"),
         ("coil ? powers[element(at)] + power : power", "power"),
     ],
@@ -93,6 +126,20 @@ CHANGES = {
         ("line >= planes.phase_encodes || column >= planes.columns", "line >= planes.phase_encodes"),
         ("quantized<T>(value.y", "quantized<T>(value.x"),
         ("inside ? value : 0.0f", "value"),
+    ],
+    "sensitivity.cu": [
+        ("blockIdx.x < blockIdx.y", "blockIdx.x <= blockIdx.y"),
+        ("unknown % g.kernel();", "unknown % g.kernel_lines;"),
+        ("first < g.windows()", "first + kTile <= g.windows()"),
+        ("packed({value.re, -value.im})", "packed(value)"),
+        ("partial[threadIdx.x / 32] = value", "partial[0] = value"),
+        ("partial + step % 2 * warps", "partial"),
+        ("vectors + (step + 1) % 2 * size", "vectors + step % 2 * size"),
+        ("at / kPanel * kPanel);", "at / kPanel * kPanel + kPanel);"),
+        ("whole.x * floor", "floor"),
+        ("later / kPanel * kPanel", "later / kPanel * kPanel + kPanel"),
+        ("i <= j ? sum.im : -sum.im", "sum.im"),
+        ("both ? factor_of(power.second, 1)", "both ? factor_of(power.second, 0)"),
     ],
 }
 """What a file says once, and what it must not."""

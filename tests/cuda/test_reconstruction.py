@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Replies, RunningServer, attribute, profile_of
+from made_programs import modl, packed, varnet
 from simulated import LINES, coil_maps, header_of, kspace_of, object_image, readouts_of, scan_bytes
 
 from edge_runtime.runtime import open_runtime
@@ -63,10 +64,19 @@ def test_a_streamed_scan_has_the_images_that_it_has_on_the_cpu(scan, order, tiny
             if name in expected.attributes:
                 assert float(attribute(made, name)) == pytest.approx(float(attribute(expected, name)), rel=1e-3)
     launched = Counter(line.split()[0] for line in log.read_text().splitlines())
-    assert {"ingest_readouts", "ingest_mean", "coils_compress", "sense_regularised", "sense_data_consistent"} <= set(
-        launched
-    )
+    expected_launches = {"ingest_readouts", "ingest_mean", "coils_compress", "sensitivity_maps_of_image"}
+    assert expected_launches | {"sense_regularised", "sense_data_consistent"} <= set(launched)
 
 
 def finals(replies: Replies) -> list:
     return [image for image in replies.images if attribute(image, "EdgeCompleteness") == "final"]
+
+
+@pytest.mark.parametrize("made", [varnet, modl])
+def test_a_program_of_others_has_the_images_that_it_has_on_the_cpu(made, tmp_path, signing_key, monkeypatch):
+    monkeypatch.setenv("EDGE_DRIVER_ORDER", "forward")
+    bundle = packed(tmp_path, made(), signing_key)
+    there, here = (images(undersampled(), bundle, device) for device in ("cuda", "cpu"))
+    assert there.kinds() == here.kinds() == [(method, "final") for method in ("learned", "classical", "zero_filled")]
+    for sent, expected in zip(finals(there), finals(here), strict=True):
+        assert np.abs(sent.pixels - expected.pixels).max() <= 1e-3 * expected.pixels.max()

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.program.stages import Graph
 from export.adapters.errors import ImportRefused
 from export.adapters.inputs import Case, default_recording, measured_case, random_cases
-from export.adapters.interpret import Interpreter
 from export.adapters.mapping import read_mapping
-from export.adapters.program import Graph, SplitProgram, digest
+from export.adapters.program import SplitProgram, digest
 from export.adapters.verify import CaseReport, compare
 
 ROUNDING = 5e-5
@@ -40,7 +40,7 @@ def imported(adapter: Any, files: tuple[Path, Path]) -> Any:
 def agrees(found: Any, cases: list[Case] | None = None) -> tuple[CaseReport, ...]:
     """Both sides do the same on random input: several batches, coil counts and sizes."""
     cases = cases or list(random_cases(found.program))
-    reports = compare(Interpreter(found.program, OnnxRuntimeEngine()), found.original, cases, ROUNDING)
+    reports = compare(found.program, OnnxRuntimeEngine(), found.original, cases, ROUNDING)
     stages = [stage.name for stage in found.program.stages]
     assert all([one.stage for one in report.stages] == stages for report in reports)
     return reports
@@ -57,7 +57,7 @@ def departs(found: Any, program: SplitProgram, stage: str) -> None:
     """A program that was broken at a stage is refused, and the stage is named."""
     cases = list(random_cases(found.program))[:1]
     with pytest.raises(ImportRefused, match=f"{stage}: departs from the original by"):
-        compare(Interpreter(program, OnnxRuntimeEngine()), found.original, cases, 1e-4)
+        compare(program, OnnxRuntimeEngine(), found.original, cases, 1e-4)
 
 
 def with_broken_stage(program: SplitProgram, stage: str, **changes: Any) -> SplitProgram:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_runtime.engines import Session, Tensor
-from export.adapters.program import Graph, Origin, SplitProgram, Stage, digest
+from edge_runtime.program.stages import Graph, Stage
+from export.adapters.program import Origin, SplitProgram, digest
 
 ORIGIN = Origin("onnx", "made", "none", "{}", "made.onnx", digest(b""), digest(b""))
 

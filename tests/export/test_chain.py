@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_volumes import write_volume
+from simulated import header_of, readouts_of, usual_kspace
 
-from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
+from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle, load_trust_store
+from edge_runtime.errors import GoldenMismatch
+from edge_runtime.links.files import write_mrd_stream
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import prepare_model
 
@@ -69,8 +74,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def quantize(folder: Path) -> None:
-    run("quantize", folder / "made.toml", "--data", folder / "data", "--work", folder / "work")
+def quantize(folder: Path, *options: object) -> None:
+    run("quantize", folder / "made.toml", "--data", folder / "data", "--work", folder / "work", *options)
+
+
+def copied(folder: Path, target: Path) -> None:
+    """All that `pack` needs of a folder, for a test that changes it."""
+    for name in ("made.toml", "data", "work", "key.pem", "trust"):
+        source = folder / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target / name)
 
 
 def pack(folder: Path, name: str) -> Path:
@@ -101,7 +113,7 @@ def test_the_same_model_gives_the_same_bundle(trained: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.count(digest) == 2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_every_form_loads_and_reproduces_its_golden_outputs(trained: Path, precision: str) -> None:
     out = pack(trained, precision)
     bundle = load(out)
@@ -111,12 +123,73 @@ def test_every_form_loads_and_reproduces_its_golden_outputs(trained: Path, preci
     assert bundle.override is not None and bundle.override.reason == "three steps are no training"
 
 
+def test_half_precision_is_run_where_the_profile_prefers_it(trained: Path) -> None:
+    bundle, profile = load(pack(trained, "half")), load_profile(DEFAULT_PROFILE)
+    assert set(bundle.manifest["forms"]) == {"fp32", "fp16", "int8"}
+    assert len(bundle.forms["fp16"].onnx) < len(bundle.forms["fp32"].onnx)
+    for preferred, runs in ((("fp16", "int8"), "fp16"), (("int8", "fp16"), "int8"), (("fp8", "fp16"), "fp16")):
+        assert prepare_model(bundle, replace(profile, precisions=preferred)).precision == runs
+
+
+def test_golden_outputs_of_half_precision_are_run_again(trained: Path) -> None:
+    bundle, profile = load(pack(trained, "golden")), load_profile(DEFAULT_PROFILE)
+    half = bundle.forms["fp16"]
+    altered = replace(half, golden_output=half.golden_output * np.float32(1.02))
+    for form, error in (
+        (altered, "fp16: golden outputs differ by"),
+        (replace(half, tolerances=()), "fp16 is not qualified"),
+    ):
+        with pytest.raises(GoldenMismatch, match=error):
+            prepare_model(replace(bundle, forms={**bundle.forms, "fp16": form}), profile, "fp16")
+
+
+def test_a_form_beyond_the_budget_is_not_packed(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half precision here loses all."""
+    import onnx
+
+    def spoilt(model: bytes) -> bytes:
+        graph = onnx.load_model_from_string(model)
+        for tensor in graph.graph.initializer:
+            if tensor.name.startswith("tail."):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(1e4 * onnx.numpy_helper.to_array(tensor), tensor.name))
+        return bytes(graph.SerializeToString())
+
+    copied(trained, tmp_path)
+    assert (tmp_path / "work" / "forms" / "fp16.onnx").exists()
+    (tmp_path / "work" / "forms" / "measured.jsonl").unlink()
+    for module in ("run", "search"):
+        monkeypatch.setattr(f"export.quantization.{module}.fp16_form", spoilt)
+    monkeypatch.setattr("edge_runtime.modalities.mri.reconstruct.believed_share", lambda step: 1.0)
+    quantize(tmp_path)
+    assert "it is left out" in capsys.readouterr().out
+    assert set(load(pack(tmp_path, "without")).forms) == {"fp32", "int8"}
+
+
+def test_the_bundle_that_ships_has_no_half_precision_and_loads_as_ever() -> None:
+    bundle, profile = load_bundle(DEFAULT_BUNDLE), load_profile(DEFAULT_PROFILE)
+    assert set(bundle.forms) == {"fp32", "int8"}
+    assert prepare_model(bundle, replace(profile, precisions=("fp16", "int8"))).precision == "int8"
+
+
 def test_a_bundle_tells_what_it_was_made_of(trained: Path) -> None:
     manifest = load(pack(trained, "made")).manifest
     assert manifest["limits"]["int8_loss_db"] == {"at_most": 5}
     made_of = manifest["provenance"]
     assert made_of["training_data"]["volumes"] and len(made_of["calibration"]["pool_sha256"]) == 64
     assert made_of["configuration"] == (trained / "made.toml").read_text()
+
+
+def test_a_bundle_says_on_which_recordings_it_was_calibrated(trained: Path, tmp_path: Path) -> None:
+    copied(trained, tmp_path)
+    scan = tmp_path / "scan.mrd"
+    write_mrd_stream(scan, header_of(), [readouts_of(usual_kspace(noise=0.01))])
+    quantize(tmp_path, "--recording", scan)
+    calibration = load(pack(tmp_path, "recorded")).manifest["provenance"]["calibration"]
+    assert calibration["recordings"] == [{"sha256": hashlib.sha256(scan.read_bytes()).hexdigest(), "slices": [0]}]
+    assert calibration["scans"] == 1 and calibration["seed"] == 3
+    assert load(pack(trained, "simulated")).manifest["provenance"]["calibration"]["recordings"] == []
 
 
 def test_int8_leaves_in_floating_point_what_the_search_says(trained: Path) -> None:
@@ -184,7 +257,11 @@ def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_
     assert said["missed"] == ["unmeasured is not in the quality report, at most 1 is the limit"]
     report = json.loads((tmp_path / "quality.json").read_text())
     assert {row["group"] for row in report["rows"]} >= {"as trained for", "inverted contrast", "R = 10"}
-    assert {row["method"] for row in report["rows"]} == {"learned fp32", "learned int8", "classical", "zero-filled"}
+    assert {row["method"] for row in report["rows"]} == {
+        *(f"learned {precision}" for precision in ("fp32", "fp16", "int8")),
+        "classical",
+        "zero-filled",
+    }
     page = (tmp_path / "quality.html").read_text()
     assert page.count("data:image/png;base64,") >= 2 and "http" not in page and "unmeasured" in page
 

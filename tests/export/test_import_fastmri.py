@@ -18,10 +18,14 @@ from imported_models import (
     with_broken_stage,
 )
 from realdata import needs_recorded_scans
+from simulated import coil_maps, header_of, kspace_of, object_image, readouts_of, scan_bytes
 
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.kernels import Plans, Workers
+from edge_runtime.modalities.mri.fourier import centre_slice, to_image
+from edge_runtime.modalities.mri.given import Acquisition
 from export.adapters.inputs import Case
-from export.adapters.interpret import Acquisition, Interpreter
+from export.adapters.program import interpreter_of
 
 pytestmark = pytest.mark.imports
 
@@ -94,10 +98,10 @@ def test_unmeasured_samples_are_not_looked_at(varnet: Any) -> None:
     hybrid = (rng.standard_normal((1, 2, 32, 32)) + 1j * rng.standard_normal((1, 2, 32, 32))).astype(np.complex64)
     mask = np.arange(32) % 2 == 0
     mask[12:20] = True
-    interpreter = Interpreter(varnet.program, OnnxRuntimeEngine())
-    clean = interpreter.run(Acquisition(hybrid, mask))
+    interpreter, plans = interpreter_of(varnet.program, OnnxRuntimeEngine()), Plans(Workers(1))
+    clean = interpreter.run(Acquisition(hybrid, mask), plans)
     hybrid[:, :, ~mask] = 1e6
-    assert np.array_equal(interpreter.run(Acquisition(hybrid, mask)), clean)
+    assert np.array_equal(interpreter.run(Acquisition(hybrid, mask), plans), clean)
 
 
 @pytest.mark.parametrize(
@@ -161,3 +165,36 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--out", str(tmp_path / "strict"), "--tolerance", "1e-9"]) == 1
     assert "departs from the original by" in capsys.readouterr().err
     assert not (tmp_path / "strict").exists()
+
+
+def test_the_device_makes_the_originals_image(
+    tmp_path: Path, signing_key: Any, serve: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the checkpoint by `import` and a bundle to an image on the wire, against PyTorch's forward pass of the same k-space."""
+    from export.adapters import end_to_end, fastmri
+    from export.cli import main
+    from export.programs.bundle import make_program_bundle
+    from export.programs.config import load_program_config
+
+    files = varnet_files(tmp_path)
+    arguments = ["import", "fastmri", "--checkpoint", str(files[0]), "--mapping", str(files[1])]
+    assert main([*arguments, "--out", str(tmp_path / "varnet.edgeprogram")]) == 0
+    config, bundle = tmp_path / "device.toml", tmp_path / "varnet.edgebundle"
+    config.write_text('program = "varnet.edgeprogram"\nlicence = "MIT"\n')
+    make_program_bundle(load_program_config(config), config, None, bundle, signing_key, override="seeded weights")
+
+    lines, columns, coils = 48, 40, 3
+    kspace = kspace_of(object_image(lines, columns), coil_maps(coils, lines, columns), 2 * columns, noise=0.01)
+    measured = np.array([2, 9, 15, *range(18, 31), 35, 44])  # so few outside the centre that none is held out
+    scan = scan_bytes(
+        readouts_of(kspace, measured),
+        header=header_of(lines, columns, 2 * columns, coils=coils),
+        configuration="edge",
+    )
+    replies = serve(bundle=bundle).exchange(scan)
+    assert replies.kinds() == [("learned", "final"), ("classical", "final")]
+    hybrid = to_image(kspace, axis=2)[:, :, centre_slice(2 * columns, columns)]
+    given = Acquisition(hybrid[None], np.isin(np.arange(lines), measured))
+    original = imported(fastmri, files).original.stages(given)[end_to_end.RESULT][0]
+    sent = replies.images[0].pixels[0, 0]
+    assert np.linalg.norm(sent - original) < 1e-4 * np.linalg.norm(original)

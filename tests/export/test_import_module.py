@@ -77,7 +77,8 @@ def refusal(folder: Path, capsys: pytest.CaptureFixture[str], **options: str) ->
 
 def test_a_module_becomes_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-    from export.adapters.interpret import Interpreter
+    from edge_runtime.kernels import Plans, Workers
+    from export.adapters.program import interpreter_of
     from export.adapters.storage import read_program
 
     model = halving()
@@ -89,10 +90,10 @@ def test_a_module_becomes_a_program(tmp_path: Path, capsys: pytest.CaptureFixtur
     program = read_program(tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [case["origin"] for case in report["cases"]] == ["random"] * 3
-    interpreter = Interpreter(program, OnnxRuntimeEngine())
+    interpreter, plans = interpreter_of(program, OnnxRuntimeEngine()), Plans(Workers(1))
     for size in [(1, 2, 4, 4), (5, 2, 18, 30), (2, 2, 64, 6)]:
         planes = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-        assert np.allclose(interpreter.run(planes), model(torch.from_numpy(planes)).detach(), atol=1e-5)
+        assert np.allclose(interpreter.run(planes, plans), model(torch.from_numpy(planes)).detach(), atol=1e-5)
 
 
 @needs_recorded_scans
@@ -283,3 +284,21 @@ def test_packages_that_are_not_installed_are_named(
     )
     said = refusal(tmp_path, capsys, source="fastmri")
     assert "can't be imported" in said and "make .venv-import/.ready" in said
+
+
+def test_a_module_is_served_from_a_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signing_key: Any, serve: Any
+) -> None:
+    from simulated import readouts_of, scan_bytes, usual_kspace
+
+    from export.programs.bundle import make_program_bundle
+    from export.programs.config import load_program_config
+
+    written(tmp_path, halving().state_dict())
+    assert run(tmp_path) == 0
+    config, bundle = tmp_path / "device.toml", tmp_path / "halving.edgebundle"
+    config.write_text('program = "out"\n')
+    make_program_bundle(load_program_config(config), config, None, bundle, signing_key, override="seeded weights")
+    replies = serve(bundle=bundle).exchange(scan_bytes(readouts_of(usual_kspace()), configuration="edge"))
+    assert replies.kinds() == [("learned", "final"), ("classical", "final")]
+    assert "EdgeBundle" in replies.images[0].attributes and "halving 2" in replies.images[0].attributes

@@ -11,6 +11,7 @@ pytest.importorskip("scipy", reason="the extra 'export' is not installed")
 from scipy import ndimage
 
 from edge_runtime.kernels import Plans, Workers
+from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from export.qualification.cases import AS_TRAINED, OFF_DISTRIBUTION, Sources
 from export.qualification.cost import Cost
 from export.qualification.figures import MEANINGS, figures_of
@@ -67,14 +68,21 @@ def test_air_is_not_compared(textured: np.ndarray) -> None:
     assert flags and all(row + PATCH <= SIZE // 2 + PATCH // 4 for row, _, _ in flags)
 
 
-class Nothing:
+class Stand(LearnedReconstruction):
+    """In the place of a network and what is around it."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class Nothing(Stand):
     """A network that corrects nothing: the learned image is then the classical one of the samples it may see."""
 
     def run(self, plan, first, scale, noise, plans, wanted):
         return first
 
 
-class Eraser:
+class Eraser(Stand):
     """A network that leaves nothing but the coarse: it keeps no small structure."""
 
     def run(self, plan, first, scale, noise, plans, wanted):
@@ -138,6 +146,7 @@ def row(case: str, group: str, method: str, psnr_db: float, ssim: float = 0.9, f
 def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
     rows = [
         row("a", AS_TRAINED, "learned fp32", 30.0),
+        row("a", AS_TRAINED, "learned fp16", 29.99, 0.9),
         row("a", AS_TRAINED, "learned int8", 29.95, 0.899, 0.2),
         row("a", AS_TRAINED, CLASSICAL, 28.0, 0.85, 0.1),
         row("b", "recorded", "learned fp32", 20.0),
@@ -156,6 +165,8 @@ def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
     found = figures_of(rows, stable, costs, "int8")
     assert found == pytest.approx(
         {
+            "fp16_loss_db": 0.01,
+            "fp16_loss_ssim": 0.0,
             "int8_loss_db": 0.5,
             "int8_loss_ssim": 0.02,
             "gain_db_median": 0.725,

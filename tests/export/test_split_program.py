@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from split_programs import Formulas, graph, program
 
+from edge_runtime.errors import ProgramRefused
+from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
-from export.adapters.errors import ImportRefused
-from export.adapters.inputs import Case, random_cases
-from export.adapters.interpret import Acquisition, Interpreter, calibration_lines
-from export.adapters.program import (
+from edge_runtime.modalities.mri.given import Acquisition
+from edge_runtime.modalities.mri.interpret import calibration_lines
+from edge_runtime.modalities.mri.shaping import shape
+from edge_runtime.program.stages import (
     Combine,
     GradientStep,
     KSpaceStep,
@@ -28,10 +30,13 @@ from export.adapters.program import (
     Shaping,
     ZeroFilled,
 )
-from export.adapters.shaping import shape
+from export.adapters.errors import ImportRefused
+from export.adapters.inputs import Case, random_cases
+from export.adapters.program import SplitProgram, interpreter_of
 from export.adapters.storage import read_program, write_program
 from export.adapters.verify import Comparison, compare
 
+PLANS = Plans(Workers(1))
 SIZES = [(1, 1, 8, 5), (2, 3, 9, 7), (3, 5, 16, 12)]
 """Batch, coils, phase encodes, columns."""
 
@@ -54,6 +59,9 @@ def bend(planes: np.ndarray) -> np.ndarray:
     return np.tanh(planes + 0.3 * np.roll(planes, 1, axis=2) - 0.2 * np.roll(planes, 1, axis=3))
 
 
+ENGINE = Formulas({"bend.onnx": bend})
+
+
 def bent(image: np.ndarray) -> np.ndarray:
     """The same for complex images in hybrid space, whose axes the network sees the other way round."""
     planes = bend(np.stack([image.real, image.imag], axis=1).swapaxes(2, 3)).swapaxes(2, 3)
@@ -73,7 +81,7 @@ def test_two_images_carry_the_k_space_iterate(size: tuple[int, ...]) -> None:
     made = program((*stages, RootSumOfSquares("image")), (graph("bend.onnx"),))
     given = acquisition(size, maps=False)
     seen = []
-    result = Interpreter(made, Formulas({"bend.onnx": bend})).run(given, lambda _, value: seen.append(value))
+    result = interpreter_of(made, ENGINE).run(given, PLANS, lambda _, value: seen.append(value))
 
     measured = given.mask[:, None]
     samples = given.hybrid * measured
@@ -103,8 +111,8 @@ def test_steps_on_images(size: tuple[int, ...]) -> None:
     )
     given = acquisition(size, maps=True)
     seen = []
-    Interpreter(program(stages, (graph("bend.onnx"),), maps_given=True), Formulas({"bend.onnx": bend})).run(
-        given, lambda _, value: seen.append(value)
+    interpreter_of(program(stages, (graph("bend.onnx"),), maps_given=True), ENGINE).run(
+        given, PLANS, lambda _, value: seen.append(value)
     )
     maps, measured = given.maps, given.mask[:, None]
     assert maps is not None
@@ -138,7 +146,7 @@ def test_a_program_of_images_runs_its_network(lines: str) -> None:
     planes = (
         np.random.default_rng(3).standard_normal((2, 2, 5, 8) if lines == "rows" else (2, 2, 8, 5)).astype(np.float32)
     )
-    result = Interpreter(made, Formulas({"first two": first_two})).run(planes)
+    result = interpreter_of(made, Formulas({"first two": first_two})).run(planes, PLANS)
     assert sizes == [(2, 3, 8, 8)]
     assert close(result, planes)
 
@@ -173,38 +181,38 @@ def test_calibration_lines(mask: str, rule: str | int, expected: tuple[int, int]
 
 
 def test_lines_that_do_not_calibrate_are_refused() -> None:
-    with pytest.raises(ImportRefused, match="between two gaps"):
+    with pytest.raises(ProgramRefused, match="between two gaps"):
         calibration_lines(np.ones(8, np.bool_), "contiguous")
-    with pytest.raises(ImportRefused, match="9 calibration lines of 8"):
+    with pytest.raises(ProgramRefused, match="9 calibration lines of 8"):
         calibration_lines(np.ones(8, np.bool_), 9)
 
 
 def test_what_a_graph_does_not_take_is_refused() -> None:
     made = program((Network("n", "g", Shaping()),), (graph("g", multiple=4, least=8),), domain="image")
-    interpreter = Interpreter(made, Formulas({"g": bend}))
-    with pytest.raises(ImportRefused, match=r"8 x 10: rows and columns must be multiples of 4"):
-        interpreter.run(np.zeros((1, 2, 8, 10), np.float32))
-    with pytest.raises(ImportRefused, match=r"takes \(any, 2, any, any\), \(1, 3, 8, 8\) came"):
-        interpreter.run(np.zeros((1, 3, 8, 8), np.float32))
-    with pytest.raises(ImportRefused, match="takes planes, samples came"):
-        interpreter.run(acquisition(SIZES[0], maps=False))
+    interpreter = interpreter_of(made, Formulas({"g": bend}))
+    with pytest.raises(ProgramRefused, match=r"8 x 10: rows and columns must be multiples of 4"):
+        interpreter.run(np.zeros((1, 2, 8, 10), np.float32), PLANS)
+    with pytest.raises(ProgramRefused, match=r"takes \(any, 2, any, any\), \(1, 3, 8, 8\) came"):
+        interpreter.run(np.zeros((1, 3, 8, 8), np.float32), PLANS)
+    with pytest.raises(ProgramRefused, match="takes planes, samples came"):
+        interpreter.run(acquisition(SIZES[0], maps=False), PLANS)
 
 
 class Same:
     """An original that does what another interpreter does, but for one stage."""
 
-    def __init__(self, interpreter: Interpreter, broken: str = "", by: float = 0.0) -> None:
-        self.interpreter, self.broken, self.by = interpreter, broken, by
+    def __init__(self, made: SplitProgram, broken: str = "", by: float = 0.0) -> None:
+        self.interpreter, self.broken, self.by = interpreter_of(made, ENGINE), broken, by
 
     def stages(self, given: Acquisition) -> dict[str, np.ndarray]:
         seen: dict[str, np.ndarray] = {}
-        self.interpreter.run(given, lambda stage, value: seen.update({stage.name: value}))
+        self.interpreter.run(given, PLANS, lambda stage, value: seen.update({stage.name: value}))
         if self.broken in seen:
             seen[self.broken] = seen[self.broken] * (1 + self.by)
         return seen
 
 
-def two_cascades() -> Interpreter:
+def two_cascades() -> SplitProgram:
     stages = [Sensitivities("sensitivities", "bend.onnx", Shaping(), "symmetric", "magnitude")]
     for number in (1, 2):
         stages += [
@@ -212,29 +220,27 @@ def two_cascades() -> Interpreter:
             Regularise(f"cascade {number}, regulariser", "bend.onnx", Shaping(), "correction"),
             KSpaceStep(f"cascade {number}, data consistency", 0.5),
         ]
-    return Interpreter(
-        program((*stages, RootSumOfSquares("image")), (graph("bend.onnx"),)), Formulas({"bend.onnx": bend})
-    )
+    return program((*stages, RootSumOfSquares("image")), (graph("bend.onnx"),))
 
 
 @pytest.mark.parametrize("stage", ["sensitivities", "cascade 1, data consistency", "cascade 2, regulariser", "image"])
 def test_the_stage_that_departs_is_named(stage: str) -> None:
-    interpreter = two_cascades()
-    cases = list(random_cases(interpreter.program))
-    assert len(compare(interpreter, Same(interpreter), cases, 1e-6)) == len(cases)
-    assert len(compare(interpreter, Same(interpreter, stage, 5e-5), cases, 1e-4)) == len(cases)
+    made = two_cascades()
+    cases = list(random_cases(made))
+    assert len(compare(made, ENGINE, Same(made), cases, 1e-6)) == len(cases)
+    assert len(compare(made, ENGINE, Same(made, stage, 5e-5), cases, 1e-4)) == len(cases)
     with pytest.raises(
         ImportRefused, match=rf"made: {stage}: departs from the original by 2.00e-03 \(tolerance 0.0005\)"
     ):
-        compare(interpreter, Same(interpreter, stage, 2e-3), cases, 5e-4)
+        compare(made, ENGINE, Same(made, stage, 2e-3), cases, 5e-4)
     with pytest.raises(ImportRefused, match=f"{stage}: departs from the original by nan"):
-        compare(interpreter, Same(interpreter, stage, float("nan")), cases, 1e-4)
+        compare(made, ENGINE, Same(made, stage, float("nan")), cases, 1e-4)
 
 
 def test_random_input_is_repeated_and_varied() -> None:
-    interpreter = two_cascades()
-    cases: list[Case] = list(random_cases(interpreter.program))
-    again = list(random_cases(interpreter.program))
+    made = two_cascades()
+    cases: list[Case] = list(random_cases(made))
+    again = list(random_cases(made))
     assert all(np.array_equal(a.given.hybrid, b.given.hybrid) for a, b in zip(cases, again, strict=True))
     shapes = [case.given.hybrid.shape for case in cases]
     assert {shape[0] for shape in shapes} == {1, 2, 3} and {shape[1] for shape in shapes} == {4, 3, 1}
@@ -242,14 +248,14 @@ def test_random_input_is_repeated_and_varied() -> None:
 
 
 def stored(path: Path) -> Path:
-    made = two_cascades().program
+    made = two_cascades()
     write_program(path, made, Comparison(1e-4, "formulas", (), ("nothing was compared",)))
     return path
 
 
 @pytest.mark.parametrize("name", ["program", "program.edgeprogram"])
 def test_what_is_stored_is_read_again(tmp_path: Path, name: str) -> None:
-    assert read_program(stored(tmp_path / name)) == two_cascades().program
+    assert read_program(stored(tmp_path / name)) == two_cascades()
 
 
 def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -300,7 +306,7 @@ def test_a_hostile_archive_is_refused(tmp_path: Path) -> None:
 def test_stages_out_of_place_are_refused() -> None:
     given = acquisition(SIZES[0], maps=False)
     early = program((Combine("c"),), (graph("bend.onnx"),))
-    with pytest.raises(ImportRefused, match="comes before any sensitivities"):
-        Interpreter(early, Formulas({"bend.onnx": bend})).run(given)
-    with pytest.raises(ImportRefused, match="maps of shape"):
-        Interpreter(replace(early, maps_given=True), Formulas({"bend.onnx": bend})).run(given)
+    with pytest.raises(ProgramRefused, match="comes before any sensitivities"):
+        interpreter_of(early, ENGINE).run(given, PLANS)
+    with pytest.raises(ProgramRefused, match="maps of shape"):
+        interpreter_of(replace(early, maps_given=True), ENGINE).run(given, PLANS)

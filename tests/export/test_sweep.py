@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ pytest.importorskip("torch", reason="the extra 'export' is not installed")
 import distributed
 import torch
 
+from edge_runtime.bundle.manifest import REGULARISER
 from export.config import NetworkConfig
 from export.families.unrolled import UnrolledNetwork
+from export.qualification.cases import CaseName
 from export.qualification.extent import Extent
 from export.qualification.subject import Subject
-from export.qualification.sweep import Data, SweepFailed, sweep, table
+from export.qualification.sweep import Data, SweepFailed, _on_cluster, sweep, table
 from export.quantization.run import settings_of
 from export.split import regulariser_onnx
 
@@ -35,7 +39,7 @@ TASKS = 2 * 2 * 3
 def subject(seed: int) -> Subject:
     torch.manual_seed(seed)
     network = UnrolledNetwork(NetworkConfig(2, 2, (4, 6)))
-    return Subject("made", "1", settings_of(network), {"fp32": regulariser_onnx(network)}, {}, "a test")
+    return Subject("made", "1", settings_of(network), {"fp32": {REGULARISER: regulariser_onnx(network)}}, {}, "a test")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,36 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(
     assert table(found) == (tmp_path / "sweep.md").read_text() == here[1]
 
 
+@dataclass(frozen=True)
+class Failing:
+    """A worker that leaves a mark whenever it is asked, and fails."""
+
+    marks: Path
+    deadly: bool
+
+    def judge(self, task: object) -> list[dict[str, Any]]:
+        (self.marks / uuid.uuid4().hex).touch()
+        if self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("no such voxel")
+
+
+TASK = (0, CaseName("recorded", "head.dat", 3, 4, 5))
+
+
+def test_a_task_that_raises_is_not_repeated_and_is_named(cluster: Any, tmp_path: Path) -> None:
+    with pytest.raises(SweepFailed, match=r"head\.dat slice 3, R = 4: ValueError: no such voxel"):
+        list(_on_cluster(Failing(tmp_path, deadly=False), [TASK], cluster.scheduler_address))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_task_that_kills_workers_ends_when_the_scheduler_has_seen_enough(cluster: Any, tmp_path: Path) -> None:
+    allowed = cluster.scheduler.allowed_failures
+    with pytest.raises(SweepFailed, match=rf"head\.dat slice 3, R = 4: {allowed + 1} workers died over it"):
+        list(_on_cluster(Failing(tmp_path, deadly=True), [TASK], cluster.scheduler_address))
+    assert len(list(tmp_path.iterdir())) == allowed + 1
+
+
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
     models: list[Subject], data: Data, here: tuple[Path, str]
 ) -> None:
@@ -95,7 +129,8 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     kept.write_text("".join(lines[:-3]) + lines[-1][:20])  # power was lost while a line was written
     said: list[str] = []
     sweep(models, data, EXTENT, out, said.append)
-    assert len(said) == 3 and said[0].startswith(f"{TASKS - 2} of {TASKS}: ")
+    assert len(said) == 4 and said[0].endswith(f"goes on with {TASKS - 3} results of an earlier run")
+    assert said[1].startswith(f"{TASKS - 2} of {TASKS}: ")
     assert (out / "sweep.md").read_text() == before
 
 

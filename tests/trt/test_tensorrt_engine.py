@@ -416,7 +416,7 @@ def test_a_library_that_returns_nothing_is_named(made, plan):
 
 
 def test_a_purpose_is_needed(engine, tiny_graph):
-    with pytest.raises(EngineError, match="a purpose is needed"):
+    with pytest.raises(EngineError, match="was told neither"):
         engine.plan(tiny_graph, 1)
 
 

@@ -78,15 +78,24 @@ class Assembler:
         layout: its arrays.
         budget_bytes: memory that all its slices together may take, reconstruction included.
         device: that samples are transformed on, and kept on until their image is made.
+        working_copies: arrays of a slice's size that exist at once while it is reconstructed.
     """
 
-    def __init__(self, header: ScanHeader, layout: Layout, budget_bytes: int, device: Where = "cpu") -> None:
+    def __init__(
+        self,
+        header: ScanHeader,
+        layout: Layout,
+        budget_bytes: int,
+        device: Where = "cpu",
+        working_copies: int = WORKING_COPIES,
+    ) -> None:
         self.layout = layout
         self._device: Where = device
         self.left_out: Counter[str] = Counter()
         self.notes: list[str] = list(layout.notes)
         self._header = header
         self._budget_bytes = budget_bytes
+        self._working_copies = working_copies
         self._open: dict[SliceKey, SliceBuffer] = {}
         self._ended: dict[SliceKey, str] = {}
         self._came: dict[str, set[int]] = {name: set() for name in SLICE_COUNTERS}
@@ -306,12 +315,12 @@ class Assembler:
         """How many slices may wait for reconstruction, as copies, beside those in progress and the one that is reconstructed; at
         least one."""
         fitting = (self._budget_bytes - self._separate_bytes()) // self.layout.slice_bytes(self._coils or 1)
-        return max(1, (fitting - WORKING_COPIES - len(self._open)) // COPIES_OF_A_WAITING_SLICE)
+        return max(1, (fitting - self._working_copies - len(self._open)) // COPIES_OF_A_WAITING_SLICE)
 
     def _check_coils(self, batch: ReadoutBatch) -> None:
         if self._coils is None:
             self._coils = batch.coils
-            self.layout.check_budget(batch.coils, self._budget_bytes)
+            self.layout.check_budget(batch.coils, self._budget_bytes, working_copies=self._working_copies)
             declared = self._header.scanner.receiver_coils
             if declared is not None and declared != batch.coils:
                 self._note(f"the header says receiverChannels = {declared}, the readouts have {batch.coils} coils")
@@ -582,7 +591,10 @@ class Assembler:
 
     def _check_room(self, what: str, count: int, more_bytes: int) -> None:
         """Refuses what would not leave enough memory to reconstruct a slice."""
-        held = self.layout.slice_bytes(self._coils or 1) * (len(self._open) + WORKING_COPIES) + self._separate_bytes()
+        held = (
+            self.layout.slice_bytes(self._coils or 1) * (len(self._open) + self._working_copies)
+            + self._separate_bytes()
+        )
         needed = held + more_bytes
         if needed > self._budget_bytes:
             raise BudgetExceeded(

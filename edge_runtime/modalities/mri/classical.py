@@ -16,6 +16,9 @@ from edge_runtime.modalities.mri.fourier import Complex
 LEAST_POWER = float(np.finfo(np.float32).tiny)
 """Stands for no noise at all, and for no signal above it, in whatever units samples come."""
 
+LEAST_COLUMN = 0.02
+"""Least power of a column, as a share of their mean."""
+
 STEPS = 12
 FREQUENCY_BINS = 12
 
@@ -46,8 +49,10 @@ def wiener_weight(
             levels.append(float(signal[inside].mean()))
     profile = np.exp(np.interp(distance, centres, np.log(levels)))
     columns = power[known].mean(axis=0) - coils * noise_power
-    columns = np.maximum(columns / max(float(columns.mean()), LEAST_POWER), 0.02)
-    return np.asarray(noise_power / (profile[:, None] * columns[None, :]), dtype=np.float32)
+    # Where noise hides most columns their mean is next to nothing, or less: half of what rises above it stands for the object then.
+    mean = max(float(columns.mean()), float(np.maximum(columns, 0).mean()) / 2)
+    shares = np.maximum(columns / mean, LEAST_COLUMN) if mean > 0 else np.ones_like(columns)
+    return np.asarray(noise_power / (profile[:, None] * shares[None, :]), dtype=np.float32)
 
 
 def regularised_sense(

@@ -18,10 +18,6 @@ COMPLEX_BYTES = 8
 WORKING_COPIES = 10
 """Arrays of a slice's size that exist at once while it is reconstructed: coil data, sensitivities, their conjugate, copies."""
 
-NETWORK_BYTES_PER_PIXEL = 256
-"""What an engine takes for the activations of the shipped network, and may keep: 120 to 185 were seen, on ONNX Runtime and
-OpenVINO, in FP32 and INT8, from 512 x 512 on."""
-
 RESAMPLING_COPIES = 5
 """Arrays of the reconstructed matrix's size that exist at once while an image is interpolated to it."""
 
@@ -183,22 +179,20 @@ class Layout:
         """Memory of one slice's samples."""
         return coils * self.lines * self.columns * COMPLEX_BYTES
 
-    @property
-    def network_bytes(self) -> int:
-        """Memory that a network of the learned reconstruction takes beside a slice's samples."""
-        return self.lines * self.columns * NETWORK_BYTES_PER_PIXEL
-
-    def check_budget(self, coils: int, budget_bytes: int, network_bytes: int = 0) -> None:
+    def check_budget(
+        self, coils: int, budget_bytes: int, network_bytes: int = 0, working_copies: int = WORKING_COPIES
+    ) -> None:
         """Refuses a scan of which not even one slice can be reconstructed.
 
         Args:
             budget_bytes: for everything.
-            network_bytes: `network_bytes`, where there will be learned images.
+            network_bytes: what a network takes beside a slice's samples, where there will be learned images.
+            working_copies: arrays of a slice's size that exist at once while it is reconstructed.
 
         Raises:
             BudgetExceeded: names the geometry and both sizes.
         """
-        needed = self.slice_bytes(coils) * (1 + WORKING_COPIES) + network_bytes
+        needed = self.slice_bytes(coils) * (1 + working_copies) + network_bytes
         if needed > budget_bytes:
             raise BudgetExceeded(
                 "coils x phase encodes x columns",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import Complex, to_image
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.modalities.mri.reconstruct import Reconstruction, SliceSamples, calibrate, reconstruct
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import Model, prepare_model
@@ -19,7 +19,7 @@ from edge_runtime.scan import Method
 
 
 def reconstruct_kspace(
-    kspace: Complex, mask: npt.NDArray[np.bool_], learned: LearnedReconstruction | None, threads: int = 1
+    kspace: Complex, mask: npt.NDArray[np.bool_], learned: Learned | None, threads: int = 1
 ) -> dict[Method, Reconstruction]:
     """All images of one slice, with evidence, exactly as a session makes them of the same samples.
 

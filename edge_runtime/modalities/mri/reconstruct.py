@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import EngineError, NoImage
+from edge_runtime.errors import EngineError, NoImage, ProgramRefused
 from edge_runtime.kernels import Plans, SensePlan
 from edge_runtime.modalities.mri.classical import regularised_sense
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import Complex, to_kspace
-from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.noise import NoiseLevel, estimate_noise
 from edge_runtime.modalities.mri.normalise import image_scale
+from edge_runtime.modalities.mri.proposal import Learned, Seen
 from edge_runtime.modalities.mri.sampling import contiguous_centre
 from edge_runtime.modalities.mri.support import object_support
 from edge_runtime.scan import Evidence, Method
@@ -141,7 +141,7 @@ def compress(samples: SliceSamples, calibration: Calibration, plans: Plans) -> C
 def reconstruct(
     samples: SliceSamples,
     calibration: Calibration,
-    learned: LearnedReconstruction | None,
+    learned: Learned | None,
     plans: Plans,
     wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[Method, Reconstruction]]:
@@ -152,12 +152,12 @@ def reconstruct(
 
     Raises:
         Abandoned: it was not wanted any more; no image has come then.
-        EngineError: the network could not be run; only after the other images.
+        EngineError, ProgramRefused: the network could not be run; only after the other images.
     """
     measured, compressed = samples.measured, compress(samples, calibration, plans)
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
-    failure: EngineError | None = None
+    failure: EngineError | ProgramRefused | None = None
     with plans.sense(*hybrid.shape) as plan:
         power = np.asarray(plan.sample_power(hybrid))
         sample_power = power / np.float32(len(hybrid))
@@ -166,22 +166,27 @@ def reconstruct(
         plan.set_samples(hybrid, visible)
         first, level = first_image(plan, hybrid, power * visible, measured, visible, noise)
         if learned is not None:
+            seen = Seen(
+                coils=samples.hybrid,
+                hybrid=hybrid,
+                sensitivities=calibration.sensitivities,
+                measured=everything,
+                visible=visible,
+                sample_power=sample_power,
+                scale=calibration.scale,
+                noise=noise,
+                level=level,
+                plan=plan,
+                first=first,
+                plans=plans,
+                wanted=wanted,
+            )
             try:
-                blind = learned.run(plan, first, calibration.scale, level, plans, wanted)
-            except EngineError as error:
+                made = learned_image(learned, seen)
+            except (EngineError, ProgramRefused) as error:
                 failure = error
             else:
-                step = plan.line_search(first, blind, hybrid, held_out)
-                share = believed_share(step)
-                # Measured against the held-out samples, the image may now have them: all that was measured is put in its place.
-                image, residual_power = plan.substituted(plan.between(first, blind, share), hybrid, everything)
-                proof = evidence(np.asarray(residual_power), sample_power, visible, held_out, noise)
-                proof = replace(
-                    proof,
-                    learned_share=None if step is None else share,
-                    learned_share_source=share_source(step, proof.held_out_samples),
-                )
-                yield Method.LEARNED, Reconstruction(np.asarray(image), proof)
+                yield Method.LEARNED, made
         plan.set_samples(hybrid, everything)
         classical = regularised_sense(plan, power, measured, level)
         image, residual_power = plan.substituted(classical, hybrid, everything)
@@ -192,6 +197,28 @@ def reconstruct(
         yield Method.ZERO_FILLED, Reconstruction(np.asarray(image), None)
     if failure is not None:
         raise failure
+
+
+def learned_image(learned: Learned, seen: Seen) -> Reconstruction:
+    """A network's image as far as the held-out samples let it be believed, and its evidence.
+
+    Raises:
+        Abandoned, EngineError, ProgramRefused: see `edge_runtime.modalities.mri.proposal.Learned.propose`.
+    """
+    held_out = seen.measured & ~seen.visible
+    with learned.propose(seen) as proposal:
+        step = proposal.plan.line_search(proposal.first, proposal.image, proposal.hybrid, held_out)
+        share = believed_share(step)
+        image, residual_power = proposal.finished(share)
+    proof = evidence(np.asarray(residual_power), proposal.sample_power, seen.visible, held_out, seen.noise)
+    return Reconstruction(
+        np.asarray(image),
+        replace(
+            proof,
+            learned_share=None if step is None else share,
+            learned_share_source=share_source(step, proof.held_out_samples),
+        ),
+    )
 
 
 def first_image(

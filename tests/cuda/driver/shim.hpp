@@ -2,12 +2,13 @@
 // at a barrier or a shuffle. Which thread goes first can be turned round: what only works in one order lacks a barrier.
 //
 // For tests, and of CUDA no more than kernels/cuda uses. What it puts in the place of the device's own:
-//   __syncthreads, __syncthreads_or, __shfl_xor_sync      fibers that meet; a thread that never comes is an error
+//   __syncthreads, __syncthreads_or                       fibers that meet; a thread that never comes is an error
+//   __shfl_xor_sync of floats and doubles, __syncwarp     likewise, of one warp
 //   threadIdx, blockIdx, blockDim, gridDim                the running fiber's
 //   extern __shared__ memory                              one array, filled with NaNs before each block, with a watched end
 //   __ldg                                                 a plain load
 //   atomicAdd                                             plain: fibers do not interrupt each other
-//   sqrtf, division, a * b + c                            the processor's: the last digits differ from a GPU's
+//   sqrt, sqrtf, division, a * b + c                      the processor's: the last digits differ from a GPU's
 // No static shared memory, textures, tensor cores, or dynamic parallelism.
 #pragma once
 
@@ -20,6 +21,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -43,6 +45,10 @@ inline T __ldg(const T* from) {
     return *from;
 }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+struct alignas(16) double2 {
+    double x, y;
+};
+inline double2 make_double2(double x, double y) { return {x, y}; }
 
 namespace shim {
 
@@ -63,7 +69,7 @@ struct Fiber {
     State state;
     int vote;
     unsigned turned;
-    float offered, taken;
+    double offered, taken;
 };
 
 // One block at a time.
@@ -265,14 +271,18 @@ inline int __syncthreads_or(int vote) {
     return shim::the_block.any;
 }
 
-inline float __shfl_xor_sync(unsigned mask, float value, unsigned turned) {
+template <class T>
+inline T __shfl_xor_sync(unsigned mask, T value, unsigned turned) {
+    static_assert(std::is_floating_point_v<T>, "offered as a double");
     if (mask != 0xffffffffu) throw std::runtime_error("a shuffle of some lanes: only whole warps are known here");
     shim::Block& block = shim::the_block;
     block.current->offered = value;
     block.current->turned = turned;
     block.wait(shim::State::in_shuffle);
-    return block.current->taken;
+    return static_cast<T>(block.current->taken);
 }
+
+inline void __syncwarp() { __shfl_xor_sync(0xffffffffu, 0.0, 0u); }
 
 template <class T>
 inline T atomicAdd(T* to, T value) {

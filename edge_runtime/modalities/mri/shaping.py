@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from export.adapters.program import Shaping
+from edge_runtime.program.stages import Shaping
 
 Planes = npt.NDArray[np.float32]
 
@@ -40,7 +40,8 @@ def shape(planes: Planes, shaping: Shaping) -> Shaped:
         spread = 1 if shaping.normalise == "sample" else 0
         mean = planes.mean((2, 3), np.float64, keepdims=True).astype(np.float32)
         deviation = planes.std((2, 3), np.float64, ddof=spread, keepdims=True).astype(np.float32)
-        planes = (planes - mean) / deviation
+        with np.errstate(divide="ignore", invalid="ignore"):  # an empty plane: the engine refuses what is not finite
+            planes = (planes - mean) / deviation
     before = (0, 0)
     padding = shaping.padding
     if padding is not None:

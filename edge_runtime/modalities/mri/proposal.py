@@ -1,0 +1,118 @@
+"""What a reconstruction asks of a network, whatever its family: an image of one slice, made without the samples that are held out.
+
+Those decide afterwards how far it is believed (`edge_runtime.trust.heldout`), and only then is it finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.engines import Session
+from edge_runtime.errors import Abandoned
+from edge_runtime.kernels import Plans, SensePlan
+from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.noise import NoiseLevel
+
+Reals = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One slice as a network is given it, in the units of the samples.
+
+    Attributes:
+        coils: samples of the scan's own coils, ``(coils, phase_encodes, columns)``, zero where nothing was measured.
+        hybrid: the same in virtual coils, ``(virtual_coils, phase_encodes, columns)``.
+        sensitivities: of the virtual coils, ``(virtual_coils, phase_encodes, columns)``.
+        measured: which samples were, ``(phase_encodes, columns)``.
+        visible: which of them the network may see.
+        sample_power: squared magnitude of each sample, mean over the virtual coils, ``(phase_encodes, columns)``.
+        scale: brightness of the ACS image.
+        noise: of one sample.
+        level: noise that an image must reckon with, see `edge_runtime.modalities.mri.reconstruct.level_to_reckon_with`.
+        plan: holds the sensitivities and the visible samples of the virtual coils.
+        first: the classical image of the visible samples, ``(phase_encodes, columns)``.
+        plans: where further plans come from.
+        wanted: asked before every step that takes long.
+    """
+
+    coils: Complex
+    hybrid: Complex
+    sensitivities: Complex
+    measured: Mask
+    visible: Mask
+    sample_power: Reals
+    scale: float
+    noise: NoiseLevel
+    level: float
+    plan: SensePlan
+    first: Complex
+    plans: Plans
+    wanted: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a network made of a slice, in the units of the samples.
+
+    Attributes:
+        plan: holds the sensitivities that its images belong to.
+        hybrid: samples of the coils that they belong to, ``(coils, phase_encodes, columns)``.
+        sample_power: squared magnitude of each of them, mean over the coils, ``(phase_encodes, columns)``.
+        first: the classical image that it is held against, complex ``(phase_encodes, columns)``.
+        image: what the network made, likewise; ``F S image`` foretells the samples that it was not given.
+        finished: of the share of ``image - first`` that is believed, the magnitude image, and its squared disagreement with every
+            measured sample, mean over the coils; both ``(phase_encodes, columns)``.
+    """
+
+    plan: SensePlan
+    hybrid: Complex
+    sample_power: Reals
+    first: Complex
+    image: Complex
+    finished: Callable[[float], tuple[Reals, Reals]]
+
+
+class Learned(Protocol):
+    """A network that was made ready on an engine, with what is around it.
+
+    Attributes:
+        golden: answers the bundle's golden input.
+        coil_copies: arrays of the size of a slice's samples that it makes beside those of the classical image.
+    """
+
+    @property
+    def golden(self) -> Session: ...
+
+    @property
+    def coil_copies(self) -> int: ...
+
+    def network_bytes(self, phase_encodes: int, columns: int) -> int:
+        """Memory that the network takes beside a slice's samples."""
+        ...
+
+    def propose(self, seen: Seen) -> AbstractContextManager[Proposal]:
+        """The network's image; its plan is the proposal's until that is left.
+
+        Raises:
+            Abandoned: the image was not wanted any more.
+            EngineError, ProgramRefused: the network could not be run.
+        """
+        ...
+
+
+def go_on(wanted: Callable[[], bool]) -> None:
+    """Ends what nobody waits for.
+
+    Raises:
+        Abandoned: the image is not wanted any more.
+    """
+    if not wanted():
+        raise Abandoned("the image is not wanted any more")
