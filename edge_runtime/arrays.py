@@ -10,7 +10,8 @@ import numpy.typing as npt
 from numpy.lib.array_utils import byte_bounds
 from numpy.lib.stride_tricks import as_strided
 
-Key = slice | EllipsisType | tuple[slice | EllipsisType, ...]
+Part = int | slice | EllipsisType
+Key = Part | tuple[Part, ...]
 
 
 class Memory(Protocol):
@@ -66,8 +67,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.layout)
 
     def __getitem__(self, key: Key) -> DeviceArray:
-        """A view; of slices only."""
-        if not all(isinstance(part, slice | EllipsisType) for part in (key if isinstance(key, tuple) else (key,))):
+        """A view; a single number is none."""
+        parts = key if isinstance(key, tuple) else (key,)
+        numbers = sum(isinstance(part, int) for part in parts)
+        if not all(isinstance(part, Part) for part in parts) or numbers >= self.layout.ndim:
             raise TypeError(f"{key!r}: a GPU's array is indexed by slices; np.asarray copies it to the host")
         return DeviceArray(self._memory, self.layout[key], self._origin)
 

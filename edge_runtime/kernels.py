@@ -55,6 +55,7 @@ Lines = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Planes = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 Reals = npt.NDArray[np.float32]
+Tensor = npt.NDArray[np.float32]
 Size = tuple[int, int]
 """Lines (phase encodes) and columns."""
 
@@ -695,6 +696,11 @@ class PackPlan:
         """Shape of a plane."""
         self._backend = _backend(workers, device)
         self._plan: _kernels.PackPlan = self._backend.plan("PackPlan", *self.shape, *self.plane)
+
+    def empty(self, planes: int) -> Tensor:
+        """A batch of one, ``(1, planes, *plane)``, that holds anything; where the plan can fill it without a copy."""
+        tensor: Tensor = self._backend.empty((1, planes, *self.plane), np.float32)
+        return tensor
 
     def pack(self, image: Complex, scale: float, planes: Planes, quantization: Quantization | None = None) -> None:
         """Writes ``image / scale`` as two planes.

@@ -51,6 +51,9 @@ class Session(Protocol):
     def run(self, batch: Tensor) -> Tensor:
         """One inference; safe to call from several threads.
 
+        Args:
+            batch: may be a `edge_runtime.arrays.DeviceArray`; engines on that GPU then answer with one.
+
         Raises:
             EngineError: the engine failed, or returned something that is not finite.
         """

@@ -65,6 +65,7 @@ class _OnnxRuntimeSession:
         self._input = session.get_inputs()[0].name
 
     def run(self, batch: Tensor) -> Tensor:
+        batch = np.asarray(batch)
         try:
             output = self._session.run(None, {self._input: batch})[0]
         except Exception as error:  # as above

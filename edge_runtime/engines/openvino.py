@@ -82,6 +82,7 @@ class OpenVinoSession:
         self._requests: OrderedDict[tuple[int, ...], ov.InferRequest] = OrderedDict()
 
     def run(self, batch: Tensor) -> Tensor:
+        batch = np.asarray(batch)
         if batch.dtype != np.float32:  # OpenVINO would convert it
             raise EngineError(
                 f"openvino failed on an input of shape {batch.shape}: float32 is expected, {batch.dtype} came"

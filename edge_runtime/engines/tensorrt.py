@@ -259,10 +259,9 @@ class TensorRtSession(DevicePlan):
         if not self._context.execute_async_v3(self._stream.handle):
             self._stream.synchronize()
             raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
-        fetched = self._result.fetch_part(shape, self._stream)
+        output: Tensor = self._result.fetch_part(shape, self._stream)
         self._stream.synchronize()
-        output: Tensor = fetched.copy()
-        return output
+        return np.array(output)
 
 
 def _names(engine: Any) -> tuple[str, str]:

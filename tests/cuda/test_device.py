@@ -112,8 +112,10 @@ def test_an_array_on_the_gpu_is_seen_by_numpy_and_by_plans_for_the_gpu_alone():
     np.testing.assert_array_equal(array.transpose(1, 0, 2)[1:3], on_host.transpose(1, 0, 2)[1:3])
     np.testing.assert_array_equal(array * 2, on_host * 2)
     np.testing.assert_array_equal(np.abs(array), np.abs(on_host))
-    with pytest.raises(TypeError, match="indexed by slices"):
-        array[0]
+    np.testing.assert_array_equal(array[1, 2:], on_host[1, 2:])
+    for key in ((0, 0, 0), [0, 1], np.array([True, False, True])):
+        with pytest.raises(TypeError, match="indexed by slices"):
+            array[key]
     with pytest.raises(ValueError, match="only seen by a copy"):
         np.asarray(array, copy=False)
     with pytest.raises(ArgumentError, match=r"hybrid: a NumPy array, or DLPack in CPU memory .* DeviceArray came"):

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines import Session
 from edge_runtime.kernels import Plans, SensePlan
@@ -83,13 +81,12 @@ class LearnedReconstruction:
         weights = self.weights(scale, noise)
         image, prior = first, None
         with plans.pack(plan.phase_encodes, plan.columns, settings.multiple) as packing:
-            batch = np.empty((1, CHANNELS, *packing.plane), np.float32)
-            planes = batch[0]
-            packing.pack(first, scale, planes[2:4])
-            packing.fill(condition_of_noise(noise / scale), planes[4])
+            batch = packing.empty(CHANNELS)
+            packing.pack(first, scale, batch[0, 2:4])
+            packing.fill(condition_of_noise(noise / scale), batch[0, 4])
             for iteration in range(settings.iterations):
-                packing.pack(image, scale, planes[0:2])
-                packing.fill(iteration / settings.iterations, planes[5])
+                packing.pack(image, scale, batch[0, 0:2])
+                packing.fill(iteration / settings.iterations, batch[0, 5])
                 go_on(wanted)
                 correction = self.regulariser.run(batch)[0]
                 go_on(wanted)
