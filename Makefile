@@ -46,9 +46,10 @@ $(VENV)-cuda/.ready: $(VENV)/.test requirements/cuda.txt tests/cuda/environment.
 	tests/cuda/environment.sh $(VENV)-cuda build/cuda
 	@touch $@
 
-# On a device: what its packages are made for, with its own CUDA toolkit; PyCUDA is built against it
+# On a device: what its packages are made for, with its own CUDA toolkit; PyCUDA is built against it. TensorRT is one of the system's
+# packages, which the environment sees too
 $(VENV)-device/.ready: pyproject.toml $(KERNELS) requirements/device.txt
-	$(PYTHON) -m venv $(VENV)-device
+	$(PYTHON) -m venv --system-site-packages $(VENV)-device
 	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,jetson]' $(CONSTRAINTS)
 	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/device.txt
 	$(VENV)-device/bin/python kernels/cubins.py --out edge_runtime/cubins $(if $(GPU),--gpu $(GPU))
@@ -67,13 +68,13 @@ build/cuda/.ready: $(VENV)-cuda/.ready $(wildcard tests/cuda/*.py tests/cuda/dri
 # TensorRT's bindings in three versions, over libraries that hold nothing, and tensorrt-rtx, which compiles without a GPU
 TENSORRT := build/tensorrt
 
-$(VENV)-tensorrt/.ready: $(VENV)/.export $(VENV)-cuda/.ready requirements/tensorrt.txt tests/tensorrt/environment.sh tests/tensorrt/stub.cpp
+$(VENV)-tensorrt/.ready: $(VENV)/.export $(VENV)-cuda/.ready requirements/tensorrt.txt tests/trt/environment.sh tests/trt/stub.cpp
 	$(PYTHON) -m venv --clear $(VENV)-tensorrt
 	for beside in $(VENV) $(VENV)-cuda; do \
 		echo "import site; site.addsitedir('$$($$beside/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')"; \
 	done >"$$($(VENV)-tensorrt/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
 	$(VENV)-tensorrt/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/tensorrt.txt
-	tests/tensorrt/environment.sh $(VENV)-tensorrt $(TENSORRT)
+	tests/trt/environment.sh $(VENV)-tensorrt $(TENSORRT)
 	@touch $@
 
 demo: $(VENV)/.device  ## a simulated scan through a real socket: demo-out/
@@ -109,9 +110,10 @@ test-tensorrt: $(VENV)-tensorrt/.ready build/cuda/.ready edge_runtime/cubins/.re
 	for bindings in $(TENSORRT)/[0-9]*; do \
 		echo "$$bindings"; \
 		EDGE_STRICT_SKIPS=1 EDGE_TENSORRT=$$bindings EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver \
-			$(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/tensorrt --ignore tests/tensorrt/test_tensorrt_rtx.py || exit 1; \
+			$(VENV)-tensorrt/bin/python -m pytest -m 'tensorrt or device' tests/trt tests/device/test_device_engines.py \
+			--ignore tests/trt/test_tensorrt_rtx.py || exit 1; \
 	done
-	EDGE_STRICT_SKIPS=1 $(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/tensorrt/test_tensorrt_rtx.py
+	EDGE_STRICT_SKIPS=1 $(VENV)-tensorrt/bin/python -m pytest -m tensorrt tests/trt/test_tensorrt_rtx.py
 
 test-soak: $(VENV)/.test  ## two hours; by hand. EDGE_SOAK_MINUTES=2 tries it out
 	$(BIN)/python -m pytest -m soak

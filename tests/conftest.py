@@ -98,7 +98,8 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A TensorRT on the test driver's GPU (tests/tensorrt/made_tensorrt.py), and what shall go wrong with it."""
+    """A TensorRT on the test driver's GPU (tests/trt/made_tensorrt.py), and what shall go wrong with it."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "trt")
     from made_tensorrt import Made, install
 
     from edge_runtime.cuda.device import open_device

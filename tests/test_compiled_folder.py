@@ -1,4 +1,4 @@
-"""Engine files and marks, without any engine; what an engine makes of them is in tests/tensorrt."""
+"""Engine files and marks, without any engine; what an engine makes of them is in tests/trt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `edge-export compile` says where nothing can be compiled, and how it finds what wins; the rest is in tests/tensorrt."""
+"""What `edge-export compile` says where nothing can be compiled, and how it finds what wins; the rest is in tests/trt."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorrt_forms import tensorrt_bundle
 
 from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 
@@ -48,41 +49,10 @@ def shipped() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def forms(shipped: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The shipped regulariser in single and half precision, and in INT8 as TensorRT takes it."""
-    from export.quantization.forms import fp16_form
-
-    fp32 = shipped.forms["fp32"].onnx
-    folder = tmp_path_factory.mktemp("symmetric")
-    return {"fp32": fp32, "fp16": fp16_form(fp32), "int8": symmetric_int8(fp32, shipped.golden_input, folder)}
-
-
-def symmetric_int8(fp32: bytes, batch: np.ndarray, folder: Path) -> bytes:
-    """Every convolution in INT8, signed and symmetric, with ranges of one image: TensorRT's form, not one to look at."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    from export.quantization.forms import write_prepared
-
-    class One(CalibrationDataReader):
-        left = [{"image": batch}]
-
-        def get_next(self) -> Any:
-            return self.left.pop() if self.left else None
-
-    prepared, target = folder / "prepared.onnx", folder / "int8.onnx"
-    write_prepared(fp32, prepared)
-    quantize_static(
-        str(prepared),
-        str(target),
-        One(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=["Conv"],
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-    )
-    return target.read_bytes()
+def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The shipped regulariser as TensorRT takes it."""
+    bundle = tensorrt_bundle(tmp_path_factory.mktemp("forms"))
+    return {precision: form.onnx for precision, form in bundle.forms.items()}
 
 
 @pytest.mark.parametrize("sizes", [STATIC, DYNAMIC], ids=["static", "dynamic"])

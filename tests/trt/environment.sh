@@ -2,7 +2,7 @@
 # TensorRT's Python bindings from PyPI, in several versions side by side, each with libraries that hold nothing but the functions which
 # the bindings link (stub.cpp): NVIDIA's own are on no package index of Python's. 10.3 is JetPack 6, 10.13 is JetPack 7.
 #
-#   tests/tensorrt/environment.sh .venv-tensorrt build/tensorrt
+#   tests/trt/environment.sh .venv-tensorrt build/tensorrt
 set -eu
 venv=$1
 out=$2
