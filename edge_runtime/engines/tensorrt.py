@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorrt as trt
 
+from edge_runtime.arrays import DeviceArray
 from edge_runtime.bundle.versions import version_in, version_numbers
 from edge_runtime.cuda.device import Device, DevicePlan, dotted, open_device
 from edge_runtime.engines import Purpose, Session, Size, Tensor
@@ -217,9 +218,7 @@ class TensorRtSession(DevicePlan):
         with device.use():
             self._batch = self._port((math.prod(self._most),), np.float32)
             self._result = self._port((math.prod(self._largest),), np.float32)
-            for name, port in ((self._input, self._batch), (self._output, self._result)):
-                if not self._context.set_tensor_address(name, int(port.address)):
-                    raise EngineError(f"tensorrt does not take the address of {name}")
+            self._bind(self._batch.address, self._result.address)
 
     def quarantine(self, why: str) -> None:
         path = self._folder.quarantine(self._identity, why)
@@ -230,7 +229,9 @@ class TensorRtSession(DevicePlan):
             raise EngineError(
                 f"tensorrt failed on an input of shape {batch.shape}: float32 is expected, {batch.dtype} came"
             )
-        if not np.isfinite(batch).all():  # a ReLU makes zeros of what is not a number: the output would look sound
+        # A ReLU makes zeros of what is not a number: the output would look sound. What is on the GPU already is not fetched for
+        # that: an image that is not finite stays so when the output is added to it.
+        if isinstance(batch, np.ndarray) and not np.isfinite(batch).all():
             raise EngineError(f"tensorrt was given values that are not finite, in an input of shape {batch.shape}")
         if len(batch.shape) != len(self._most) or not all(
             low <= came <= high for low, came, high in zip(self._least, batch.shape, self._most)
@@ -241,27 +242,40 @@ class TensorRtSession(DevicePlan):
             )
         try:
             with self._turn():
-                output = self._infer(batch)
+                output: Tensor = self._infer(batch)
+                sound = np.isfinite(output).all()  # waits for it
         except DeviceError as error:
             raise EngineError(f"tensorrt failed on an input of shape {batch.shape}: {error}") from error
-        if not np.isfinite(output).all():
+        if not sound:
             raise EngineError(f"tensorrt returned values that are not finite for an input of shape {batch.shape}")
         return output
 
-    def _infer(self, batch: Tensor) -> Tensor:
+    def _infer(self, batch: Any) -> Any:
         moment, failed = LOG.now(), f"tensorrt failed on an input of shape {batch.shape}"
         if not self._context.set_input_shape(self._input, batch.shape):
             raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
         shape = tuple(self._context.get_tensor_shape(self._output))
         if min(shape, default=0) < 1 or math.prod(shape) > math.prod(self._largest):
             raise EngineError(f"{failed}: its output would have the shape {shape}; {LOG.since(moment) or UNSAID}")
-        self._batch.send_part(batch, self._stream)
+        if isinstance(batch, DeviceArray):
+            made = self._device.array(shape, np.float32)
+            self._bind(batch.address, made.address)
+        else:
+            self._bind(self._batch.send_part(batch, self._stream), self._result.address)
         if not self._context.execute_async_v3(self._stream.handle):
             self._stream.synchronize()
             raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
+        if isinstance(batch, DeviceArray):
+            return made
         output: Tensor = self._result.fetch_part(shape, self._stream)
         self._stream.synchronize()
         return np.array(output)
+
+    def _bind(self, source: int | np.uint64, target: int | np.uint64) -> None:
+        """Where the next inference reads and writes."""
+        for name, address in ((self._input, source), (self._output, target)):
+            if not self._context.set_tensor_address(name, int(address)):
+                raise EngineError(f"tensorrt does not take the address of {name}")
 
 
 def _names(engine: Any) -> tuple[str, str]:

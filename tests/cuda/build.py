@@ -26,15 +26,16 @@ def kernel_names(source: str) -> list[str]:
     return re.findall(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(', source)
 
 
-def build_kernels(cuda: Path, out: Path) -> None:
+def build_kernels(cuda: Path, out: Path, only: str = "*") -> None:
     """One library for each ``.cu`` file of a folder.
 
     Args:
         cuda: the folder; its header files come before those of ``kernels``.
         out: where the libraries go.
+        only: a file's name without its ending.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for source in sorted(cuda.glob("*.cu")):
+    for source in sorted(cuda.glob(f"{only}.cu")):
         entries = "\n".join(
             f'        shim::Of<&{name}>::named("{name}", edge::memory),' for name in kernel_names(source.read_text())
         )
@@ -99,9 +100,10 @@ def main() -> int:
     parser.add_argument(
         "--kernels-only", type=Path, metavar="CUDA", help="OUT gets the libraries of this folder's .cu files"
     )
+    parser.add_argument("--only", default="*", metavar="NAME", help="of those files this one, without its ending")
     arguments = parser.parse_args()
     if arguments.kernels_only:
-        build_kernels(arguments.kernels_only.resolve(), arguments.out)
+        build_kernels(arguments.kernels_only.resolve(), arguments.out, arguments.only)
         return 0
     build_kernels(KERNELS / "cuda", arguments.out / "kernels")
     build_driver(arguments.out / "driver")

@@ -1,5 +1,7 @@
 """Whether the plans on the GPU agree with those on the CPU, in every method; exits with 1 and says where they do not.
 
+    python tests/cuda/check_plans.py [NAME of a file of kernels/cuda …]
+
 For `test_mutants`, which runs it on broken kernels: errors of any kind count as disagreement.
 """
 
@@ -168,12 +170,21 @@ def sensitivities(shape: Shape, seed: int, device: Where) -> Results:
     }
 
 
-PLANS = (pack, ingest, coils, adaptive, sensitivities, sense, volume)
+PLANS = {
+    "pack": pack,
+    "ingest": ingest,
+    "coils": coils,
+    "adaptive": adaptive,
+    "sensitivity": sensitivities,
+    "sense": sense,
+    "volume": volume,
+}
+"""By the file of their kernels."""
 
 
-def main() -> int:
+def main(names: list[str]) -> int:
     for seed, shape in enumerate(SHAPES):
-        for plan in PLANS:
+        for plan in (PLANS[name] for name in names or PLANS):
             there = plan(shape, seed, "cuda")
             for name, expected in plan(shape, seed, "cpu").items():
                 error = np.abs(there[name] - expected).max()
@@ -184,4 +195,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -156,16 +156,32 @@ def changes() -> Iterator[Mutant]:
 MUTANTS = {str(mutant): mutant for mutant in [*barriers(), *changes()]}
 
 
+INCLUDES = re.compile(r'^#include "(.+)"', re.MULTILINE)
+
+
+def sources_with(file: str) -> list[str]:
+    """The ``.cu`` files that a file is, or that it is included in, without their ending."""
+    included = {path.name: set(INCLUDES.findall(path.read_text())) for path in KERNELS.glob("*.cu*")}
+    touched = {file}
+    while more := {name for name, files in included.items() if files & touched} - touched:
+        touched |= more
+    return sorted(Path(name).stem for name in touched if name.endswith(".cu"))
+
+
 @pytest.fixture(scope="module")
 def noticed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
-    """Which mutants somebody has noticed; as many at once as there are cores."""
+    """Which mutants somebody has noticed; as many at once as there are cores. Of the kernels that one is in, plan after plan is
+    asked until one has."""
 
     def judge(name: str) -> bool:
         folder = tmp_path_factory.mktemp("mutant")
         shutil.copytree(KERNELS, folder / "cuda")
         MUTANTS[name].apply(folder / "cuda")
-        kernels = built(folder / "cuda", folder / "kernels")
-        return any(run(kernels, order).returncode != 0 for order in ("forward", "reverse"))
+        for source in sources_with(MUTANTS[name].file):
+            kernels = built(folder / "cuda", folder / f"kernels-{source}", source)
+            if any(run(kernels, order, source).returncode != 0 for order in ("forward", "reverse")):
+                return True
+        return False
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(MUTANTS, pool.map(judge, MUTANTS), strict=True))
@@ -183,14 +199,27 @@ def test_the_kernels_as_they_are_pass():
         assert verdict.returncode == 0, verdict.stdout + verdict.stderr
 
 
-def built(folder: Path, out: Path) -> Path:
-    command = [sys.executable, str(HERE / "build.py"), "--kernels-only", str(folder), "--out", str(out)]
+def built(folder: Path, out: Path, source: str) -> Path:
+    """One ``.cu`` file's library; the others are those that are there."""
+    command = [
+        sys.executable,
+        str(HERE / "build.py"),
+        "--kernels-only",
+        str(folder),
+        "--out",
+        str(out),
+        "--only",
+        source,
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True)
+    for library in Path(os.environ["EDGE_DRIVER_KERNELS"]).resolve().glob("*.so"):
+        if library.name != f"lib{source}.so":
+            (out / library.name).symlink_to(library)
     return out
 
 
-def run(kernels: Path, order: str) -> subprocess.CompletedProcess[str]:
+def run(kernels: Path, order: str, *plans: str) -> subprocess.CompletedProcess[str]:
     """What `check_plans` finds with these kernels."""
     environment = {**os.environ, "EDGE_DRIVER_KERNELS": str(kernels), "EDGE_DRIVER_ORDER": order}
-    command = [sys.executable, str(HERE / "check_plans.py")]
+    command = [sys.executable, str(HERE / "check_plans.py"), *plans]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

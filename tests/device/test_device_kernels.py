@@ -17,7 +17,7 @@ pytestmark = pytest.mark.device
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (4, 256, 256)], ids=str)
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.__name__)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_a_plan_agrees_with_the_cpus(plan, shape, report):
     there = plan(shape, 1, "cuda")
     worst = 0.0

@@ -28,6 +28,7 @@ from simulated import usual_kspace
 import edge_runtime
 from edge_runtime import engines
 from edge_runtime.admission import purpose_of
+from edge_runtime.arrays import DeviceArray
 from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from edge_runtime.cuda.device import open_device
 from edge_runtime.engines import CompiledSession, choose_engine
@@ -214,6 +215,32 @@ def test_an_image_is_that_of_onnxruntime_and_names_its_engine(made, qualified, c
     kspace, mask = usual_kspace(), np.ones(usual_kspace().shape[1], np.bool_)
     ours, theirs = (reconstruct_kspace(kspace, mask, model.reconstruction)[Method.LEARNED].image for model in models)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_an_image_stays_on_the_gpu_around_the_engine(made, qualified, compilation):
+    """Kernels and engine on one GPU: what one leaves the other finds."""
+    model = prepare_model(qualified, replace(profile_of(), engines=("tensorrt",), compilation=compilation))
+    reference = prepare_model(qualified, profile_of())
+    session, seen = model.reconstruction.regulariser, []
+
+    class Watched:
+        def run(self, batch):
+            output = session.run(batch)
+            seen.extend((batch, output))
+            return output
+
+    hybrid = to_image(usual_kspace(), axis=2)
+    mask = np.ones(hybrid.shape[1], np.bool_)
+    samples = SliceSamples(hybrid, mask, None, seed=(0, 0, 0, 0, 0))
+    images = []
+    for learned, where in (
+        (replace(model.reconstruction, regulariser=Watched()), "cuda"),
+        (reference.reconstruction, "cpu"),
+    ):
+        plans = Plans(Workers(1), where)
+        images.append(dict(reconstruct(samples, calibrate(hybrid, mask, plans), learned, plans))[Method.LEARNED].image)
+    np.testing.assert_allclose(images[0], images[1], rtol=1e-3, atol=1e-4 * np.abs(images[1]).max())
+    assert seen and all(isinstance(array, DeviceArray) for array in seen)
 
 
 def test_a_scan_that_is_too_large_has_a_classical_image(made, qualified, compilation):
