@@ -22,7 +22,7 @@ from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
 
 if TYPE_CHECKING:
-    from export.simulate.volumes import Volume
+    pass
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
@@ -197,45 +197,47 @@ def _train(options: argparse.Namespace) -> int:
 
 def _quantize(options: argparse.Namespace) -> int:
     from export.programs.config import is_program_config
-    from export.simulate.volumes import load_volumes
 
     def report(text: str) -> None:
         print(text, flush=True)
 
     quantize = _quantize_program if is_program_config(options.config) else _quantize_trained
-    folder = quantize(options, load_volumes(options.data), report)
+    folder = quantize(options, report)
     print((folder / "front.md").read_text(encoding="utf-8"))
     print(f"written: {folder}")
     return 0
 
 
-def _quantize_trained(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+def _quantize_trained(options: argparse.Namespace, report: Callable[[str], None]) -> Path:
     from export.config import ConfigError, load_config
     from export.quantization.run import quantize_model
+    from export.simulate.volumes import load_volumes
 
     if not 0 <= options.finetune <= MOST_STEPS:
         raise ConfigError(f"--finetune {options.finetune}: steps from 0, none, to {MOST_STEPS} are expected")
     return quantize_model(
         load_config(options.config),
         options.work,
-        volumes,
+        load_volumes(options.data),
         report,
         recordings=options.recording,
         finetune_steps=options.finetune,
     )
 
 
-def _quantize_program(options: argparse.Namespace, volumes: list[Volume], report: Callable[[str], None]) -> Path:
+def _quantize_program(options: argparse.Namespace, report: Callable[[str], None]) -> Path:
     from export.config import ConfigError
     from export.programs.config import load_program_config
     from export.programs.quantize import quantize_program
+    from export.simulate.volumes import load_volumes
 
     if options.recording or options.finetune:
         raise ConfigError(
             "--recording, --finetune: of a model that was trained here; an imported program is calibrated on simulated scans, "
             "and keeps its weights: leave them out"
         )
-    return quantize_program(load_program_config(options.config), options.config, options.work, volumes, report)
+    config, volumes = load_program_config(options.config), load_volumes(options.data)
+    return quantize_program(config, options.config, options.work, volumes, report)
 
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,28 +34,11 @@ def tensorrt_bundle(folder: Path) -> Bundle:
 
 
 def symmetric_int8(fp32: bytes, batch: np.ndarray, folder: Path) -> bytes:
-    """Every convolution in INT8, with ranges of one image: to compile and to time, not to look at."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    """All layers in INT8, with ranges of one image: to compile and to time, not to look at."""
+    from export.quantization.forms import int8_form, write_prepared
+    from export.quantization.ranges import write_ranges
 
-    from export.quantization.forms import write_prepared
-
-    class One(CalibrationDataReader):
-        left = [{"image": batch}]
-
-        def get_next(self) -> Any:
-            return self.left.pop() if self.left else None
-
-    prepared, target = folder / "prepared.onnx", folder / "int8.onnx"
+    prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
     write_prepared(fp32, prepared)
-    quantize_static(
-        str(prepared),
-        str(target),
-        One(),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=["Conv"],
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-    )
-    return target.read_bytes()
+    write_ranges(prepared, [batch], ranges)
+    return int8_form(prepared, ranges, (), symmetric=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -38,14 +39,15 @@ class NotTraced(EdgeRuntimeError):
 
 
 class _RoundedTensor(nn.Module):
-    """Rounds activations to a byte with a zero point."""
+    """Rounds activations to a byte, of the zero point's type."""
 
-    def __init__(self, scale: float, zero_point: int) -> None:
+    def __init__(self, scale: float, zero_point: np.ndarray) -> None:
         super().__init__()
-        self._scale, self._zero_point = scale, zero_point
+        limits = np.iinfo(zero_point.dtype)
+        self._scale, self._levels = scale, (int(zero_point), int(limits.min), int(limits.max))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(x, self._scale, self._zero_point, 0, 255)
+        return torch.fake_quantize_per_tensor_affine(x, self._scale, *self._levels)
 
 
 class _RoundedWeight(nn.Module):
@@ -75,7 +77,7 @@ def fake_quantized(network: nn.Module, prepared: Path, int8: bytes) -> nn.Module
     graph = onnx.load_model_from_string(int8).graph
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     rounded = {
-        node.input[0]: _RoundedTensor(float(values[node.input[1]]), int(values[node.input[2]]))
+        node.input[0]: _RoundedTensor(float(values[node.input[1]]), values[node.input[2]])
         for node in graph.node
         if node.op_type == "QuantizeLinear"
     }

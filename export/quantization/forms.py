@@ -21,16 +21,17 @@ def write_prepared(model: bytes, out: Path) -> None:
         quant_pre_process(str(source), str(out), skip_symbolic_shape=True)
 
 
-def int8_form(prepared: Path, ranges: Path, keep_float: Collection[str]) -> bytes:
-    """QDQ INT8 for CPUs: signed weights with a scale per output channel, unsigned activations with a zero point.
+def int8_form(prepared: Path, ranges: Path, keep_float: Collection[str], *, symmetric: bool = False) -> bytes:
+    """QDQ INT8: signed weights with a scale per output channel; activations unsigned with a zero point, for CPUs, or symmetric.
 
-    Most activations come after a ReLU, so a signed symmetric range would leave half its codes unused; ONNX Runtime also runs these
-    faster. TensorRT wants symmetric activations: its form will be one of its own.
+    Most activations come after a ReLU, so a signed symmetric range leaves half its codes unused; ONNX Runtime also runs unsigned
+    ones faster. TensorRT takes symmetric ones alone.
 
     Args:
         prepared: of `write_prepared`.
         ranges: of `ranges.write_ranges`.
         keep_float: names of the nodes that stay in floating point.
+        symmetric: whether activations are.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
@@ -40,12 +41,12 @@ def int8_form(prepared: Path, ranges: Path, keep_float: Collection[str]) -> byte
             calibration_cache_path=str(ranges),
             calibrate_method=CalibrationMethod.Percentile,
             quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=list(QUANTIZED_OPERATORS),
             nodes_to_exclude=sorted(keep_float),
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True, "QuantizeBias": False},
+            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True, "QuantizeBias": False},
         )
         return target.read_bytes()
 

@@ -85,7 +85,9 @@ def quantize_model(
     scans = validation_scans(volumes, quantize.validation_scans, quantize.seed + 2, PHANTOM_SHARE)
     rng = np.random.default_rng(quantize.seed)
     image = 0.1 * rng.standard_normal((1, 6, TIMED_SIZE, TIMED_SIZE)).astype(np.float32)
-    search = Search(fp32, prepared, ranges, settings, scans, image, folder / "measured.jsonl", report)
+    symmetric = quantize.symmetric_activations
+    measured = folder / "measured.jsonl"
+    search = Search(fp32, prepared, ranges, settings, scans, image, measured, report, symmetric=symmetric)
     searches, result = {0: search}, search.run(budget)
     if finetune_steps and not result.candidates[0].admitted:
         report("INT8 in all layers misses the budget: fine-tuning")
@@ -104,6 +106,7 @@ def quantize_model(
             tuned / "measured.jsonl",
             report,
             finetune_steps,
+            symmetric=symmetric,
         )
         result = result.beside(searches[finetune_steps].run(budget), budget)
     write_report(result, budget, folder)

@@ -70,6 +70,7 @@ class Search:
         kept_results: file that remembers measurements.
         report: told in words what was measured.
         finetuned_steps: of the weights in ``prepared``, where they are not those of ``fp32``.
+        symmetric: whether activations in INT8 are, as TensorRT wants them.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Search:
         kept_results: Path,
         report: Callable[[str], None],
         finetuned_steps: int = 0,
+        *,
+        symmetric: bool = False,
     ) -> None:
-        self._finetuned_steps = finetuned_steps
+        self._finetuned_steps, self._symmetric = finetuned_steps, symmetric
         self._fp32, self._prepared, self._ranges = fp32, prepared, ranges
         self._settings, self._scans, self._image = settings, scans, image
         self._report = report
@@ -114,7 +117,7 @@ class Search:
     def form(self, kept: Collection[str]) -> bytes:
         """The INT8 form with the layers of those names in floating point."""
         nodes = [node for layer in self._layers if layer.name in kept for node in layer.nodes]
-        return int8_form(self._prepared, self._ranges, nodes)
+        return int8_form(self._prepared, self._ranges, nodes, symmetric=self._symmetric)
 
     def _ranking(self) -> tuple[Sensitivity, ...]:
         names = [layer.name for layer in self._layers]
@@ -175,7 +178,7 @@ class Search:
         return {
             "graph": graphs.hexdigest(),
             "ranges": hashlib.sha256(self._ranges.read_bytes()).hexdigest(),
-            "settings": hashlib.sha256(repr((self._settings, self._image.shape)).encode()).hexdigest(),
+            "settings": hashlib.sha256(repr((self._settings, self._image.shape, self._symmetric)).encode()).hexdigest(),
             "scans": scans.hexdigest(),
             **made_by(__name__),
             "processor": f"{platform.machine()} {instruction_set()}",

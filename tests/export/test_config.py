@@ -37,6 +37,11 @@ def test_the_shipped_configuration_is_read() -> None:
         ),
         ("steps = ", "step = ", "[train] differs in ['step', 'steps']"),
         ("[quantize]", "[quantise]", "differs in ['quantise', 'quantize']"),
+        (
+            "[quantize]",
+            "[quantize]\nsymmetric_activations = 1",
+            "[quantize] symmetric_activations = 1: true or false is expected",
+        ),
         ('name = "brain2d"', "name = 7", "name = 7: a text is expected"),
         ('version = "0.3.0"', 'version = "new"', "version = 'new': whole numbers with dots are expected"),
         ('licence = "Apache-2.0"', "licence = 2", "licence = 2: a text is expected"),
@@ -69,6 +74,13 @@ def test_licence_and_limits_may_be_left_out(tmp_path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     config = load_config(path)
     assert (config.licence, config.limits) == ("NOASSERTION", {})
+
+
+def test_activations_are_unsigned_unless_they_shall_be_symmetric(tmp_path: Path) -> None:
+    assert not load_config(SHIPPED).quantize.symmetric_activations
+    path = tmp_path / "made.toml"
+    path.write_text(SHIPPED.read_text().replace("[quantize]", "[quantize]\nsymmetric_activations = true"))
+    assert load_config(path).quantize.symmetric_activations
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -107,6 +107,19 @@ def test_layers_that_are_kept_compute_as_before(calibrated: tuple[Path, Path], f
     assert 1e-4 < one_kept < none_kept < 0.2
 
 
+def test_symmetric_activations_have_no_zero_points(calibrated: tuple[Path, Path], fp32: bytes) -> None:
+    onnx = pytest.importorskip("onnx")
+    from export.quantization.forms import int8_form
+
+    form = int8_form(*calibrated, (), symmetric=True)
+    graph = onnx.load_model_from_string(form).graph
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    points = [values[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(points) > 3
+    assert all(point.dtype == np.int8 and not point.any() for point in points)
+    assert difference(int8_form(*calibrated, ()), fp32) < difference(form, fp32) < 0.4
+
+
 def test_half_precision_takes_and_gives_single(fp32: bytes) -> None:
     from export.quantization.forms import fp16_form
 
@@ -129,7 +142,7 @@ def test_engines_agree_on_half_precision_within_a_tenth_of_what_bundles_tolerate
         for name in ("onnxruntime", "openvino")
     )
     least = min(tolerance.relative_error for tolerance in TOLERANCES["fp16"])
-    assert {tolerance.engine for tolerance in TOLERANCES["fp16"]} == {"onnxruntime", "openvino"}
+    assert {tolerance.engine for tolerance in TOLERANCES["fp16"]} == {"onnxruntime", "openvino", "tensorrt"}
     assert np.linalg.norm(ours - theirs) < 0.1 * least * np.linalg.norm(ours)
 
 
