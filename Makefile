@@ -105,8 +105,12 @@ gpu-tables: $(VENV)/.export build/cuda/.ready edge_runtime/cubins/.ready  ## wha
 test-device: $(VENV)-device/.ready  ## by hand on a device with an NVIDIA GPU: kernels, engines, times, memory, a soak; build/device.json to send in
 	EDGE_STRICT_SKIPS= $(VENV)-device/bin/python -m pytest -m device
 
+build/imported/.ready: $(VENV)-import/.ready tests/export/imported_graphs.py $(wildcard export/adapters/*.py)
+	$(VENV)-import/bin/python tests/export/imported_graphs.py --out build/imported
+	@touch $@
+
 # One process a version, since a process has one: the tests that need no version run with the first.
-test-tensorrt: $(VENV)-tensorrt/.ready build/cuda/.ready edge_runtime/cubins/.ready  ## TensorRT's calls without a GPU: real bindings of 10.3, 10.13 and 11; graphs compiled by tensorrt-rtx
+test-tensorrt: $(VENV)-tensorrt/.ready build/cuda/.ready edge_runtime/cubins/.ready build/imported/.ready  ## TensorRT's calls without a GPU: real bindings of 10.3, 10.13 and 11; graphs compiled by tensorrt-rtx
 	for bindings in $(TENSORRT)/[0-9]*; do \
 		echo "$$bindings"; \
 		EDGE_STRICT_SKIPS=1 EDGE_TENSORRT=$$bindings EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver \

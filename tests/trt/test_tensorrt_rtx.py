@@ -88,6 +88,40 @@ def test_sizes_in_disorder_are_refused(compiled, forms, sizes, said):
     assert made.get("error") == "EngineError" and said in made["said"], made
 
 
+IMPORTED = Path(__file__).resolve().parents[2] / "build" / "imported"
+"""What tests/export/imported_graphs.py writes: `make test-tensorrt` does so first."""
+
+
+def imported_forms(graph: bytes, folder: Path) -> dict[str, bytes]:
+    """A graph of a model that somebody else trained, in the forms that `edge-export quantize` makes for TensorRT."""
+    import onnx
+
+    from export.quantization.forms import fp16_form, int8_form, write_prepared
+    from export.quantization.ranges import write_ranges
+
+    channels = onnx.load_model_from_string(graph).graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    name = onnx.load_model_from_string(graph).graph.input[0].name
+    state = np.random.default_rng(0).standard_normal((1, channels, 64, 64)).astype(np.float32)
+    prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
+    write_prepared(graph, prepared)
+    write_ranges(prepared, [state], ranges, name)
+    return {"fp32": graph, "fp16": fp16_form(graph), "int8": int8_form(prepared, ranges, (), symmetric=True)}
+
+
+@pytest.mark.parametrize("sizes", [("64,64",) * 3, ("32,32", "64,64", "128,128")], ids=["static", "dynamic"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in IMPORTED.glob("*.onnx")))
+def test_every_graph_of_imported_models_compiles(compiled, tmp_path, name, sizes):
+    for precision, graph in imported_forms((IMPORTED / f"{name}.onnx").read_bytes(), tmp_path).items():
+        made = compiled(graph, precision, sizes)
+        assert made.get("compiled", 0) > 1000, (precision, made)
+
+
+def test_graphs_of_every_package_are_there():
+    """Without them the test above would have none to fail with."""
+    packages = {path.name.partition("_")[0] for path in IMPORTED.glob("*.onnx")}
+    assert packages == {"fastmri", "monai", "deepinv"}, "make build/imported/.ready"
+
+
 def graph_of(
     nodes: list[Any], inputs: int = 1, constants: tuple[Any, ...] = (), domains: tuple[str, ...] = ()
 ) -> bytes:
