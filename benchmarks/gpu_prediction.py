@@ -19,20 +19,18 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.brain_phantom import Phantom, phantom
+from benchmarks.brain_phantom import COILS, MATRIX, Phantom, phantom
+from benchmarks.gpu_costs import COSTS, POWER_STEPS, WARP, Case, Launch
 from edge_runtime.bundle import load_bundle
 from edge_runtime.bundle.load import DEFAULT_BUNDLE
-from edge_runtime.kernels import Plans, SensePlan, Workers
+from edge_runtime.kernels import AdaptivePlan, Plans, SensePlan, VolumeSensePlan, Workers
 from edge_runtime.modalities.mri.assemble import Assembler
-from edge_runtime.modalities.mri.classical import STEPS
-from edge_runtime.modalities.mri.coils import CALIBRATION_COLUMNS, KERNEL, MAP_GRID
 from edge_runtime.modalities.mri.layout import Layout
 from edge_runtime.modalities.mri.reconstruct import MAX_VIRTUAL_COILS, calibrate, reconstruct
 from edge_runtime.profile import DEFAULT_PROFILE, GpuFacts, available_profiles, load_profile
@@ -42,264 +40,15 @@ ROOT = Path(__file__).resolve().parents[1]
 CUBINS = ROOT / "edge_runtime" / "cubins" / "12.6" / "sm_87"
 CUOBJDUMP = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin" / "cuobjdump"
 
-COMPLEX, REAL = 8, 4
-"""Bytes of a number."""
-
 MEMORY_SHARE, ARITHMETIC_SHARE = 0.75, 0.4
 """Of what data sheets promise: streams reach about so much of a memory's bandwidth; transforms mostly add, where the promised rate
 multiplies and adds at once."""
 
+VOLUME_STEPS = 10
+"""Of the volume's conjugate gradients."""
+
 DOUBLE_SHARE = 1 / 64
 """Of the rate of single precision: what compute capability 8.6 has (CUDA C++ Programming Guide), and is taken for all of them."""
-
-POWER_STEPS = 42
-"""Of the power iteration that sensitivities begin with; by its nature it depends on the scan, on simulated ones this much."""
-
-WARP = 32
-
-
-@dataclass(frozen=True)
-class Case:
-    """The slice that is reckoned with."""
-
-    coils: int
-    virtual_coils: int
-    lines: int
-    columns: int
-    samples: int
-    measured: float
-    cg_steps: int
-    acs_lines: int = 24
-
-    @property
-    def pixels(self) -> int:
-        return self.lines * self.columns
-
-    @property
-    def image(self) -> int:
-        """Bytes."""
-        return COMPLEX * self.pixels
-
-    @property
-    def hybrid(self) -> int:
-        """Bytes of all virtual coils."""
-        return self.virtual_coils * self.image
-
-    @property
-    def unknowns(self) -> int:
-        """Of the calibration matrix, a column each."""
-        return self.virtual_coils * KERNEL**2
-
-    @property
-    def matrix(self) -> int:
-        """Bytes of one of so many rows and columns, in double precision."""
-        return 2 * COMPLEX * self.unknowns**2
-
-    @property
-    def application(self) -> Cost:
-        """Of the normal operator, but for the image: maps are read before the transform and after it, the mask for each coil."""
-        moved = 2 * self.hybrid + self.virtual_coils * REAL * self.pixels
-        per_column = 2 * transform(self.lines) + 16 * self.lines
-        return Cost(self.hybrid + REAL * self.pixels, moved, self.virtual_coils * self.columns * per_column)
-
-
-class Cost(NamedTuple):
-    """Of one launch.
-
-    Attributes:
-        least_bytes: that must move between the device's memory and the chip.
-        bytes: that the kernel's loads and stores move, those too that a cache may answer.
-        operations: of single precision.
-        doubles: operations of double precision.
-    """
-
-    least_bytes: float
-    bytes: float
-    operations: float
-    doubles: float = 0.0
-
-
-class Launch(NamedTuple):
-    """As the test driver saw it."""
-
-    kernel: str
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    shared_bytes: int
-
-    @property
-    def blocks(self) -> int:
-        return math.prod(self.grid)
-
-    @property
-    def warps(self) -> int:
-        """Of a block."""
-        return -(-math.prod(self.block) // WARP)
-
-
-def transform(length: int) -> float:
-    """Operations, by the usual count."""
-    return 5 * length * math.log2(max(length, 2))
-
-
-def _ingest(case: Case, launch: Launch) -> Cost:
-    readouts = launch.grid[0]
-    moved = readouts * case.coils * COMPLEX * (case.samples + case.columns)
-    return Cost(moved, moved, readouts * case.coils * transform(case.samples))
-
-
-def _mean(case: Case, launch: Launch) -> Cost:
-    moved = 2 * COMPLEX * case.coils * launch.grid[1] * case.columns
-    return Cost(moved, moved, moved / REAL)
-
-
-def _compress(case: Case, launch: Launch) -> Cost:
-    lines = launch.grid[1]
-    share = case.measured if lines == case.lines else 1.0
-    read, written = (COMPLEX * count * lines * case.columns for count in (case.coils * share, case.virtual_coils))
-    operations = 8 * case.coils * case.virtual_coils * share * lines * case.columns
-    return Cost(read + written, math.ceil(case.virtual_coils / 8) * read + written, operations)
-
-
-def _combine(case: Case, _: Launch) -> Cost:
-    moved = case.measured * case.coils * case.image + REAL * case.pixels
-    return Cost(moved, moved, case.coils * case.columns * (transform(case.lines) + 5 * case.lines))
-
-
-def _set_maps(case: Case, _: Launch) -> Cost:
-    return Cost(2 * case.hybrid, 2 * case.hybrid, 0)
-
-
-def _set_samples(case: Case, _: Launch) -> Cost:
-    least = 2 * case.hybrid + case.image + 5 * case.pixels
-    moved = 2 * case.hybrid + 2 * case.hybrid + case.virtual_coils * REAL * case.pixels + 5 * case.pixels
-    return Cost(least, moved, case.virtual_coils * case.columns * (transform(case.lines) + 10 * case.lines))
-
-
-def _normal(case: Case, _: Launch) -> Cost:
-    least, moved, operations = case.application[:3]
-    return Cost(least + 2 * case.image, moved + 2 * case.image, operations)
-
-
-def _data_consistent(case: Case, _: Launch) -> Cost:
-    least, moved, operations = case.application[:3]
-    steps = case.cg_steps
-    vectors = (5 * steps + 5) * case.image
-    return Cost(
-        least + 3 * case.image, (steps + 1) * moved + vectors, (steps + 1) * operations + 20 * steps * case.pixels
-    )
-
-
-def _regularised(case: Case, _: Launch) -> Cost:
-    least, moved, operations = case.application[:3]
-    weights = 3 * 2 * REAL * case.pixels
-    both_ways = 2 * case.columns * transform(case.lines)
-    return Cost(
-        least + 2 * case.image + REAL * case.pixels,
-        STEPS * (moved + weights + 5 * case.image) + 3 * case.image,
-        STEPS * (operations + both_ways + 40 * case.pixels),
-    )
-
-
-def _substituted(case: Case, _: Launch) -> Cost:
-    results = 2 * REAL * case.pixels
-    return Cost(
-        2 * case.hybrid + case.image + case.pixels + results,
-        5 * case.hybrid + case.virtual_coils * case.pixels + results,
-        case.virtual_coils * case.columns * (2 * transform(case.lines) + 24 * case.lines),
-    )
-
-
-def _line_search(case: Case, _: Launch) -> Cost:
-    return Cost(
-        2 * case.hybrid + 2 * case.image + case.pixels,
-        4 * case.hybrid + case.virtual_coils * case.pixels,
-        case.virtual_coils * case.columns * (2 * transform(case.lines) + 26 * case.lines),
-    )
-
-
-def _pixelwise(*bytes_of_a_pixel: int) -> Callable[[Case, Launch], Cost]:
-    def cost(case: Case, _: Launch) -> Cost:
-        moved = sum(bytes_of_a_pixel) * case.pixels
-        return Cost(moved, moved, 6 * case.pixels)
-
-    return cost
-
-
-def _sample_power(case: Case, _: Launch) -> Cost:
-    moved = case.hybrid + REAL * case.pixels
-    return Cost(moved, moved, 4 * case.virtual_coils * case.pixels)
-
-
-def _gram(case: Case, _: Launch) -> Cost:
-    windows = (case.acs_lines - KERNEL + 1) * (CALIBRATION_COLUMNS - KERNEL + 1)
-    acs = COMPLEX * case.virtual_coils * case.acs_lines * CALIBRATION_COLUMNS
-    read = COMPLEX * case.unknowns**2 * windows / 16  # half of the tiles, each element from 32 others' samples
-    return Cost(acs + case.matrix, read + case.matrix, 0, 4 * windows * case.unknowns**2)
-
-
-def _square(case: Case, _: Launch) -> Cost:
-    products = case.unknowns**3 / 2
-    return Cost(2 * case.matrix, 32 * products / 16 + case.matrix, 0, 8 * products)
-
-
-def _floor(case: Case, _: Launch) -> Cost:
-    return Cost(case.matrix, POWER_STEPS * case.matrix, 0, POWER_STEPS * 8 * case.unknowns**2)
-
-
-def _factor(case: Case, _: Launch) -> Cost:
-    products = case.unknowns**3 / 3  # of U and of V, a sixth each
-    return Cost(2 * case.matrix, 16 * products / 4 + 3 * case.matrix, 0, 8 * products)
-
-
-def _lags(case: Case, _: Launch) -> Cost:
-    products, lags = case.unknowns**3 / 6, 2 * COMPLEX * case.virtual_coils**2 * (2 * KERNEL - 1) ** 2 / 2
-    return Cost(case.matrix / 2 + lags, 32 * products / 16 + 2 * case.matrix + lags, 0, 8 * products)
-
-
-def _maps_of_grid(case: Case, launch: Launch) -> Cost:
-    coils, points, lags = case.virtual_coils, launch.grid[0] * min(MAP_GRID, case.columns), 2 * KERNEL - 1
-    sums = COMPLEX * coils**2 * lags**2  # of pairs of coils, in double precision
-    maps = COMPLEX * coils * points
-    operations = points * (8 * lags * coils**2 + 6 * 10 * coils**3)
-    return Cost(sums + maps, launch.grid[0] * sums + maps, operations, launch.grid[0] * 4 * coils**2 * lags**2)
-
-
-def _maps_of_image(case: Case, _: Launch) -> Cost:
-    weight = REAL * case.pixels
-    maps = COMPLEX * case.virtual_coils * MAP_GRID**2
-    return Cost(
-        maps + weight + case.hybrid, 8 * case.hybrid + weight + case.hybrid, 2 * 24 * case.virtual_coils * case.pixels
-    )
-
-
-COSTS: dict[str, Callable[[Case, Launch], Cost]] = {
-    "ingest_readouts": _ingest,
-    "ingest_mean": _mean,
-    "coils_compress": _compress,
-    "coils_root_sum_of_squares": _combine,
-    "sensitivity_gram": _gram,
-    "sensitivity_square": _square,
-    "sensitivity_floor": _floor,
-    "sensitivity_factor": _factor,
-    "sensitivity_lags": _lags,
-    "sensitivity_maps_of_grid": _maps_of_grid,
-    "sensitivity_maps_of_image": _maps_of_image,
-    "sense_set_maps": _set_maps,
-    "sense_set_samples": _set_samples,
-    "sense_normal": _normal,
-    "sense_gradient": _normal,
-    "sense_data_consistent": _data_consistent,
-    "sense_regularised": _regularised,
-    "sense_substituted": _substituted,
-    "sense_line_search": _line_search,
-    "sense_between": _pixelwise(COMPLEX, COMPLEX, COMPLEX),
-    "sense_sample_power": _sample_power,
-    "pack_float32": _pixelwise(COMPLEX, REAL, REAL),
-    "fill_float32": _pixelwise(REAL),
-    "unpack_float32": _pixelwise(COMPLEX, REAL, REAL, COMPLEX),
-}
-"""Of every kernel that a reconstruction launches."""
 
 
 @functools.cache
@@ -345,8 +94,8 @@ def launches_of_a_slice(scan: Phantom) -> tuple[Case, list[Launch]]:
     header, profile = scan.recording.header, load_profile(DEFAULT_PROFILE)
     model = prepare_model(load_bundle(DEFAULT_BUNDLE, None), profile, "fp32")
     plans = Plans(Workers(1), "cuda")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["EDGE_DRIVER_LOG"] = str(Path(folder) / "launches")
+    launches: list[Launch] = []
+    with watched(launches):
         assembler = Assembler(header, Layout.of(header), profile.samples_bytes, "cuda")
         for batch in scan.recording.readouts():
             for begin in range(0, len(batch), 16):
@@ -355,8 +104,6 @@ def launches_of_a_slice(scan: Phantom) -> tuple[Case, list[Launch]]:
         calibration = calibrate(to_calibrate.hybrid(), to_calibrate.measured, plans)
         for _ in reconstruct(samples, calibration, model.reconstruction, plans):
             pass
-        del os.environ["EDGE_DRIVER_LOG"]
-        text = (Path(folder) / "launches").read_text()
     coils, lines, columns = samples.hybrid.shape
     case = Case(
         coils,
@@ -368,7 +115,44 @@ def launches_of_a_slice(scan: Phantom) -> tuple[Case, list[Launch]]:
         model.bundle.unrolled.cg_steps,
         calibration.acs.stop - calibration.acs.start,
     )
-    return case, [launch_of(line) for line in text.splitlines()]
+    return case, launches
+
+
+def launches_of_a_combination() -> tuple[Case, list[Launch]]:
+    """An adaptive combination of 8 coils and 256 x 256, which no reconstruction makes yet."""
+    launches: list[Launch] = []
+    plan = AdaptivePlan(Workers(1), COILS, MATRIX, MATRIX, device="cuda")
+    with watched(launches):
+        np.asarray(plan.combine(np.ones((COILS, MATRIX, MATRIX), np.complex64), np.ones(MATRIX, np.bool_)))
+    return Case(COILS, COILS, MATRIX, MATRIX, MATRIX, 1.0, 0), launches
+
+
+def launches_of_a_volume() -> tuple[Case, list[Launch]]:
+    """Data consistency of a slab of a volume, which no reconstruction solves yet; maps and samples have been set before."""
+    launches: list[Launch] = []
+    case = Case(COILS, COILS, 128, 32, 32, 1.0, VOLUME_STEPS, partitions=64)
+    shape = case.partitions, case.lines, case.columns
+    ones = np.ones((COILS, *shape), np.complex64)
+    plan = VolumeSensePlan(Workers(1), COILS, *shape, device="cuda")
+    plan.set_maps(ones)
+    plan.set_samples(ones, np.ones(shape, np.bool_))
+    np.asarray(plan.normal(ones[0]))  # what was launched before is done
+    with watched(launches):
+        np.asarray(plan.data_consistent(ones[0], 0.1, VOLUME_STEPS))
+    return case, launches
+
+
+@contextmanager
+def watched(launches: list[Launch]) -> Iterator[None]:
+    """Adds what the test driver launches meanwhile, as it waits for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "launches"
+        os.environ["EDGE_DRIVER_LOG"] = str(log)
+        try:
+            yield
+        finally:
+            del os.environ["EDGE_DRIVER_LOG"]
+        launches += [launch_of(line) for line in log.read_text().splitlines()]
 
 
 def launch_of(line: str) -> Launch:
@@ -394,40 +178,14 @@ def host_us_a_launch() -> tuple[float, float]:
     return statistics.median(ordered), ordered[int(0.9 * len(ordered))]
 
 
-def page(case: Case, launches: list[Launch], host_us: tuple[float, float]) -> Iterator[str]:
+def page(host_us: tuple[float, float]) -> Iterator[str]:
     """The lines of ``docs/gpu.md``."""
     devices = {name: gpu for name in sorted(available_profiles()) if (gpu := load_profile(name).gpu) is not None}
     names = [name.removeprefix("jetson-") for name in devices]
-    yield from INTRODUCTION.format(
-        case=case, power_steps=POWER_STEPS, memory=MEMORY_SHARE, arithmetic=ARITHMETIC_SHARE
-    ).splitlines()
-    yield ""
-    columns = [
-        "kernel, grid",
-        "launches",
-        "must move, MB",
-        "moves, MB",
-        "MFLOP",
-        "double",
-        "registers",
-        "shared, KB",
-        "occupancy",
-    ]
-    yield from _heading(*columns, *names)
-    for launch in _dearest_first(case, launches, next(iter(devices.values()))):
-        cost = COSTS[launch.kernel](case, launch)
-        yield _row(
-            f"`{launch.kernel}` {launch.grid[0]}x{launch.grid[1]}",
-            launches.count(launch),
-            f"{cost.least_bytes / 1e6:.2f}",
-            f"{cost.bytes / 1e6:.2f}",
-            f"{cost.operations / 1e6:.1f}",
-            f"{cost.doubles / 1e6:.1f}",
-            registers()[launch.kernel],
-            f"{launch.shared_bytes / 1024:.0f}",
-            f"{100 * occupancy(launch):.0f} %",
-            *(f"{predicted_us(case, launch, gpu):.0f}" for gpu in devices.values()),
-        )
+    case, launches = launches_of_a_slice(phantom())
+    text = INTRODUCTION.format(case=case, power_steps=POWER_STEPS, memory=MEMORY_SHARE, arithmetic=ARITHMETIC_SHARE)
+    yield from (*text.splitlines(), "")
+    yield from _table(case, launches, devices)
     yield from ("", "Times are microseconds a launch. The whole slice, in milliseconds:", "")
     yield from _heading("", "launches", *names)
     arriving = [launch for launch in launches if launch.kernel == "ingest_readouts"]
@@ -443,6 +201,35 @@ def page(case: Case, launches: list[Launch], host_us: tuple[float, float]) -> It
         "A Jetson's cores are slower, and its driver adds its own. PyCUDA has no graphs, and so few launches would gain little "
         "by one."
     )
+    yield from ("", "## What no reconstruction launches yet", "")
+    case, launches = launches_of_a_combination()
+    yield from (f"Adaptive combination, {case.coils} coils, {case.lines} x {case.columns}:", "")
+    yield from _table(case, launches, devices)
+    case, launches = launches_of_a_volume()
+    slab = f"{case.partitions} x {case.lines} x {case.columns}"
+    yield from ("", f"{case.cg_steps} steps of data consistency, {case.coils} coils, {slab}:", "")
+    yield from _table(case, launches, devices)
+
+
+def _table(case: Case, launches: list[Launch], devices: Mapping[str, GpuFacts]) -> Iterator[str]:
+    """A row a kind of launch, the dearest first."""
+    names = [name.removeprefix("jetson-") for name in devices]
+    columns = ["kernel, grid", "launches", "must move, MB", "moves, MB", "MFLOP", "double", "registers", "shared, KB"]
+    yield from _heading(*columns, "occupancy", *names)
+    for launch in _dearest_first(case, launches, next(iter(devices.values()))):
+        cost = COSTS[launch.kernel](case, launch)
+        yield _row(
+            f"`{launch.kernel}` {launch.grid[0]}x{launch.grid[1]}",
+            launches.count(launch),
+            f"{cost.least_bytes / 1e6:.2f}",
+            f"{cost.bytes / 1e6:.2f}",
+            f"{cost.operations / 1e6:.1f}",
+            f"{cost.doubles / 1e6:.1f}",
+            registers()[launch.kernel],
+            f"{launch.shared_bytes / 1024:.0f}",
+            f"{100 * occupancy(launch):.0f} %",
+            *(f"{predicted_us(case, launch, gpu):.0f}" for gpu in devices.values()),
+        )
 
 
 def _heading(*columns: str) -> Iterator[str]:
@@ -482,10 +269,9 @@ latencies, other users of the memory and clocks that sink with heat make it more
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "gpu.md")
-    arguments = parser.parse_args()
-    case, launches = launches_of_a_slice(phantom())
-    arguments.out.write_text("\n".join(page(case, launches, host_us_a_launch())) + "\n", encoding="utf-8")
-    print(f"{arguments.out}: {len(launches)} launches of {len({launch.kernel for launch in launches})} kernels")
+    out = parser.parse_args().out
+    out.write_text("\n".join(page(host_us_a_launch())) + "\n", encoding="utf-8")
+    print(out)
     return 0
 
 

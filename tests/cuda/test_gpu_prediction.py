@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.gpu_prediction import COSTS, Case, Launch, predicted_us, registers, resident_blocks
+from benchmarks.gpu_costs import COSTS, Case, Launch
+from benchmarks.gpu_prediction import predicted_us, registers, resident_blocks
 from edge_runtime.profile import load_profile
 
 pytestmark = pytest.mark.cuda
