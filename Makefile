@@ -12,7 +12,7 @@ help:  ## this list
 
 KERNELS := $(wildcard kernels/*.* kernels/*/*.*)
 
-$(VENV)/.device: pyproject.toml $(KERNELS) $(wildcard hw_profiles/*.toml)
+$(VENV)/.device: pyproject.toml $(KERNELS) $(wildcard hw_profiles/*.toml edge_runtime/*/__init__.py export/*/__init__.py)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e . $(CONSTRAINTS)
 	@touch $@

@@ -10,9 +10,9 @@ from simulated import complex_noise
 from test_ingest_plan import TOLERANCE, assert_close, ingest_plan, ingested
 
 from edge_runtime.errors import ArgumentError
-from edge_runtime.kernels import PLACEMENT, SLICE_COUNTERS, LineBook, Stop, Workers, survey
+from edge_runtime.kernels import PLACEMENT, LineBook, Stop, Workers, survey
 from edge_runtime.links.mrd_messages import ACQUISITION_HEADER
-from edge_runtime.scan import READOUT_DTYPE, ReadoutFlag
+from edge_runtime.scan import READOUT_DTYPE, SLICE_COUNTERS, ReadoutFlag
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
 
