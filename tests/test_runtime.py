@@ -37,6 +37,7 @@ def without_gpu(monkeypatch):
 
 def test_kernels_run_on_the_cpu_where_the_profile_lets_them_and_images_say_so(monkeypatch, whole_scan, caplog):
     without_gpu(monkeypatch)
+    caplog.set_level("WARNING")
     with open_runtime(replace(profile_of(), kernels=("cuda", "cpu")), bundle=None, output=None) as runtime:
         server = RunningServer(runtime)
         replies = server.exchange(whole_scan)
