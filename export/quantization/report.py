@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from export.quantization.choice import Budget, Candidate
-from export.quantization.search import SearchResult
+from export.quantization.form_search import SearchResult
 
 
 def write_report(result: SearchResult, budget: Budget, folder: Path) -> None:

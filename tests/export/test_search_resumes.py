@@ -18,10 +18,10 @@ pytest.importorskip("torch", reason="the extra 'export' is not installed")
 from made_search import MadeSearch, made_search, small_matrices, small_network
 
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from export.quantization import calibration, search
+from export.quantization import calibration, form_search, search
 from export.quantization.calibration import CalibrationData, gathered_ranges
 from export.quantization.choice import Budget
-from export.quantization.search import SearchResult
+from export.quantization.form_search import SearchResult
 
 pytestmark = pytest.mark.full
 
@@ -101,7 +101,7 @@ def other_code(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("onnxruntime", another_version),
         ("code", other_code),
-        ("processor", lambda monkeypatch: monkeypatch.setattr(search, "instruction_set", lambda: "abacus")),
+        ("processor", lambda monkeypatch: monkeypatch.setattr(form_search, "instruction_set", lambda: "abacus")),
     ],
 )
 def test_another_version_code_or_processor_begins_anew_and_says_so(
