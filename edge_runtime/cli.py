@@ -201,8 +201,8 @@ def _add_doctor(commands: Any) -> None:
         "doctor",
         help="what this machine is, and what it lacks of what a profile asks for",
         description="Looks at the device, its processor, memory, power mode and temperature, at kernels, engines and the bundle, "
-        "and says what is missing and how to mend it. Nothing is changed. Exit code 0: it would run; 1: something keeps it from "
-        "that.",
+        "and says what is missing and how to mend it. Nothing is changed, but that TensorRT, where the profile has it, compiles "
+        "what it has not compiled yet. Exit code 0: it would run; 1: something keeps it from that.",
         epilog="examples:\n"
         "  edge-runtime doctor                               with the profile that fits this machine best\n"
         "  edge-runtime doctor --profile jetson-orin-nano --json\n",

@@ -404,6 +404,8 @@ class Session:
                 pass
             except Abandoned:
                 self._no_preview(key, share)
+            except EdgeRuntimeError as error:  # the final image is tried all the same
+                self._no_preview(key, share, f"{type(error).__name__}: {error}")
 
         future = self._lane.offer(Priority.PREVIEW, self._guarded(job))
         if future is None:
@@ -619,8 +621,8 @@ class Session:
         self._folder.add("no_image", reason)
         self._out.text(f"no image: {reason}")
 
-    def _no_preview(self, key: SliceKey, share: float) -> None:
-        reason = f"{key} at {share:.0%}: the final image is due sooner"
+    def _no_preview(self, key: SliceKey, share: float, why: str = "the final image is due sooner") -> None:
+        reason = f"{key} at {share:.0%}: {why}"
         self._folder.add("no_preview", reason)
         self._out.text(f"no preview: {reason}")
 

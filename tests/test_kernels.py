@@ -13,7 +13,7 @@ from simulated import complex_noise
 
 from edge_runtime.cuda import device
 from edge_runtime.errors import ArgumentError, NoDevice, ReadoutError
-from edge_runtime.kernels import SensePlan, Workers
+from edge_runtime.kernels import Plans, SensePlan, Workers, survey
 from edge_runtime.links.mrd_messages import MessageReader
 from edge_runtime.links.mrd_pack import pack_readouts
 from edge_runtime.scan import READOUT_DTYPE, ReadoutBatch
@@ -64,3 +64,26 @@ def test_a_gpu_that_is_not_there_is_an_error_with_its_mend(monkeypatch):
         SensePlan(Workers(1), 1, 8, 8, device="cuda")
     with pytest.raises(ArgumentError, match="device: cpu or cuda expected, gpu came"):
         SensePlan(Workers(1), 1, 8, 8, device="gpu")
+
+
+def test_plans_that_nobody_uses_hold_no_more_than_so_many_samples():
+    plans = Plans(Workers(threads=1))
+    plans.KEPT_SAMPLES = 3 * 8 * 8 * 2
+    with plans.sense(2, 8, 8) as first, plans.sense(2, 8, 8) as second, plans.sense(2, 8, 16) as large:
+        pass
+    with plans.sense(2, 8, 16) as other:
+        assert other is not large  # the others came back after it
+    with plans.sense(2, 8, 8) as again:
+        assert again is first  # the last one that came back stays, whatever it holds
+    assert second is not first
+
+
+def test_something_else_than_workers_is_named():
+    with pytest.raises(ArgumentError, match="workers: Workers expected, None came"):
+        SensePlan(None, 2, 8, 8)
+
+
+@pytest.mark.parametrize("header", [[1], np.zeros((2, 2), READOUT_DTYPE)])
+def test_something_else_than_headers_is_named(header):
+    with pytest.raises(ArgumentError, match="header: an array of headers"):
+        survey(header)

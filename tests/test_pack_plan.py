@@ -125,11 +125,17 @@ def test_a_correction_is_added_in_units_of_the_scale(shape, dtype, threads):
         ("planes", lambda a: a[:, :6], r"planes: shape \(2, 8, 4\) expected, shape \(2, 6, 4\) came"),
         ("planes", lambda a: np.repeat(a, 2, axis=2)[:, :, ::2], "planes: C order without gaps expected"),
         ("quantization", lambda _: Quantization(0.1, 0), "planes: dtype int8 expected, dtype float32 came"),
-        ("quantization", lambda _: Quantization(0.0, 0), "quantization: a positive scale expected, scale 0.0 came"),
+        ("quantization", lambda _: Quantization(0.0, 0), "quantization.scale: a positive number .* expected, 0.0 came"),
+        ("quantization", lambda _: Quantization(1e-40, 0), "quantization.scale: a positive number"),
         (
             "quantization",
             lambda _: Quantization(1.0, 128),
-            "quantization: one that int8 holds expected, zero point 128",
+            "zero_point: a whole number, -128 to 127 expected, 128 came",
+        ),
+        (
+            "quantization",
+            lambda _: Quantization(1.0, 1.5),
+            "zero_point: a whole number, -128 to 127 expected, 1.5 came",
         ),
     ],
 )
@@ -152,10 +158,15 @@ def test_a_plan_for_nothing_is_named():
         PackPlan(Workers(threads=1), 4, 4, 0, device=sense_problems.running_on)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf, 1e-40, 1e39, "1", None])
 def test_a_scale_that_is_none_is_named(scale):
     plan = PackPlan(Workers(1), 4, 3, 2)
-    with pytest.raises(ArgumentError, match="scale: a positive number expected"):
+    with pytest.raises(ArgumentError, match="scale: a positive number of single precision expected"):
         plan.pack(np.zeros((4, 3), np.complex64), scale, np.zeros((2, *plan.plane), np.float32))
-    with pytest.raises(ArgumentError, match="value: a finite number expected, nan came"):
-        plan.fill(np.nan, np.zeros(plan.plane, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e39, "1", None])
+def test_a_value_that_is_none_is_named(value):
+    plan = PackPlan(Workers(1), 4, 3, 2)
+    with pytest.raises(ArgumentError, match="value: a number, finite in single precision expected"):
+        plan.fill(value, np.zeros(plan.plane, np.float32))

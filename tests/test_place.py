@@ -203,6 +203,8 @@ def test_headers_and_samples_may_lie_on_the_wire():
         ("used", (3, 3), "used: "),
         ("used", (0, 17), "used: "),
         ("first_sample", 1, "first_sample: "),
+        ("first_sample", 0.5, "first_sample: "),
+        ("out", None, "out: "),
         ("whitening", np.eye(3, dtype=np.complex64), "whitening: "),
     ],
 )

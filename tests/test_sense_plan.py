@@ -221,9 +221,11 @@ def test_what_a_plan_needs_first_is_said():
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ({"weight": np.nan}, "weight: 0 or more, finite expected, nan came"),
-        ({"weight": -0.1}, "weight: 0 or more, finite expected, -0.1 came"),
+        ({"weight": np.nan}, "weight: 0 or more, finite in single precision expected, nan came"),
+        ({"weight": -0.1}, "weight: 0 or more, finite in single precision expected, -0.1 came"),
         ({"weight": np.inf}, "weight: 0 or more, finite"),
+        ({"weight": 1e39}, "weight: 0 or more, finite in single precision expected, 1e.39 came"),
+        ({"weight": "1"}, "weight: 0 or more, finite"),
         ({"steps": -1}, "steps: a whole number, 0 to 2147483647 expected, -1 came"),
         ({"steps": 2**31}, "steps: a whole number"),
         ({"steps": 1.5}, "steps: a whole number"),
@@ -298,11 +300,11 @@ def test_an_empty_column_stays_finite():
         (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: a whole number, .* expected, -1 came"),
         (
             lambda plan: plan.data_consistent(image_like(plan), 0.1, 3, tolerance=-0.1),
-            "tolerance: 0 or more, finite expected, -0.1 came",
+            "tolerance: 0 or more, finite in single precision expected, -0.1 came",
         ),
         (
             lambda plan: plan.regularised(np.ones(plan.shape, np.float32), 3, tolerance=np.nan),
-            "tolerance: 0 or more, finite expected, nan came",
+            "tolerance: 0 or more, finite in single precision expected, nan came",
         ),
     ],
 )

@@ -169,7 +169,9 @@ def test_without_signal_there_are_no_maps(value):
         ("acs", lambda a: a[:, :5], r"acs: shape \(2, 6, 7\) expected, shape \(2, 5, 7\) came"),
         ("acs", lambda a: a.astype(np.complex128), "acs: dtype complex64 expected, dtype complex128 came"),
         ("acs", lambda a: np.asfortranarray(a), "acs: C order without gaps expected"),
-        ("threshold", lambda _: 0.0, "threshold: a share above 0, at most 1 expected, 0.0 came"),
+        ("threshold", lambda _: 0.0, "threshold: a positive number of single precision expected, 0.0 came"),
+        ("threshold", lambda _: 1.5, "threshold: a share above 0, at most 1 expected, 1.5 came"),
+        ("threshold", lambda _: "half", "threshold: a positive number of single precision expected, half came"),
         ("weight", lambda a: a.T, r"weight: shape \(12, 10\) expected, shape \(10, 12\) came"),
         ("weight", lambda a: a.astype(np.float64), "weight: dtype float32 expected"),
         ("out", lambda a: a[:1], r"out: shape \(2, 12, 10\) expected"),
@@ -193,7 +195,9 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
     [
         ({"coils": 0}, "coils: a whole number, .* expected, 0 came"),
         ({"kernel": (7, 4)}, r"kernel: at least 1, at most the ACS's \(6, 7\) expected, \(7, 4\) came"),
-        ({"kernel": (0, 4)}, "kernel: at least 1"),
+        ({"kernel": (0, 4)}, "kernel: a whole number, 1 to .* expected, 0 came"),
+        ({"kernel": (4, 4, 4)}, r"kernel: two sizes expected, \(4, 4, 4\) came"),
+        ({"acs": 4}, "acs: two sizes expected, 4 came"),
         ({"grid": (8, 11)}, r"grid: at least 1, at most the image's \(12, 10\) expected, \(8, 11\) came"),
     ],
 )

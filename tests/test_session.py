@@ -14,7 +14,7 @@ import pytest
 from conftest import profile_of
 from simulated import COLUMNS, LINES, centre_out, header_of, readouts_of, scan_bytes, usual_kspace
 
-from edge_runtime.errors import ScanRefused
+from edge_runtime.errors import ProgramRefused, ScanRefused
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.modalities.mri.reconstruct import calibrate
 from edge_runtime.pool import Priority
@@ -174,6 +174,24 @@ def test_a_preview_gives_way_to_the_final_image_while_the_network_runs(session, 
     assert scanner.kinds() == FINALS
     assert len(runs) == 1 + model.reconstruction.settings.iterations
     assert not session.report.no_image
+
+
+def test_a_network_that_fails_in_a_preview_does_not_fail_the_scan(session, scanner, pool, monkeypatch):
+    """With few lines a program of others may lack calibration lines that the whole scan has."""
+    regulariser = type(session._runtime.model.reconstruction.regulariser)
+
+    def refused(regulariser, batch):
+        raise ProgramRefused("3 calibration lines among the image's own")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(regulariser, "run", refused)
+        session.readouts(part(0, 0.5))
+        pool.work()
+    session.readouts(part(0.5, 1))
+    pool.work()
+    assert scanner.kinds() == [("classical", "preview"), *FINALS]
+    assert not session.report.no_image
+    assert "no preview: slice 0 at 50%: ProgramRefused: 3 calibration lines among the image's own" in scanner.texts
 
 
 def test_a_preview_that_a_final_image_overtook_is_not_begun(session, scanner, pool):

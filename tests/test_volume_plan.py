@@ -193,7 +193,7 @@ def test_a_plan_writes_where_it_is_told():
         (lambda plan: plan.data_consistent(image_like(plan), 0.1, -1), "steps: a whole number, .* expected, -1 came"),
         (
             lambda plan: plan.data_consistent(image_like(plan), 0.1, 1, tolerance=np.nan),
-            "tolerance: 0 or more, finite expected, nan came",
+            "tolerance: 0 or more, finite in single precision expected, nan came",
         ),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -26,6 +25,8 @@ REGULARISER = "regulariser"
 StartsFrom = Literal["classical", "zero_filled"]
 STARTS = get_args(StartsFrom)
 MOST_BYTES_PER_PIXEL = 1 << 20
+LARGEST_LOG_WEIGHT = 30
+"""Of intercept and slope: 1e13, far beyond any λ that does anything, and within single precision for every noise condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +266,10 @@ def _unrolled(table: Mapping[str, Any]) -> UnrolledSettings:
     settings = UnrolledSettings(int(table["iterations"]), int(table["cg_steps"]), weights, int(table["multiple"]))
     if len(weights) != settings.iterations or not 1 <= settings.iterations <= 64 or not 1 <= settings.cg_steps <= 64:
         raise ValueError(f"{len(weights)} weights for {settings.iterations} iterations of {settings.cg_steps} steps")
-    if not 1 <= settings.multiple <= 256 or not all(math.isfinite(value) for pair in weights for value in pair):
-        raise ValueError(f"sizes in multiples of {settings.multiple}, weights {weights}")
+    if not 1 <= settings.multiple <= 256:
+        raise ValueError(f"sizes in multiples of {settings.multiple}")
+    if not all(abs(value) <= LARGEST_LOG_WEIGHT for pair in weights for value in pair):  # NaN is not
+        raise ValueError(f"log_weights {weights}: -{LARGEST_LOG_WEIGHT} to {LARGEST_LOG_WEIGHT} are expected")
     return settings
 
 

@@ -130,6 +130,10 @@ class Device:
         with self.use():
             return DeviceArray.over(_Pooled(self, self._arrays.allocate(max(nbytes, 1))), shape, dtype)
 
+    def give_back(self) -> None:
+        """Gives memory of arrays that nobody holds any more back to the driver, for others to have; in `use`."""
+        self._arrays.free_held()
+
     def fetch(self, address: int, nbytes: int) -> npt.NDArray[np.uint8]:
         """A copy of so many bytes, once everything that was launched before is done."""
         fetched = np.empty(nbytes, np.uint8)
@@ -156,28 +160,48 @@ class Device:
         """An entry of ``kernels/cuda/FILE.cu`` that is launched with this much shared memory; in `use`.
 
         Raises:
-            DeviceUnsupported: no such cubin is for this GPU.
+            DeviceUnsupported, DriverTooOld: see `check_kernels`.
         """
         with self._lock:
-            if file not in self._modules:
-                self._modules[file] = driver.module_from_buffer(self._cubin(file))
-            function = self._modules[file].get_function(name)
+            function = self._module(file).get_function(name)
             most = self._shared[name] = max(shared_bytes, self._shared.get(name, 0))  # it is the same one for all plans
             function.set_attribute(driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, most)
             return function
 
+    def check_kernels(self) -> None:
+        """That this GPU has kernels which the driver loads.
+
+        Raises:
+            DeviceUnsupported: none were compiled for it.
+            DriverTooOld: those that were are newer than the driver.
+        """
+        with self._lock, self.use():
+            self._module("sense")
+
+    def _module(self, file: str) -> Any:
+        if file not in self._modules:
+            cubin = self._cubin(file)
+            try:
+                self._modules[file] = driver.module_from_buffer(cubin)
+            except (driver.LogicError, driver.RuntimeError) as error:
+                raise DeviceUnsupported(
+                    f"{self.name} does not load the kernels of {file} that are for its compute capability ({error}): "
+                    "make cubins, or take a profile whose kernels run on the CPU"
+                ) from error
+        return self._modules[file]
+
     def _cubin(self, file: str) -> bytes:
-        """The newest that the driver loads, of this GPU's generation and no later."""
+        """The newest that the driver loads, for this very compute capability: binaries for the GPUs of Jetsons run on no other, nor
+        do those run others' (CUDA C++ Programming Guide, "Binary Compatibility")."""
         major, minor = self.capability
         found = []
         root = resources.files("edge_runtime") / "cubins"
         for folder, needed in CUBINS:
-            for lesser in range(minor, -1, -1):
-                path = root / folder / f"sm_{major}{lesser}" / f"{file}.cubin"
-                if path.is_file():
-                    found.append(f"CUDA {folder}")
-                    if self.driver_version >= needed:
-                        return path.read_bytes()
+            path = root / folder / f"sm_{major}{minor}" / f"{file}.cubin"
+            if path.is_file():
+                found.append(f"CUDA {folder}")
+                if self.driver_version >= needed:
+                    return path.read_bytes()
         if found:
             raise DriverTooOld(
                 f"the driver is of CUDA {dotted(self.driver_version)}, the kernels for sm_{major}{minor} are of "
@@ -209,7 +233,11 @@ class Memory(_Held):
 
     def room(self, nbytes: int) -> np.uint64:
         """The address of so many bytes, which hold anything."""
-        allocation = driver.mem_alloc(max(nbytes, 1))
+        try:
+            allocation = driver.mem_alloc(max(nbytes, 1))
+        except driver.MemoryError:
+            self._device.give_back()
+            allocation = driver.mem_alloc(max(nbytes, 1))
         self._kept.append(allocation)
         address: np.uint64 = np.uint64(int(allocation))
         return address

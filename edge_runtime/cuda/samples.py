@@ -46,7 +46,7 @@ class SamplesPort:
             item = hybrid.dtype.itemsize
             coil_stride, line_stride = (stride // item for stride in hybrid.layout.strides[:2])
             array = self._hybrid.send(hybrid, stream)
-            wide = all(number % 16 == 0 for number in (hybrid.address, *hybrid.layout.strides[:2]))
+            wide = columns % 2 == 0 and all(number % 16 == 0 for number in (hybrid.address, *hybrid.layout.strides[:2]))
         else:
             by_lines = hybrid.transpose(1, 0, 2).flags.c_contiguous
             flat = hybrid.transpose(1, 0, 2) if by_lines else hybrid

@@ -4,8 +4,9 @@ The code behind this face is in ``kernels/``; the processor's best instruction s
 GIL is released; two threads that execute one plan take turns, so a plan belongs to one owner. Arrays are NumPy's, or of any
 library that speaks DLPack from CPU memory; nothing is ever converted or copied silently.
 
-Plans with ``device="cuda"`` take a `DeviceArray` wherever they take an array that is not a mask, and make one where no ``out`` is
-given: what one leaves in the GPU's memory, the next finds there.
+Plans with ``device="cuda"`` take a `DeviceArray` wherever they take images, maps, planes or weights, and make one where no
+``out`` is given: what one leaves in the GPU's memory, the next finds there. Masks, counts, matrices and readouts come from the
+host.
 
 Raises, all of them: `ArgumentError`, naming the argument, what was expected and what came.
 """

@@ -60,6 +60,14 @@ class Backend(NamedTuple):
 
 
 def backend_of(workers: Workers, device: Where) -> Backend:
+    """What plans on a device need.
+
+    Raises:
+        ArgumentError: no workers, or no such device.
+        DeviceError: the GPU can't be used, or no kernels are for it.
+    """
+    if not isinstance(workers, _kernels.Workers):
+        raise ArgumentError("workers", workers, "Workers")
     if device == "cpu":
         return Backend(_kernels, workers, np.empty, resident=False)
     if device != "cuda":
@@ -67,4 +75,5 @@ def backend_of(workers: Workers, device: Where) -> Backend:
     from edge_runtime import cuda  # PyCUDA is an extra
 
     gpu = cuda.open_device()
+    gpu.check_kernels()
     return Backend(cuda, gpu, gpu.array, resident=True)

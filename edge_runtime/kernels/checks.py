@@ -14,6 +14,8 @@ from edge_runtime.errors import ArgumentError
 LARGEST = 2**20
 """Of any axis; MRD counts samples and lines in 16 bits."""
 
+LEAST_NUMBER, LARGEST_NUMBER = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
 LARGEST_PLANE = 2**26
 """Partitions x phase encodes, whose packed elements kernels count in 32 bits."""
 
@@ -33,8 +35,31 @@ def positive(**sizes: int) -> None:
 
 
 def finite(name: str, value: float, least: float = -math.inf) -> None:
-    if not (math.isfinite(value) and value >= least):
-        raise ArgumentError(name, value, "a finite number" if least < 0 else "0 or more, finite")
+    """In single precision, as kernels take it."""
+    try:
+        within = least <= value and abs(value) <= LARGEST_NUMBER  # NaN is not
+    except TypeError:
+        within = False
+    if not within:
+        raise ArgumentError(name, value, f"{'a number' if least < 0 else '0 or more'}, finite in single precision")
+
+
+def divisor(name: str, value: float) -> None:
+    """Positive, and its reciprocal finite in single precision."""
+    try:
+        within = LEAST_NUMBER <= value <= LARGEST_NUMBER  # NaN is not
+    except TypeError:
+        within = False
+    if not within:
+        raise ArgumentError(name, value, "a positive number of single precision")
+
+
+def pair(name: str, size: object) -> None:
+    """Points of two axes."""
+    if not isinstance(size, tuple) or len(size) != 2:
+        raise ArgumentError(name, size, "two sizes")
+    for points in size:
+        whole(name, points, 1, LARGEST)
 
 
 def stopping(steps: int, tolerance: float) -> None:

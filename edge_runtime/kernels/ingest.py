@@ -52,6 +52,8 @@ def survey(header: npt.NDArray[np.void]) -> Survey:
     Args:
         header: ``(readouts,)``, with at least the fields of `READOUT_DTYPE`.
     """
+    if not isinstance(header, np.ndarray) or header.ndim != 1:
+        raise ArgumentError("header", type(header).__name__, "an array of headers, (readouts,)")
     return _kernels.survey(header, _header_fields(header.dtype))
 
 
@@ -164,10 +166,7 @@ class IngestPlan:
         if samples.strides[2] != samples.itemsize and samples.shape[2] > 1:
             raise ArgumentError("samples", f"strides {samples.strides}", "samples of a readout that lie side by side")
         count = samples.shape[2]
-        if first_sample < 0 or first_sample + count > self.samples:
-            raise ArgumentError(
-                "first_sample", f"{first_sample} with {count} samples", f"samples within the {self.samples} planned"
-            )
+        self._check_first(first_sample, count)
         lines = checked("lines", lines, np.int64, (samples.shape[0],))
         out = self._backend.array("out", out, np.complex64, (None, self.coils, self.columns), writeable=True)
         if not (count and len(lines)):
@@ -216,18 +215,14 @@ class IngestPlan:
         samples = checked("samples", samples, np.complex64, (len(header), self.coils, None), contiguous=False)
         if samples.strides[2] != samples.itemsize and samples.shape[2] > 1:
             raise ArgumentError("samples", f"strides {samples.strides}", "samples of a readout that lie side by side")
-        if not 0 <= begin < len(header):
-            raise ArgumentError("begin", begin, f"0 to {len(header) - 1}")
+        whole("begin", begin, 0, len(header) - 1)
         start, stop = used if used is not None else (0, samples.shape[2])
-        if not 0 <= start < stop <= samples.shape[2]:
-            raise ArgumentError("used", f"{start} to {stop}", f"some of {samples.shape[2]} samples")
-        if first_sample < 0 or first_sample + stop - start > self.samples:
-            raise ArgumentError(
-                "first_sample",
-                f"{first_sample} with {stop - start} samples",
-                f"samples within the {self.samples} planned",
-            )
-        out = self._backend.out("out", out, np.complex64, (len(book.counts), self.coils, self.columns))
+        whole("used", stop, 1, samples.shape[2])
+        whole("used", start, 0, stop - 1)
+        self._check_first(first_sample, stop - start)
+        out = self._backend.array(
+            "out", out, np.complex64, (len(book.counts), self.coils, self.columns), writeable=True
+        )
         if whitening is not None:
             whitening = checked("whitening", whitening, np.complex64, (self.coils, self.coils))
         fields = _header_fields(header.dtype)
@@ -235,3 +230,10 @@ class IngestPlan:
         return self._plan.place(
             header, fields, raw, begin, start, stop - start, first_sample, whitening, book._book, out
         )
+
+    def _check_first(self, first_sample: int, count: int) -> None:
+        whole("first_sample", first_sample, 0)
+        if first_sample + count > self.samples:
+            raise ArgumentError(
+                "first_sample", f"{first_sample} with {count} samples", f"samples within the {self.samples} planned"
+            )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edge_runtime import _kernels
-from edge_runtime.errors import ArgumentError
 from edge_runtime.kernels.backend import Workers, backend_of
-from edge_runtime.kernels.checks import LARGEST, finite, positive, whole
+from edge_runtime.kernels.checks import LARGEST, divisor, finite, positive, whole
 from edge_runtime.kernels.types import Complex, Planes, Tensor, Where
 
 
@@ -65,8 +63,7 @@ class PackPlan:
         """
         image = self._backend.array("image", image, np.complex64, self.shape)
         planes, levels = self._planes("planes", planes, (2, *self.plane), quantization, writeable=True)
-        if not 0 < scale < math.inf:  # nor is NaN
-            raise ArgumentError("scale", scale, "a positive number")
+        divisor("scale", scale)
         self._plan.pack(image, scale, planes, *levels)
 
     def fill(self, value: float, plane: Planes, quantization: Quantization | None = None) -> None:
@@ -110,11 +107,7 @@ class PackPlan:
             return self._backend.array(name, planes, np.float32, shape, writeable=writeable), (1.0, 0)
         dtype: type[np.int8 | np.uint8] = np.uint8 if getattr(planes, "dtype", None) == np.uint8 else np.int8
         levels = np.iinfo(dtype)
-        if not levels.min <= quantization.zero_point <= levels.max:
-            raise ArgumentError(
-                "quantization", f"zero point {quantization.zero_point}", f"one that {levels.dtype} holds"
-            )
-        if not (np.isfinite(quantization.scale) and quantization.scale > 0):
-            raise ArgumentError("quantization", f"scale {quantization.scale}", "a positive scale")
+        whole("quantization.zero_point", quantization.zero_point, int(levels.min), int(levels.max))
+        divisor("quantization.scale", quantization.scale)
         planes = self._backend.array(name, planes, dtype, shape, writeable=writeable)
         return planes, (quantization.scale, quantization.zero_point)

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from edge_runtime.kernels.backend import Workers, backend_of
 from edge_runtime.kernels.coils import CoilPlan
@@ -16,6 +16,14 @@ from edge_runtime.kernels.sensitivity import SensitivityPlan
 from edge_runtime.kernels.types import Size, Where
 
 PlanOf = TypeVar("PlanOf", CoilPlan, PackPlan, SensePlan, SensitivityPlan)
+
+
+class _Spare(NamedTuple):
+    """A plan that nobody uses, what it was made for, and how many samples it holds."""
+
+    plan: Any
+    geometry: tuple[Any, ...]
+    samples: int
 
 
 class Plans:
@@ -34,11 +42,14 @@ class Plans:
     """Plans not in use that are remembered; of 8 coils and 256 x 256 a SENSE plan holds 5 MB, one of sensitivities 3 MB, the others
     next to nothing."""
 
+    KEPT_SAMPLES = 1 << 22
+    """Of all of them together, but for the last that came back: about 40 MB."""
+
     def __init__(self, workers: Workers, device: Where = "cpu") -> None:
         backend_of(workers, device)  # what is missing is told here
         self._workers, self.device = workers, device
         self._lock = threading.Lock()
-        self._spare: list[tuple[tuple[Any, ...], Any]] = []
+        self._spare: list[_Spare] = []
 
     def coils(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[CoilPlan]:
         """A coil plan of this geometry."""
@@ -50,21 +61,22 @@ class Plans:
 
     def sense(self, coils: int, phase_encodes: int, columns: int) -> AbstractContextManager[SensePlan]:
         """A SENSE plan of this geometry; what it held before is there still."""
-        return self._borrowed(SensePlan, coils, phase_encodes, columns)
+        return self._borrowed(SensePlan, coils, phase_encodes, columns, samples=coils * phase_encodes * columns)
 
     def sensitivities(
         self, coils: int, acs: Size, kernel: Size, grid: Size, image: Size
     ) -> AbstractContextManager[SensitivityPlan]:
         """A plan of sensitivities of this geometry."""
-        return self._borrowed(SensitivityPlan, coils, acs, kernel, grid, image)
+        samples = coils * image[0] * image[1]
+        return self._borrowed(SensitivityPlan, coils, acs, kernel, grid, image, samples=samples)
 
     @contextlib.contextmanager
-    def _borrowed(self, kind: type[PlanOf], *geometry: Any) -> Iterator[PlanOf]:
+    def _borrowed(self, kind: type[PlanOf], *geometry: Any, samples: int = 0) -> Iterator[PlanOf]:
         plan: PlanOf | None = None
         with self._lock:
-            for index, (made_for, spare) in enumerate(self._spare):
-                if isinstance(spare, kind) and made_for == geometry:
-                    plan = spare
+            for index, spare in enumerate(self._spare):
+                if isinstance(spare.plan, kind) and spare.geometry == geometry:
+                    plan = spare.plan
                     del self._spare[index]
                     break
         plan = plan or kind(self._workers, *geometry, device=self.device)
@@ -72,4 +84,6 @@ class Plans:
             yield plan
         finally:
             with self._lock:
-                self._spare = [*self._spare, (geometry, plan)][-self.KEPT :]
+                self._spare = [*self._spare, _Spare(plan, geometry, samples)][-self.KEPT :]
+                while len(self._spare) > 1 and sum(spare.samples for spare in self._spare) > self.KEPT_SAMPLES:
+                    del self._spare[0]

@@ -130,9 +130,11 @@ class SensePlan(Operator):
         """
         stopping(steps, tolerance)
         spectral_weight, out = self._image("spectral_weight", spectral_weight, np.float32), self._out(out)
-        if not _kernels.all_positive(spectral_weight):
+        if not _kernels.all_positive(np.asarray(spectral_weight)):
             raise ArgumentError(
-                "spectral_weight", f"{spectral_weight.min()} to {spectral_weight.max()}", "positive and finite weights"
+                "spectral_weight",
+                f"{np.min(spectral_weight)} to {np.max(spectral_weight)}",
+                "positive and finite weights",
             )
         self._with_samples()
         self._plan.regularised(spectral_weight, steps, tolerance, out)
@@ -179,8 +181,8 @@ class SensePlan(Operator):
 
     def line_search(self, image: Complex, towards: Complex, hybrid: Complex, mask: Mask) -> float | None:
         """The share of the way from one image to another at which the samples under a mask agree best, whatever mask is set: the α
-        that makes ``|M (F S (image + α (towards - image)) - y)|²`` least; ``None`` where both have the same such samples. Needs
-        maps only.
+        that makes ``|M (F S (image + α (towards - image)) - y)|²`` least; ``None`` where both have the same such samples, not
+        finite where they or their squares are not. Needs maps only.
 
         Args:
             image, towards: ``(phase_encodes, columns)``.
@@ -194,7 +196,7 @@ class SensePlan(Operator):
             self._hybrid("hybrid", hybrid),
             self._mask("mask", mask),
         )
-        return agreement / power if power > 0 else None
+        return agreement / power if power != 0 else None
 
 
 class VolumeSensePlan(Operator):

@@ -7,7 +7,7 @@ import numpy as np
 from edge_runtime import _kernels
 from edge_runtime.errors import ArgumentError
 from edge_runtime.kernels.backend import Workers, backend_of
-from edge_runtime.kernels.checks import positive
+from edge_runtime.kernels.checks import divisor, pair, positive
 from edge_runtime.kernels.types import Complex, Reals, Size, Where
 
 
@@ -42,11 +42,10 @@ class SensitivityPlan:
         device: Where = "cpu",
     ) -> None:
         positive(coils=coils)
-        for name, size in (("acs", acs), ("image", image)):
-            for points in size:
-                positive(**{name: points})
+        for name, size in (("acs", acs), ("image", image), ("kernel", kernel), ("grid", grid)):
+            pair(name, size)
         for name, size, of, most in (("kernel", kernel, "ACS", acs), ("grid", grid, "image", image)):
-            if not all(1 <= points <= limit for points, limit in zip(size, most, strict=True)):
+            if size[0] > most[0] or size[1] > most[1]:
                 raise ArgumentError(name, size, f"at least 1, at most the {of}'s {most}")
         self._acs, self._image = (coils, *acs), image
         self._backend = backend_of(workers, device)
@@ -63,7 +62,8 @@ class SensitivityPlan:
             weight: multiplies the maps, ``(phase_encodes, columns)``.
         """
         acs = self._backend.array("acs", acs, np.complex64, self._acs)
-        if not 0 < threshold <= 1:  # nor is NaN
+        divisor("threshold", threshold)
+        if threshold > 1:
             raise ArgumentError("threshold", threshold, "a share above 0, at most 1")
         if weight is not None:
             weight = self._backend.array("weight", weight, np.float32, self._image)

@@ -26,6 +26,7 @@ from edge_runtime.program.stages import (
     Sensitivities,
     Shaping,
     Stage,
+    ZeroFilled,
     word_of,
 )
 
@@ -184,7 +185,7 @@ def _check_images(program: Program, graphs: Mapping[str, Graph]) -> None:
 def _check_samples(program: Program, graphs: Mapping[str, Graph]) -> None:
     if program.input_channels:
         raise ValueError(f"input_channels = {program.input_channels}: 0 is expected of a program of samples")
-    maps = program.maps_given
+    maps, estimate = program.maps_given, False
     for stage in program.stages:
         if isinstance(stage, Network):
             raise ValueError(f"stage {stage.name!r} has no place in a program of samples")
@@ -193,6 +194,9 @@ def _check_samples(program: Program, graphs: Mapping[str, Graph]) -> None:
         if maps and isinstance(stage, Sensitivities):
             raise ValueError(f"stage {stage.name!r}: there are sensitivities already")
         maps = True
+        if isinstance(stage, Regularise) and not estimate:
+            raise ValueError(f"stage {stage.name!r} comes before any image: zero_filled or combine makes the first")
+        estimate = estimate or isinstance(stage, ZeroFilled | Combine)
         if isinstance(stage, Sensitivities | Regularise):
             made = _check_planes(stage.name, stage.shaping, graphs[stage.graph], 2)
             if made != 2:

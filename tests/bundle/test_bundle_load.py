@@ -122,6 +122,7 @@ def test_one_byte_of_a_graph_that_is_exchanged_is_named(tiny_bundle, tmp_path):
         (in_settings(cg_steps=0), BundleMalformed, "0 steps"),
         (in_settings(multiple=0), BundleMalformed, "multiples of 0"),
         (in_settings(log_weights=[[0, 0], [0, 1e999]]), BundleMalformed, "Infinity is no number"),
+        (in_settings(log_weights=[[0, 0], [0, 40]]), BundleMalformed, "log_weights .*: -30 to 30 are expected"),
     ],
 )
 def test_a_wrong_manifest_is_refused_though_it_is_signed(tiny_bundle, tmp_path, signing_key, change, refusal, words):

@@ -160,6 +160,7 @@ def in_form(graphs: dict[str, str]) -> Callable[[Members], None]:
         (in_stage(3, step=1e300), "KSpaceStep.step = 1e+300"),
         (in_stage(3, step=True), "KSpaceStep.step = True"),
         (turned_round, "stage 'image' comes before any sensitivities"),
+        (without_stage(1), "stage 'cascade 1, regulariser' comes before any image"),
         (without_stage(-1), "a k-space iterate ends, and nothing else does, with the root-sum-of-squares"),
         (in_graph(file="../net.onnx"), "graph '../net.onnx': a name such as regulariser-01.onnx"),
         (in_graph(multiple=0), "multiple = 0: 1 to 4096 is expected"),

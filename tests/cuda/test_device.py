@@ -46,7 +46,7 @@ def planned(shape: str = "2, 64, 32", **settings: str) -> str:
     ("settings", "expected"),
     [
         ({}, r"planned"),
-        ({"EDGE_DRIVER_CAPABILITY": "8.9"}, r"planned"),  # a later one of the same generation
+        ({"EDGE_DRIVER_CAPABILITY": "8.9"}, r"DeviceUnsupported .* compute capability 8.9"),  # a desktop's
         ({"EDGE_DRIVER_CAPABILITY": "11.0", "EDGE_DRIVER_VERSION": "13000"}, r"planned"),
         ({"LD_LIBRARY_PATH": ""}, r"NoDevice PyCUDA can't be used .*libcuda.so.1.*install the extra"),
         ({"EDGE_DRIVER_VERSION": "11040"}, r"DriverTooOld the driver is of CUDA 11.4, the kernels need 12.6: update"),
@@ -122,6 +122,47 @@ def test_an_array_on_the_gpu_is_seen_by_numpy_and_by_plans_for_the_gpu_alone():
         CoilPlan(Workers(1), 4, 3, 8).root_sum_of_squares(array.transpose(1, 0, 2), np.ones(3, bool))
     with pytest.raises(ArgumentError, match=r"sums: shape \(any, 4, 8\) expected, shape \(4, 3, 8\) came"):
         plan.mean(array.transpose(1, 0, 2), np.ones(4, np.int32))
+
+
+SPARE = """
+from edge_runtime.cuda.device import driver, open_device
+from edge_runtime.kernels import Plans, SensePlan, Workers
+import numpy as np
+with open_device().use():
+    left, _ = driver.mem_get_info()
+array = open_device().array((left - (1 << 20),), np.uint8)
+del array
+SensePlan(Workers(1), 8, 256, 256, device="cuda")
+"""
+
+
+def test_a_plan_gets_the_memory_of_arrays_that_nobody_holds():
+    environment = {**os.environ, "EDGE_DRIVER_MEMORY": str(64 << 20)}
+    subprocess.run([sys.executable, "-c", SPARE], env=environment, check=True)
+
+
+KERNELS = """
+from edge_runtime.cuda.device import Device
+from edge_runtime.errors import DeviceUnsupported
+from edge_runtime.kernels import Plans, Workers
+Device._cubin = lambda self, file: b"of another GPU"
+try:
+    Plans(Workers(1), "cuda")
+except DeviceUnsupported as error:
+    print(error)
+"""
+
+
+def test_kernels_that_do_not_load_are_told_before_anything_is_planned():
+    told = subprocess.run([sys.executable, "-c", KERNELS], check=True, capture_output=True, text=True).stdout
+    assert re.search("does not load the kernels of sense .* make cubins", told)
+
+
+def test_a_gpu_without_kernels_is_told_before_anything_is_planned():
+    code = 'from edge_runtime.kernels import Plans, Workers; Plans(Workers(1), "cuda")'
+    environment = {**os.environ, "EDGE_DRIVER_CAPABILITY": "8.6"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "DeviceUnsupported" in done.stderr
 
 
 def test_an_array_that_does_not_fit_is_an_error_with_its_mend():

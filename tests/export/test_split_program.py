@@ -135,7 +135,8 @@ def test_steps_on_images(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("lines", ["rows", "columns"])
 def test_a_program_of_images_runs_its_network(lines: str) -> None:
     shaping = Shaping("sample", Padding(4, "centre", "zero"), (0.25,))
-    made = program((Network("n", "first two", shaping),), (graph("first two", 3, multiple=4),), domain="image")
+    two_of_three = replace(graph("first two", 3, multiple=4), output_channels=2)
+    made = program((Network("n", "first two", shaping),), (two_of_three,), domain="image")
     sizes = []
 
     def first_two(planes: np.ndarray) -> np.ndarray:

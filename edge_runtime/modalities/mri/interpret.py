@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.engines import Session
-from edge_runtime.errors import ProgramRefused
+from edge_runtime.errors import EngineError, ProgramRefused
 from edge_runtime.kernels import Plans, SensePlan
 from edge_runtime.modalities.mri.fourier import Complex, to_image, to_kspace
 from edge_runtime.modalities.mri.given import Acquisition, Given, Mask, Value
@@ -118,8 +118,13 @@ class Interpreter:
     def infer(self, file: str, planes: Planes, shaping: Shaping) -> Planes:
         """A graph's output for planes ``(batch, channels, rows, columns)``, shaped before and back after."""
         shaped = shape(planes, shaping)
-        _check_size(self._graphs[file], shaped.planes.shape)
-        return shaped.undo(self._sessions[file].run(shaped.planes))
+        graph = self._graphs[file]
+        _check_size(graph, shaped.planes.shape)
+        made = self._sessions[file].run(shaped.planes)
+        wanted = (len(planes), graph.output_channels, *shaped.planes.shape[2:])
+        if made.shape != wanted:
+            raise EngineError(f"{file}: made {made.shape}, {wanted} is expected")
+        return shaped.undo(made)
 
     def infer_image(self, file: str, image: Complex, shaping: Shaping) -> Complex:
         """A graph's output for complex images ``(batch, phase_encodes, columns)``, in the network's axes in between."""

@@ -65,8 +65,7 @@ class ProgrammedReconstruction:
 
     def network_bytes(self, phase_encodes: int, columns: int) -> int:
         """Activations of the graphs, for the size that planes are padded to, and the images around it."""
-        multiple = padded_to(self.settings.program)
-        rows, width = (-(-size // multiple) * multiple for size in (phase_encodes, columns))
+        rows, width = (padded(self.settings.program, size) for size in (phase_encodes, columns))
         return self._held_bytes(rows * width * self.settings.live_bytes_per_pixel) + rows * width * IMAGE_BYTES
 
     @contextlib.contextmanager
@@ -128,10 +127,10 @@ def check_calibration(program: Program, seen: Seen) -> None:
                 )
 
 
-def padded_to(program: Program) -> int:
-    """Of what rows and columns are multiples where they meet the program's graphs."""
+def padded(program: Program, size: int) -> int:
+    """Rows, or columns, of the largest planes that come to the program's graphs."""
     paddings = [stage.shaping.padding for stage in program.stages if isinstance(stage, Running)]
-    return max((padding.multiple for padding in paddings if padding is not None), default=1)
+    return max((-(-size // one.multiple) * one.multiple for one in paddings if one is not None), default=size)
 
 
 def _check_finite(*images: Complex | Reals) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import EngineError, NoImage, ProgramRefused
+from edge_runtime.errors import Abandoned, EngineError, NoImage
 from edge_runtime.kernels import Plans, SensePlan
 from edge_runtime.modalities.mri.classical import regularised_sense
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
@@ -152,12 +153,12 @@ def reconstruct(
 
     Raises:
         Abandoned: it was not wanted any more; no image has come then.
-        EngineError, ProgramRefused: the network could not be run; only after the other images.
+        Exception: whatever the network failed with, mostly an EngineError or a ProgramRefused; only after the other images.
     """
     measured, compressed = samples.measured, compress(samples, calibration, plans)
     hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
     everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
-    failure: EngineError | ProgramRefused | None = None
+    failure: Exception | None = None
     with plans.sense(*hybrid.shape) as plan:
         power = np.asarray(plan.sample_power(hybrid))
         sample_power = power / np.float32(len(hybrid))
@@ -183,7 +184,9 @@ def reconstruct(
             )
             try:
                 made = learned_image(learned, seen)
-            except (EngineError, ProgramRefused) as error:
+            except Abandoned:
+                raise
+            except Exception as error:  # the patient's other images are due all the same
                 failure = error
             else:
                 yield Method.LEARNED, made
@@ -204,15 +207,22 @@ def learned_image(learned: Learned, seen: Seen) -> Reconstruction:
 
     Raises:
         Abandoned, EngineError, ProgramRefused: see `edge_runtime.modalities.mri.proposal.Learned.propose`.
+        EngineError: numbers that are not finite came of what the network made, such as squares beyond single precision.
     """
     held_out = seen.measured & ~seen.visible
     with learned.propose(seen) as proposal:
         step = proposal.plan.line_search(proposal.first, proposal.image, proposal.hybrid, held_out)
+        if step is not None and not math.isfinite(step):
+            raise EngineError(
+                f"the network's image is not finite: held against the held-out samples it has a share of {step}"
+            )
         share = believed_share(step)
-        image, residual_power = proposal.finished(share)
-    proof = evidence(np.asarray(residual_power), proposal.sample_power, seen.visible, held_out, seen.noise)
+        image, residual_power = (np.asarray(array) for array in proposal.finished(share))
+    if not (np.isfinite(image).all() and np.isfinite(residual_power).all()):
+        raise EngineError("the network's image, or its disagreement with the samples, is not finite")
+    proof = evidence(residual_power, proposal.sample_power, seen.visible, held_out, seen.noise)
     return Reconstruction(
-        np.asarray(image),
+        image,
         replace(
             proof,
             learned_share=None if step is None else share,

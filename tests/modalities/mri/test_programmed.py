@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_programs import denoiser, modl, packed, varnet
+from made_programs import denoiser, modl, packed, program, varnet
 from simulated import coil_maps, kspace_of, object_image
 
 from edge_runtime.bundle import load_bundle
@@ -19,12 +19,13 @@ from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.families import made_ready
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 from edge_runtime.modalities.mri.given import Acquisition
+from edge_runtime.modalities.mri.interpret import Interpreter
 from edge_runtime.modalities.mri.noise import NoiseLevel
-from edge_runtime.modalities.mri.programmed import ProgrammedReconstruction
+from edge_runtime.modalities.mri.programmed import ProgrammedReconstruction, padded
 from edge_runtime.modalities.mri.proposal import Proposal, Seen
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress, reconstruct
 from edge_runtime.modalities.mri.sampling import uniform
-from edge_runtime.program.stages import GradientStep, Shaping
+from edge_runtime.program.stages import GradientStep, Network, Padding, Shaping
 from edge_runtime.scan import Method
 from export.adapters.program import SplitProgram, interpreter_of
 
@@ -246,3 +247,24 @@ def test_memory_goes_by_the_padded_size(tmp_path, signing_key):
     by_pixel = learned.network_bytes(4, 4) // 16
     assert by_pixel > learned.settings.live_bytes_per_pixel >= 4 * (2 + 6 + 6)
     assert learned.network_bytes(61, 37) == 64 * 40 * by_pixel
+
+
+def test_memory_goes_by_the_largest_of_several_padded_sizes():
+    made = program(
+        (Network("a", "net-5.onnx", padded_to(16)), Network("b", "net-5.onnx", padded_to(12))), (5,), planes=2
+    )
+    assert [padded(made, size) for size in (16, 17, 12, 33)] == [24, 32, 16, 48]
+
+
+def padded_to(multiple: int) -> Shaping:
+    return Shaping(padding=Padding(multiple, "end", "zero"))
+
+
+def test_a_graph_that_makes_another_size_than_it_declares_is_an_error():
+    class Short:
+        def run(self, batch):
+            return batch[:, :, :-1]
+
+    interpreter = Interpreter(denoiser().steps(), {"net-5.onnx": Short()})
+    with pytest.raises(EngineError, match=r"net-5.onnx: made \(1, 2, 15, 16\), \(1, 2, 16, 16\) is expected"):
+        interpreter.infer_planes(np.zeros((1, 2, 16, 16), np.float32))

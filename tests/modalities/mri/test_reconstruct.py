@@ -10,7 +10,7 @@ from simulated import coil_maps, complex_noise, kspace_of, object_image
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edge_runtime.errors import EngineError, NoImage
+from edge_runtime.errors import EngineError, NoImage, OutOfDeviceMemory, ProgramRefused
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri import reconstruct as module
 from edge_runtime.modalities.mri.fourier import to_image, to_kspace
@@ -99,16 +99,43 @@ def test_with_a_network_the_learned_image_comes_first(learned):
     assert list(images_of(samples_of(HALF), learned)) == [Method.LEARNED, Method.CLASSICAL, Method.ZERO_FILLED]
 
 
-def test_when_the_engine_fails_the_other_images_come_and_then_the_error(learned):
-    class Broken:
-        def run(self, batch):
-            raise EngineError("out of memory")
+class Failing:
+    def __init__(self, failure):
+        self.failure = failure
 
-    images, samples = [], samples_of(HALF)
-    broken = replace(learned, regulariser=Broken())
-    with pytest.raises(EngineError, match="out of memory"):
+    def run(self, batch):
+        raise self.failure
+
+
+class Answering:
+    def __init__(self, value):
+        self.value = value
+
+    def run(self, batch):
+        return np.full((1, 2, *batch.shape[2:]), self.value, np.float32)
+
+
+def images_before(failure, words, learned, regulariser, measured=HALF):
+    """The images that come before a failure of the network."""
+    images, samples = [], samples_of(measured)
+    broken = replace(learned, regulariser=regulariser)
+    with pytest.raises(failure, match=words):
         for method, _ in reconstruct(samples, calibrate(samples.hybrid, samples.measured, PLANS), broken, PLANS):
             images.append(method)
+    return images
+
+
+@pytest.mark.parametrize("failure", [EngineError, OutOfDeviceMemory, ProgramRefused, MemoryError, IndexError])
+def test_when_the_network_fails_the_other_images_come_and_then_the_error(learned, failure):
+    images = images_before(failure, "out of memory", learned, Failing(failure("out of memory")))
+    assert images == [Method.CLASSICAL, Method.ZERO_FILLED]
+
+
+@pytest.mark.parametrize("measured", [HALF, FEW_OUTER], ids=["held out", "none held out"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_an_image_that_is_not_finite_is_not_shown(learned, value, measured):
+    """Nor is one whose squares are not; an engine that does not look may make either."""
+    images = images_before(EngineError, "not finite", learned, Answering(value), measured)
     assert images == [Method.CLASSICAL, Method.ZERO_FILLED]
 
 
