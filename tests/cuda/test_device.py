@@ -13,9 +13,18 @@ import warnings
 import numpy as np
 import pytest
 
+from edge_runtime.arrays import DeviceArray
 from edge_runtime.cuda.device import driver, open_device
 from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
-from edge_runtime.kernels import AdaptivePlan, CoilPlan, IngestPlan, SensitivityPlan, VolumeSensePlan, Workers
+from edge_runtime.kernels import (
+    AdaptivePlan,
+    CoilPlan,
+    IngestPlan,
+    SensePlan,
+    SensitivityPlan,
+    VolumeSensePlan,
+    Workers,
+)
 
 pytestmark = pytest.mark.cuda
 
@@ -122,6 +131,36 @@ def test_an_array_on_the_gpu_is_seen_by_numpy_and_by_plans_for_the_gpu_alone():
         CoilPlan(Workers(1), 4, 3, 8).root_sum_of_squares(array.transpose(1, 0, 2), np.ones(3, bool))
     with pytest.raises(ArgumentError, match=r"sums: shape \(any, 4, 8\) expected, shape \(4, 3, 8\) came"):
         plan.mean(array.transpose(1, 0, 2), np.ones(4, np.int32))
+
+
+def test_weights_of_a_solve_may_be_on_the_gpu():
+    rng = np.random.default_rng(0)
+    maps, samples = (rng.standard_normal((2, 2, 16, 8)) + 1j).astype(np.complex64)
+    plan = SensePlan(Workers(1), 2, 16, 8, device="cuda")
+    plan.set_maps(maps)
+    plan.set_samples(samples, np.ones((16, 8), bool))
+    weight = plan.sample_power(samples)
+    assert isinstance(weight, DeviceArray)
+    np.testing.assert_array_equal(plan.regularised(weight, 3), plan.regularised(np.asarray(weight), 3))
+    weight = plan.sample_power(np.zeros_like(samples))
+    with pytest.raises(
+        ArgumentError, match=r"spectral_weight: positive and finite weights expected, 0\.0 to 0\.0 came"
+    ):
+        plan.regularised(weight, 3)
+
+
+def test_columns_beside_those_of_a_view_on_the_gpu_are_not_looked_at():
+    """An odd number of them, of lines that begin where pairs of columns may be read at once."""
+    samples = np.ones((2, 16, 8), np.complex64)
+    samples[:, :, 7] = np.nan
+    lines = np.ones(16, bool)
+    array = CoilPlan(Workers(1), 2, 16, 8, device="cuda").compress(samples, lines, np.eye(2, dtype=np.complex64))
+    plan = AdaptivePlan(Workers(1), 2, 16, 7, device="cuda")
+    of_view = plan.combine(array[:, :, :7], lines)
+    np.testing.assert_array_equal(of_view, plan.combine(np.ascontiguousarray(samples[:, :, :7]), lines))
+    plan = CoilPlan(Workers(1), 2, 16, 7, device="cuda")
+    assert np.isfinite(plan.root_sum_of_squares(array[:, :, :7], lines)).all()
+    np.testing.assert_array_equal(plan.compress(array[:, :, :7], lines, np.ones((1, 2), np.complex64)), 2)
 
 
 SPARE = """

@@ -173,7 +173,7 @@ def _in_own_coils(seen: Seen, run: KSpaceRun, made: Complex | Reals, units: np.f
     # The k-space iterate foretells F S (-v) where nothing was seen, and leaves y - F S u of what was (interpret's text).
     image = np.asarray(-units * run.outside[0], np.complex64)
     moved = units * run.modelled(run.under)[0] * seen.visible
-    moved_power = np.sum(moved.real**2 + moved.imag**2, axis=0) / np.float32(len(moved))
+    moved_power = np.asarray(plan.sample_power(moved)) / np.float32(len(moved))
 
     def finished(share: float) -> tuple[Reals, Reals]:
         believed = plan.between(first, image, share)
