@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.metrics import root_sum_of_squares
 from edge_runtime.hil.plan import undersampled
 from edge_runtime.links.files.recording import Recording
-from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.fourier import Complex, to_image
 from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, Mask, variable_density
 from edge_runtime.scan import (
     READOUT_DTYPE,
@@ -56,11 +57,13 @@ class Phantom:
         recording: what the simulated scanner plays, lines from edge to edge.
         kspace: the same samples, ``(coils, phase_encodes, samples)``, zero where not measured.
         mask: measured lines ``(phase_encodes,)``.
+        reference: root-sum-of-squares of the fully sampled coil images, ``(phase_encodes, samples)``.
     """
 
     recording: Recording
     kspace: Complex
     mask: Mask
+    reference: npt.NDArray[np.float32]
 
 
 def phantom() -> Phantom:
@@ -70,7 +73,9 @@ def phantom() -> Phantom:
     kspace = np.asarray(kspace + np.float32(NOISE) * complex_noise(kspace.shape, rng), np.complex64)
     mask = variable_density(MATRIX, ACCELERATION, ACS_FRACTION_BY_ACCELERATION[ACCELERATION], rng)
     recording = Recording(Path("phantom"), "simulated", _header(), MATRIX, None, lambda: _readouts(kspace))
-    return Phantom(undersampled(recording, mask), np.asarray(kspace * mask[:, None], np.complex64), mask)
+    images = to_image(to_image(kspace, axis=1), axis=2)
+    reference = root_sum_of_squares(np.asarray(images, np.complex64))
+    return Phantom(undersampled(recording, mask), np.asarray(kspace * mask[:, None], np.complex64), mask, reference)
 
 
 def head(size: int) -> npt.NDArray[np.complex64]:

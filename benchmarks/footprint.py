@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.brain_phantom import phantom
-from benchmarks.latency import last_readout_to_image_ms
+from benchmarks.latency import play_once
 from benchmarks.records import Record, summarise
 from benchmarks.server import ROOT, serving
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
@@ -48,7 +48,7 @@ def memory(quick: bool) -> list[Record]:
     for _ in range(1 if quick else PROCESSES):
         with serving() as server:
             before.append(server.peak_bytes() / MEGABYTE)
-            last_readout_to_image_ms(server, scan)
+            play_once(server, scan)
             after.append(server.peak_bytes() / MEGABYTE)
     note = (
         "VmHWM of the server process after 256 x 256, 8 coils, R = 4 with previews, learned and classical images and DICOM; "

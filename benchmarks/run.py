@@ -25,6 +25,7 @@ BENCHMARKS = {
     "kernels.sense_cg_ms": "benchmarks.sense_cg:sense_cg",
     "ingest": "benchmarks.ingest:ingest",
     "latency": "benchmarks.latency:latency",
+    "warm_start": "benchmarks.warm_start:warm_start",
     "engine": "benchmarks.engines:engines",
     "export.calibration_peak_mb": "benchmarks.calibration:calibration",
     "install": "benchmarks.footprint:install",

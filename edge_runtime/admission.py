@@ -105,8 +105,9 @@ def admit(bundle: Bundle, form: Form, engines: tuple[str, ...], threads: int, co
 def _checked(
     bundle: Bundle, form: Form, engine: Engine, threads: int, compilation: Compilation
 ) -> tuple[Learned, float]:
-    form.tolerance(engine)  # before minutes of compilation
-    learned = made_ready(bundle.settings, form.graphs, engine, threads, purpose_of(bundle, form, compilation))
+    tolerance = form.tolerance(engine).relative_error  # before minutes of compilation
+    purpose = purpose_of(bundle, form, compilation)
+    learned = made_ready(bundle.settings, form.graphs, engine, threads, purpose, tolerance)
     try:
         return learned, bundle.check_golden(learned.golden, form, engine)
     except (GoldenMismatch, EngineError) as error:

@@ -15,7 +15,8 @@ class Priority(enum.IntEnum):
 
     FINAL = 0
     CALIBRATION = 1
-    PREVIEW = 2
+    STEP = 2
+    PREVIEW = 3
 
 
 class ReconstructionPool:

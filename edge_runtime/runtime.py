@@ -13,6 +13,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from edge_runtime.admission import admit
+from edge_runtime.ahead import Took
 from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
 from edge_runtime.errors import BundleError, DeviceError
 from edge_runtime.kernels import Plans, Where, Workers
@@ -62,6 +63,7 @@ class Runtime:
         giving_up: set when the server ends and what still waits shall not be reconstructed any more.
         previews: shares of a slice's expected readouts at which a preview is made.
         notes: on this process, that every image carries.
+        took: how long the scans before took.
     """
 
     profile: Profile
@@ -73,6 +75,7 @@ class Runtime:
     previews: tuple[float, ...] = DEFAULT_PREVIEWS
     giving_up: threading.Event = field(default_factory=threading.Event)
     notes: tuple[str, ...] = ()
+    took: Took = field(default_factory=Took)
 
     def provenance(self, *, learned: bool) -> Provenance:
         """What made an image, the model's part only for learned ones."""

@@ -23,23 +23,25 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from edge_runtime.ahead import Ahead, Pace, Steps
 from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
 from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler
 from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples
 from edge_runtime.modalities.mri.layout import COMPLEX_BYTES, RESAMPLING_COPIES, WORKING_COPIES, Layout
-from edge_runtime.modalities.mri.proposal import Learned
+from edge_runtime.modalities.mri.proposal import Begun, Learned, Stepwise
 from edge_runtime.modalities.mri.reconstruct import (
     FEW_ACS_LINES,
     MOST_ACS_LINES,
     Calibration,
     SliceSamples,
+    begin,
     calibrate,
     calibration_lines,
     reconstruct,
@@ -69,6 +71,9 @@ ONE_SCAN = "a second scan on the same connection; open a connection for each sca
 
 COPIES_OF_AN_OPEN_SLICE = 3
 """Its samples, calibration lines that come apart from them, and sensitivities that are made ahead."""
+
+BEGUN_BYTES_PER_PIXEL = 2 * COMPLEX_BYTES
+"""Of an image that was begun, beside a byte for what each run of the network knew."""
 
 NOISE = int(ReadoutFlag.IS_NOISE_MEASUREMENT)
 
@@ -113,6 +118,8 @@ class _SliceProgress:
     calibrated_from: AcsState | None = None
     calibrating: Future[None] | None = None
     calibrated: _Calibrated | None = None
+    ahead: Ahead = field(default_factory=Ahead)
+    step: Future[None] | None = None
     preview: Future[None] | None = None
     final_queued: bool = False
     ingest_s: float = 0.0
@@ -155,7 +162,8 @@ class Session:
         self._progress: dict[SliceKey, _SliceProgress] = {}
         self._unfinished: list[Future[None]] = []
         self._tried = False
-        self._preview_s = 0.0  # what the latest preview took
+        self._lines_of_a_slice = 0  # that the latest slice had
+        self._steps: Steps | None = None  # of a network whose runs need not all wait for the last readout
         self._images_bytes = 0
         self._noise_bytes = self._network_bytes = 0
         self._working_copies = WORKING_COPIES
@@ -198,6 +206,8 @@ class Session:
         if learned is not None:
             self._network_bytes = learned.network_bytes(layout.lines, layout.columns)
             self._working_copies += learned.coil_copies
+            size = (self._coils, layout.lines, layout.columns)
+            self._steps = Steps(learned.runs, self._runtime.took, *size) if isinstance(learned, Stepwise) else None
         layout.check_budget(self._coils, budget, self._network_bytes, self._working_copies)
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
         self._memory.require(self._needed_bytes(layout, 1))
@@ -293,6 +303,8 @@ class Session:
         image_bytes = math.prod(layout.recon_matrix) * RESAMPLING_COPIES * COMPLEX_BYTES + self._images_bytes
         needed = layout.slice_bytes(self._coils) * copies + image_bytes + COPIES_OF_NOISE * self._noise_bytes
         needed += self._network_bytes
+        if self._steps is not None:
+            needed += layout.lines * layout.columns * (BEGUN_BYTES_PER_PIXEL + self._steps.runs) * self._open_slices
         return min(needed, self._runtime.profile.samples_bytes)
 
     # Scheduling
@@ -316,6 +328,7 @@ class Session:
             self._final(key, self._completeness(key))
             return
         self._calibrate_ahead(key, progress)
+        self._step_ahead(key, progress)
         if not progress.previews_due:
             return
         share = self._assembler.share(key)
@@ -334,17 +347,68 @@ class Session:
             return
         if progress.preview is not None and not progress.preview.done():
             return  # the slice tries again when it has grown
-        overtaken = self._would_be_overtaken(progress, share)
+        overtaken = self._would_be_overtaken(key, progress, share)
         if overtaken:
             self._no_preview(key, due[-1])
         if overtaken or self._preview(key, progress):
             del progress.previews_due[: len(due)]
 
-    def _would_be_overtaken(self, progress: _SliceProgress, share: float) -> bool:
-        """Whether the final image would interrupt a preview that begins now, if readouts go on to come as they did: it would show
-        nothing, and take time and heat from what follows."""
-        left_s = (time.monotonic() - progress.begun) * (1 / share - 1)
-        return share < 1 and left_s < self._preview_s
+    def _would_be_overtaken(self, key: SliceKey, progress: _SliceProgress, share: float) -> bool:
+        """Whether the final image, or a run of the network for it, would interrupt a preview that begins now, if readouts go on to
+        come as they did: it would show nothing, and take time and heat from what follows."""
+        pace = self._pace(key, progress)
+        lead_s = 0.0 if self._steps is None else self._steps.lead_s(pace)
+        return share < 1 and pace.left_s < (self._runtime.took.seconds(*self._preview_kind()) or 0.0) + lead_s
+
+    def _preview_kind(self) -> tuple[object, ...]:
+        """Previews that take as long as this scan's."""
+        assert self._assembler is not None
+        layout = self._assembler.layout
+        return ("preview", self._methods, self._coils, layout.lines, layout.columns)
+
+    def _pace(self, key: SliceKey, progress: _SliceProgress) -> Pace:
+        assert self._assembler is not None
+        measured = self._assembler.lines_measured(key)
+        share = measured / self._lines_of_a_slice if self._lines_of_a_slice else self._assembler.share(key)
+        return Pace.of(time.monotonic() - progress.begun, measured, min(1.0, share))
+
+    def _step_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
+        """The final image's runs of the network, while readouts still arrive; data consistency with all of them is left to do."""
+        assembler, steps, learned = self._assembler, self._steps, self._learned()
+        assert assembler is not None
+        if steps is None or progress.calibrated is None or (progress.step is not None and not progress.step.done()):
+            return
+        ahead, calibrated, pace = progress.ahead, progress.calibrated, self._pace(key, progress)
+        done = ahead.begun.runs if ahead.begun is not None else 0
+        anew = done == 0 or done == steps.runs or ahead.calibration is not calibrated.calibration
+        if done == steps.runs and not steps.begins_anew(pace):
+            return
+        if not steps.is_due(pace, 0 if anew else done) or not self._lane.has_room():
+            return
+        if not self._room_for_one_more(self._waiting()):
+            return
+        assert isinstance(learned, Stepwise)
+        samples, counts = assembler.snapshot(key), assembler.counts(key).copy()
+        model: Stepwise = learned
+
+        def job() -> None:
+            with ahead.running:
+                if progress.final_queued or self._giving_up():
+                    return
+                began = time.monotonic()
+                before = None if anew else ahead.begun
+                with contextlib.suppress(Abandoned, EdgeRuntimeError):  # the final image tells what fails
+                    begun = begin(samples, calibrated.calibration, model, self._runtime.plans, before)
+                    if begun.runs == 1:
+                        ahead.calibration, ahead.counts, ahead.seconds = calibrated.calibration, counts, 0.0
+                    ahead.begun = begun
+                took_s = time.monotonic() - began
+                ahead.seconds += took_s
+                steps.ended(took_s)
+
+        progress.step = self._lane.offer(Priority.STEP, self._guarded(job))
+        if progress.step is not None:
+            self._unfinished.append(progress.step)
 
     def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
         """Sensitivities while readouts still arrive, so that the last one leaves less to do: when the ACS is as large as it can
@@ -399,7 +463,7 @@ class Session:
                 self._reconstruct(
                     key, samples, calibration, geometry, Completeness.PREVIEW, notes, share, arrived, stages, wanted
                 )
-                self._preview_s = time.monotonic() - began
+                self._runtime.took.note(time.monotonic() - began, *self._preview_kind())
             except NoImage:  # not yet
                 pass
             except Abandoned:
@@ -426,6 +490,7 @@ class Session:
         geometry, notes = assembler.geometry(key), self._notes()
         if missing := assembler.lacking(key):
             notes = (*notes, missing)
+        counts, self._lines_of_a_slice = assembler.counts(key).copy(), assembler.lines_measured(key)
         samples, to_calibrate = assembler.take(key)
         notes = (*notes, *to_calibrate.notes)
         share = float(samples.measured.sum()) / assembler.layout.lines
@@ -437,7 +502,12 @@ class Session:
                 if self._giving_up():
                     raise NoImage("the server was told to stop and could not reconstruct all that waited")
                 calibration = self._calibration(progress, to_calibrate, stages)
-                self._reconstruct(key, samples, calibration, geometry, completeness, notes, share, arrived, stages)
+                begun = progress.ahead.finished_with(calibration, counts)
+                if begun is not None:
+                    stages.add("learned_ahead", progress.ahead.seconds)
+                self._reconstruct(
+                    key, samples, calibration, geometry, completeness, notes, share, arrived, stages, begun=begun
+                )
             except NoImage as error:
                 self._no_image(f"{key}: {error}")
             except EdgeRuntimeError as error:
@@ -530,11 +600,12 @@ class Session:
         arrived: float,
         stages: Stages,
         wanted: Callable[[], bool] = lambda: True,
+        begun: Begun | None = None,
     ) -> None:
         assert self._assembler is not None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
-        for method, made in reconstruct(samples, calibration, self._learned(), self._runtime.plans, wanted):
+        for method, made in reconstruct(samples, calibration, self._learned(), self._runtime.plans, wanted, begun):
             stages.ended(method.value)
             if method not in self._methods:
                 continue
@@ -554,14 +625,14 @@ class Session:
                 notes=(*notes, unconfirmed) if unconfirmed else notes,
             )
             stages.ended("recon_matrix")
-            self._deliver_image(image, stages)
+            self._deliver_image(image, stages, made.runs_ahead)
 
     def _learned(self) -> Learned | None:
         """What makes the learned images, where they are wanted."""
         model = self._runtime.model
         return model.reconstruction if model is not None and Method.LEARNED in self._methods else None
 
-    def _deliver_image(self, image: Image, stages: Stages) -> None:
+    def _deliver_image(self, image: Image, stages: Stages, runs_ahead: int) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
         with self._deliver:
             kind = (image.method, image.completeness)
@@ -582,6 +653,7 @@ class Session:
             "acceleration": round(image.acceleration, 3),
             "evidence": asdict(image.evidence) if image.evidence else None,
             "provenance": asdict(image.provenance),
+            "runs_ahead": runs_ahead,
             "sent_s": round(time.monotonic() - self._start, 4),
             "latency_s": round(stages.age_s(), 4),
             "dicom": None,

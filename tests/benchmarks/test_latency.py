@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.brain_phantom import phantom
-from benchmarks.latency import _stage_records, last_readout_to_image_ms, stages_ms
+from benchmarks.latency import _stage_records, play_once, stages_ms
 from benchmarks.server import serving
 
 STAGES = {"ingest": 0.5, "calibration_ahead": 0.2, "queued": 0.001, "learned": 0.06, "send": 0.002, "dicom": 0.01}
@@ -40,7 +40,7 @@ def test_one_record_a_stage_with_its_share() -> None:
 def test_a_server_reports_the_stages_of_the_scan_it_has_just_served() -> None:
     with serving() as server:
         for _ in range(2):
-            total_ms = last_readout_to_image_ms(server, phantom())
+            total_ms = play_once(server, phantom()).latency_ms
             stages = stages_ms(server.latest_report(), total_ms)
             assert [*stages] == ["queued", "calibration", "learned", "recon_matrix", "send", "link"]
         assert len([*server.output.glob("*/report.json")]) == 2

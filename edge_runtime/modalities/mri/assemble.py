@@ -189,6 +189,10 @@ class Assembler:
     def lines_measured(self, key: SliceKey) -> int:
         return self._open[key].lines_measured
 
+    def counts(self, key: SliceKey) -> npt.NDArray[np.int32]:
+        """Averages that have come of each phase encode, ``(phase_encodes,)``, calibration lines not counted."""
+        return self._open[key].counts
+
     def measured(self, key: SliceKey) -> npt.NDArray[np.bool_]:
         """Measured phase encodes ``(phase_encodes,)``, calibration lines not counted."""
         return self._open[key].measured

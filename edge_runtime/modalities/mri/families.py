@@ -13,13 +13,19 @@ from edge_runtime.modalities.mri.proposal import Learned
 
 
 def made_ready(
-    settings: Settings, graphs: Mapping[str, bytes], engine: Engine, threads: int, purpose: Purpose | None = None
+    settings: Settings,
+    graphs: Mapping[str, bytes],
+    engine: Engine,
+    threads: int,
+    purpose: Purpose | None = None,
+    tolerance: float = 0.0,
 ) -> Learned:
     """A model planned on an engine.
 
     Args:
         graphs: of one form, by name.
         purpose: of its one graph, for engines that compile.
+        tolerance: by which its golden outputs may differ on that engine.
 
     Raises:
         EngineError: a graph can't be planned.
@@ -27,6 +33,6 @@ def made_ready(
     """
     sessions = {name: engine.plan(graph, threads, purpose) for name, graph in sorted(graphs.items())}
     if isinstance(settings, UnrolledSettings):
-        return LearnedReconstruction(settings, sessions[REGULARISER])
+        return LearnedReconstruction(settings, sessions[REGULARISER], tolerance)
     held = partial(engine.held_bytes, graph_bytes=[len(graph) for graph in graphs.values()])
     return ProgrammedReconstruction(settings, sessions, threads, held)

@@ -15,7 +15,7 @@ from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines import Session
 from edge_runtime.kernels import Plans, SensePlan
 from edge_runtime.modalities.mri.fourier import Complex
-from edge_runtime.modalities.mri.proposal import Proposal, Reals, Seen, go_on
+from edge_runtime.modalities.mri.proposal import Begun, Proposal, Reals, Seen, go_on
 
 CHANNELS = 6
 """Current and first estimate (real, imaginary), logarithm of the noise level, progress."""
@@ -28,10 +28,15 @@ OpenVINO, in FP32 and INT8, from 512 x 512 on."""
 
 @dataclass(frozen=True)
 class LearnedReconstruction:
-    """A regulariser made ready on an engine, with the settings it was trained with."""
+    """A regulariser made ready on an engine, with the settings it was trained with.
+
+    Attributes:
+        tolerance: see `Stepwise`; 0 where nobody said what the engine may differ by.
+    """
 
     settings: UnrolledSettings
     regulariser: Session
+    tolerance: float = 0.0
 
     coil_copies = 0
 
@@ -39,6 +44,11 @@ class LearnedReconstruction:
     def golden(self) -> Session:
         """See `Learned`."""
         return self.regulariser
+
+    @property
+    def runs(self) -> int:
+        """See `Stepwise`."""
+        return self.settings.iterations
 
     def network_bytes(self, phase_encodes: int, columns: int) -> int:
         """See `Learned`."""
@@ -48,12 +58,20 @@ class LearnedReconstruction:
     def propose(self, seen: Seen) -> Iterator[Proposal]:
         """See `Learned`. Measured against the held-out samples, the image may have them: when it is finished, all that was measured
         is put in its place."""
-        blind = self.run(seen.plan, seen.first, seen.scale, seen.level, seen.plans, seen.wanted)
+        begun = seen.begun
+        prior, runs = (None, 0) if begun is None else (begun.prior, begun.runs)
+        blind = self.run(seen.plan, seen.first, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs)
 
         def finished(share: float) -> tuple[Reals, Reals]:
             return seen.plan.substituted(seen.plan.between(seen.first, blind, share), seen.hybrid, seen.measured)
 
         yield Proposal(seen.plan, seen.hybrid, seen.sample_power, seen.first, blind, finished)
+
+    def step(self, seen: Seen, begun: Begun | None) -> Begun:
+        """See `Stepwise`."""
+        prior, runs, before = (None, 0, ()) if begun is None else (begun.prior, begun.runs, begun.visible)
+        made = self._corrected(seen.plan, seen.first, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs)
+        return Begun(seen.first, made, seen.level, seen.noise.standard_deviation, seen.scale, (*before, seen.visible))
 
     def run(
         self,
@@ -63,6 +81,8 @@ class LearnedReconstruction:
         noise: float,
         plans: Plans,
         wanted: Callable[[], bool] = lambda: True,
+        prior: Complex | None = None,
+        runs: int = 0,
     ) -> Complex:
         """The image, complex ``(phase_encodes, columns)``, in the units of the samples.
 
@@ -73,26 +93,47 @@ class LearnedReconstruction:
             noise: standard deviation of a complex sample.
             plans: where the plan of the network's tensors comes from.
             wanted: asked before every step that takes long.
+            prior: what the latest of the network's runs made, ``(phase_encodes, columns)``.
+            runs: that have been made.
 
         Raises:
             Abandoned: the image was not wanted any more.
+            EngineError: the network could not be run.
         """
-        settings = self.settings
-        weights = self.weights(scale, noise)
-        image, prior = first, None
-        with plans.pack(plan.phase_encodes, plan.columns, settings.multiple) as packing:
+        for run in range(runs, self.runs):
+            prior = self._corrected(plan, first, scale, noise, plans, wanted, prior, run)
+        assert prior is not None, "a network is run at least once"
+        go_on(wanted)
+        return self._consistent(plan, prior, scale, noise, self.runs)
+
+    def _corrected(
+        self,
+        plan: SensePlan,
+        first: Complex,
+        scale: float,
+        noise: float,
+        plans: Plans,
+        wanted: Callable[[], bool],
+        prior: Complex | None,
+        run: int,
+    ) -> Complex:
+        """What one run makes of the image so far, which is made consistent with the plan's samples before."""
+        if prior is None:
+            image = first
+        else:
+            go_on(wanted)
+            image = self._consistent(plan, prior, scale, noise, run)
+        with plans.pack(plan.phase_encodes, plan.columns, self.settings.multiple) as packing:
             batch = packing.empty(CHANNELS)
+            packing.pack(image, scale, batch[0, 0:2])
             packing.pack(first, scale, batch[0, 2:4])
             packing.fill(condition_of_noise(noise / scale), batch[0, 4])
-            for iteration in range(settings.iterations):
-                packing.pack(image, scale, batch[0, 0:2])
-                packing.fill(iteration / settings.iterations, batch[0, 5])
-                go_on(wanted)
-                correction = self.regulariser.run(batch)[0]
-                go_on(wanted)
-                prior = packing.add(image, correction, scale, out=prior)
-                image = plan.data_consistent(prior, weights[iteration], settings.cg_steps)
-        return image
+            packing.fill(run / self.settings.iterations, batch[0, 5])
+            go_on(wanted)
+            return packing.add(image, self.regulariser.run(batch)[0], scale)
+
+    def _consistent(self, plan: SensePlan, prior: Complex, scale: float, noise: float, runs: int) -> Complex:
+        return plan.data_consistent(prior, self.weights(scale, noise)[runs - 1], self.settings.cg_steps)
 
     def weights(self, scale: float, noise: float) -> list[float]:
         """λ of every iteration for a scan of this noise."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,32 @@ from edge_runtime.modalities.mri.noise import NoiseLevel
 
 Reals = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A network's image of a slice after some of its runs, made of what was measured by then.
+
+    Attributes:
+        first: the classical image that it started from, complex ``(phase_encodes, columns)``.
+        prior: what the latest run made, likewise; data consistency with all samples that are there comes next.
+        level: noise that it reckons with.
+        noise: of one sample, as it was known then.
+        scale: brightness of the ACS image.
+        visible: which samples each run could know, ``(phase_encodes, columns)``; the later, the more.
+    """
+
+    first: Complex
+    prior: Complex
+    level: float
+    noise: float
+    scale: float
+    visible: tuple[Mask, ...]
+
+    @property
+    def runs(self) -> int:
+        """Of the network."""
+        return len(self.visible)
 
 
 @dataclass(frozen=True)
@@ -41,6 +67,7 @@ class Seen:
         first: the classical image of the visible samples, ``(phase_encodes, columns)``.
         plans: where further plans come from.
         wanted: asked before every step that takes long.
+        begun: the image's first runs, where they were made while samples still came.
     """
 
     coils: Complex
@@ -56,6 +83,7 @@ class Seen:
     first: Complex
     plans: Plans
     wanted: Callable[[], bool]
+    begun: Begun | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +132,31 @@ class Learned(Protocol):
         Raises:
             Abandoned: the image was not wanted any more.
             EngineError, ProgramRefused: the network could not be run.
+        """
+        ...
+
+
+@runtime_checkable
+class Stepwise(Learned, Protocol):
+    """A network whose image is made in several runs, which need not all wait for the last sample.
+
+    Attributes:
+        runs: that an image takes.
+        tolerance: relative difference that counts as none: that of the golden outputs on its engine.
+    """
+
+    @property
+    def runs(self) -> int: ...
+
+    @property
+    def tolerance(self) -> float: ...
+
+    def step(self, seen: Seen, begun: Begun | None) -> Begun:
+        """One run more.
+
+        Raises:
+            Abandoned: the image was not wanted any more.
+            EngineError: the network could not be run.
         """
         ...
 

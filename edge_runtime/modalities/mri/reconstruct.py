@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import Abandoned, EngineError, NoImage
 from edge_runtime.kernels import Plans, SensePlan
+from edge_runtime.modalities.mri.ahead import goes_on
 from edge_runtime.modalities.mri.classical import regularised_sense
 from edge_runtime.modalities.mri.coils import compression_matrix, estimate_sensitivities
 from edge_runtime.modalities.mri.fourier import Complex, to_kspace
 from edge_runtime.modalities.mri.noise import NoiseLevel, estimate_noise
 from edge_runtime.modalities.mri.normalise import image_scale
-from edge_runtime.modalities.mri.proposal import Learned, Seen
+from edge_runtime.modalities.mri.proposal import Begun, Learned, Mask, Seen, Stepwise
 from edge_runtime.modalities.mri.sampling import contiguous_centre
 from edge_runtime.modalities.mri.support import object_support
 from edge_runtime.scan import Evidence, Method
 from edge_runtime.trust.heldout import believed_share, choose_held_out, share_source
+
+ChooseHeldOut: TypeAlias = Callable[[Mask, slice, int, np.random.Generator], Mask]
 
 MAX_VIRTUAL_COILS = 8
 MOST_ACS_LINES = 32
@@ -86,10 +91,15 @@ class Compressed:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One magnitude image ``(phase_encodes, columns)`` and its evidence."""
+    """One magnitude image ``(phase_encodes, columns)`` and its evidence.
+
+    Attributes:
+        runs_ahead: of the network, that were made before the last samples came.
+    """
 
     image: npt.NDArray[np.float32]
     evidence: Evidence | None
+    runs_ahead: int = 0
 
 
 def calibration_lines(measured: npt.NDArray[np.bool_]) -> slice:
@@ -129,12 +139,18 @@ def calibrate(hybrid: Complex, measured: npt.NDArray[np.bool_], plans: Plans) ->
     return Calibration(acs, compression, sensitivities, scale)
 
 
-def compress(samples: SliceSamples, calibration: Calibration, plans: Plans) -> Compressed:
-    """Virtual coils, held-out samples and the noise level of a slice. Training draws its problems from here too."""
+def compress(
+    samples: SliceSamples, calibration: Calibration, plans: Plans, choose: ChooseHeldOut = choose_held_out
+) -> Compressed:
+    """Virtual coils, held-out samples and the noise level of a slice. Training draws its problems from here too.
+
+    Args:
+        choose: the held-out samples, as `choose_held_out` does.
+    """
     measured = samples.measured
     with plans.coils(*samples.hybrid.shape) as plan:
         hybrid = plan.compress(samples.hybrid, measured, calibration.compression)
-    held_out = choose_held_out(measured, calibration.acs, hybrid.shape[2], np.random.default_rng(samples.seed))
+    held_out = choose(measured, calibration.acs, hybrid.shape[2], np.random.default_rng(samples.seed))
     noise = samples.noise or estimate_noise(hybrid, measured & ~held_out.any(axis=1))
     return Compressed(hybrid, held_out, noise)
 
@@ -145,43 +161,22 @@ def reconstruct(
     learned: Learned | None,
     plans: Plans,
     wanted: Callable[[], bool] = lambda: True,
+    begun: Begun | None = None,
 ) -> Iterator[tuple[Method, Reconstruction]]:
     """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled.
 
     Args:
         wanted: asked while the learned image, which takes longest, is made.
+        begun: the learned image's first runs, made with the same calibration of a part of the same samples (`begin`). They are
+            gone on with where the image can't come out otherwise for it than the network's tolerance allows, else made anew.
 
     Raises:
         Abandoned: it was not wanted any more; no image has come then.
         Exception: whatever the network failed with, mostly an EngineError or a ProgramRefused; only after the other images.
     """
-    measured, compressed = samples.measured, compress(samples, calibration, plans)
-    hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
-    everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
     failure: Exception | None = None
-    with plans.sense(*hybrid.shape) as plan:
-        power = np.asarray(plan.sample_power(hybrid))
-        sample_power = power / np.float32(len(hybrid))
-        plan.set_maps(calibration.sensitivities)
-        visible = everything & ~held_out
-        plan.set_samples(hybrid, visible)
-        first, level = first_image(plan, hybrid, power * visible, measured, visible, noise)
+    with _looked_at(samples, calibration, learned, plans, wanted, begun) as (seen, power):
         if learned is not None:
-            seen = Seen(
-                coils=samples.hybrid,
-                hybrid=hybrid,
-                sensitivities=calibration.sensitivities,
-                measured=everything,
-                visible=visible,
-                sample_power=sample_power,
-                scale=calibration.scale,
-                noise=noise,
-                level=level,
-                plan=plan,
-                first=first,
-                plans=plans,
-                wanted=wanted,
-            )
             try:
                 made = learned_image(learned, seen)
             except Abandoned:
@@ -190,16 +185,88 @@ def reconstruct(
                 failure = error
             else:
                 yield Method.LEARNED, made
-        plan.set_samples(hybrid, everything)
-        classical = regularised_sense(plan, power, measured, level)
-        image, residual_power = plan.substituted(classical, hybrid, everything)
-        proof = evidence(np.asarray(residual_power), sample_power, everything, np.zeros_like(everything), noise)
+        plan, everything = seen.plan, seen.measured
+        plan.set_samples(seen.hybrid, everything)
+        classical = regularised_sense(plan, power, samples.measured, seen.level)
+        image, residual_power = plan.substituted(classical, seen.hybrid, everything)
+        nothing = np.zeros_like(everything)
+        proof = evidence(np.asarray(residual_power), seen.sample_power, everything, nothing, seen.noise)
         yield Method.CLASSICAL, Reconstruction(np.asarray(image), proof)
     with plans.coils(*samples.hybrid.shape) as coil_plan:
-        image = coil_plan.root_sum_of_squares(samples.hybrid, measured)
+        image = coil_plan.root_sum_of_squares(samples.hybrid, samples.measured)
         yield Method.ZERO_FILLED, Reconstruction(np.asarray(image), None)
     if failure is not None:
         raise failure
+
+
+def begin(
+    samples: SliceSamples,
+    calibration: Calibration,
+    learned: Stepwise,
+    plans: Plans,
+    begun: Begun | None = None,
+    wanted: Callable[[], bool] = lambda: True,
+) -> Begun:
+    """One run of the network for the learned image of a slice that is still being measured.
+
+    Args:
+        samples: of it, so far.
+        begun: the runs before, of fewer of its samples and the same calibration.
+
+    Raises:
+        Abandoned: it was not wanted any more.
+        EngineError: the network could not be run.
+    """
+    with _looked_at(samples, calibration, learned, plans, wanted, begun, tolerance=math.inf) as (seen, _):
+        return learned.step(seen, seen.begun)
+
+
+@contextlib.contextmanager
+def _looked_at(
+    samples: SliceSamples,
+    calibration: Calibration,
+    learned: Learned | None,
+    plans: Plans,
+    wanted: Callable[[], bool],
+    begun: Begun | None,
+    tolerance: float | None = None,
+) -> Iterator[tuple[Seen, npt.NDArray[np.float32]]]:
+    """A slice as a network is given it, and the power of its samples, summed over the coils, ``(phase_encodes, columns)``."""
+    measured, compressed = samples.measured, compress(samples, calibration, plans)
+    hybrid, held_out, noise = compressed.hybrid, compressed.held_out, compressed.noise
+    everything = np.repeat(measured[:, None], hybrid.shape[2], axis=1)
+    visible = everything & ~held_out
+    with plans.sense(*hybrid.shape) as plan:
+        power = np.asarray(plan.sample_power(hybrid))
+        plan.set_maps(calibration.sensitivities)
+        plan.set_samples(hybrid, visible)
+        shown = power * visible
+        if begun is not None:
+            assert isinstance(learned, Stepwise)
+            limit = learned.tolerance if tolerance is None else tolerance
+            if not goes_on(begun, learned.runs, visible, shown, calibration.scale, noise, limit):
+                begun = None
+        if begun is None:
+            first, level = first_image(plan, hybrid, shown, measured, visible, noise)
+        else:
+            first, level = begun.first, begun.level
+        seen = Seen(
+            coils=samples.hybrid,
+            hybrid=hybrid,
+            sensitivities=calibration.sensitivities,
+            measured=everything,
+            visible=visible,
+            sample_power=power / np.float32(len(hybrid)),
+            scale=calibration.scale,
+            noise=noise,
+            level=level,
+            plan=plan,
+            first=first,
+            plans=plans,
+            wanted=wanted,
+            begun=begun,
+        )
+        yield seen, power
 
 
 def learned_image(learned: Learned, seen: Seen) -> Reconstruction:
@@ -228,6 +295,7 @@ def learned_image(learned: Learned, seen: Seen) -> Reconstruction:
             learned_share=None if step is None else share,
             learned_share_source=share_source(step, proof.held_out_samples),
         ),
+        runs_ahead=seen.begun.runs if seen.begun is not None else 0,
     )
 
 

@@ -181,7 +181,7 @@ def test_fine_structure_that_was_invented_stands_out_of_the_noise():
     hybrid = to_kspace(maps * image, axis=1)
     held_out = choose_held_out(HALF, HALF_ACS, COLUMNS, np.random.default_rng(0))
     invented = image.copy()
-    invented[20:40:3, 10:20] += 0.5
+    invented[20:40, 10:20] += np.random.default_rng(1).normal(0, 0.6, (20, 10))
     residual = power_of(hybrid - to_kspace(maps * invented, axis=1))
     found = evidence(residual, power_of(hybrid), ~held_out, held_out, NoiseLevel(NOISE, "known"))
     assert found.held_out_ratio is not None and found.held_out_ratio > 2
@@ -250,21 +250,13 @@ def test_held_out_samples_do_not_influence_calibration():
     assert one.scale == other.scale
 
 
-def test_lines_that_calibration_has_seen_are_not_held_out(learned, monkeypatch):
+def test_lines_that_calibration_has_seen_are_not_held_out():
     """Separate calibration lines fill the gaps between the image's own: those it used would be no evidence."""
     every_other = uniform(LINES, 2, acs_fraction=0)
     filled = every_other.copy()
     filled[LINES // 2 - 12 : LINES // 2 + 12] = True
-    chosen = []
-
-    def watched(*arguments):
-        chosen.append(choose_held_out(*arguments))
-        return chosen[-1]
-
-    monkeypatch.setattr(module, "choose_held_out", watched)
     calibration = calibrate(samples_of(filled).hybrid, filled, PLANS)
-    next(reconstruct(samples_of(every_other), calibration, learned, PLANS))
-    lines = chosen[0].any(axis=1)
+    lines = compress(samples_of(every_other), calibration, PLANS).held_out.any(axis=1)
     assert lines.any()
     assert not lines[calibration.acs].any()
     assert not lines[~every_other].any()
@@ -321,7 +313,7 @@ def test_the_units_of_the_samples_do_not_matter(learned, factor):
         images_of(other, learned).items(), images_of(samples, learned).items(), strict=True
     ):
         image = made.image.astype(np.float64) / factor
-        assert np.abs(image - expected.image).max() <= 1e-4 * expected.image.max(), method
+        assert np.abs(image - expected.image).max() <= 2e-4 * expected.image.max(), method
 
 
 def test_the_scale_of_the_samples_does_not_matter(learned):
