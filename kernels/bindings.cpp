@@ -30,38 +30,46 @@ using namespace nb::literals;
 
 namespace {
 
-edge::CoilTask coil_task(const Array<const Complex64, 3>& samples, const Contiguous<const bool, 1>& measured, int coils,
-                         int phase_encodes, int columns) {
-    require(samples.shape(0) == static_cast<std::size_t>(coils) &&
-                samples.shape(1) == static_cast<std::size_t>(phase_encodes) &&
-                samples.shape(2) == static_cast<std::size_t>(columns) && (samples.stride(2) == 1 || columns == 1),
-            "samples: (coils, phase_encodes, columns), columns side by side");
-    require(measured.shape(0) == samples.shape(1), "measured: (phase_encodes,)");
-    edge::CoilTask task{};
-    task.samples = reinterpret_cast<const float*>(samples.data());
-    task.coil_stride = samples.stride(0);
-    task.line_stride = samples.stride(1);
-    task.coils = coils;
-    task.phase_encodes = phase_encodes;
-    task.columns = columns;
-    task.measured = measured.data();
-    return task;
-}
+// What the coils' plans are made for, and a call's samples held against it.
+struct CoilGeometry {
+    edge::Transform transform;
+    int coils, columns;
+
+    CoilGeometry(int coils_, int phase_encodes, int columns_)
+        : transform((require(phase_encodes >= 1, "phase_encodes >= 1"), edge::transform_of(phase_encodes))),
+          coils((require(coils_ >= 1 && columns_ >= 1, "coils, columns >= 1"), coils_)),
+          columns(columns_) {}
+
+    edge::CoilTask task(const Array<const Complex64, 3>& samples, const Contiguous<const bool, 1>& measured) const {
+        require(samples.shape(0) == static_cast<std::size_t>(coils) &&
+                    samples.shape(1) == static_cast<std::size_t>(transform.length) &&
+                    samples.shape(2) == static_cast<std::size_t>(columns) && (samples.stride(2) == 1 || columns == 1),
+                "samples: (coils, phase_encodes, columns), columns side by side");
+        require(measured.shape(0) == samples.shape(1), "measured: (phase_encodes,)");
+        edge::CoilTask task{};
+        task.samples = reinterpret_cast<const float*>(samples.data());
+        task.coil_stride = samples.stride(0);
+        task.line_stride = samples.stride(1);
+        task.coils = coils;
+        task.phase_encodes = transform.length;
+        task.columns = columns;
+        task.measured = measured.data();
+        return task;
+    }
+};
 
 class CoilPlan {
   public:
     CoilPlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
         : workers_(workers),
-          transform_((require(phase_encodes >= 1, "phase_encodes >= 1"), phase_encodes)),
-          coils_((require(coils >= 1 && columns >= 1, "coils, columns >= 1"), coils)),
-          columns_(columns),
-          scratch_(workers.threads(), edge::coil_scratch(transform_, coils)) {}
+          geometry_(coils, phase_encodes, columns),
+          scratch_(workers.threads(), edge::coil_scratch(geometry_.transform, coils)) {}
 
     typedef Array<const Complex64, 3> Samples;
     typedef Contiguous<const bool, 1> Lines;
 
     void compress(Samples samples, Lines measured, Contiguous<const Complex64, 2> matrix, Contiguous<Complex64, 3> out) {
-        edge::CoilTask task = task_of(samples, measured);
+        edge::CoilTask task = geometry_.task(samples, measured);
         require(matrix.shape(1) == samples.shape(0), "matrix: (virtual_coils, coils)");
         require(out.shape(0) == matrix.shape(0) && out.shape(1) == samples.shape(1) && out.shape(2) == samples.shape(2),
                 "out: (virtual_coils, phase_encodes, columns)");
@@ -75,24 +83,19 @@ class CoilPlan {
     }
 
     void combine(Samples samples, Lines measured, Contiguous<float, 2> out) {
-        edge::CoilTask task = task_of(samples, measured);
+        edge::CoilTask task = geometry_.task(samples, measured);
         require(out.shape(0) == samples.shape(1) && out.shape(1) == samples.shape(2), "out: (phase_encodes, columns)");
         task.out = out.data();
         const edge::CombineBlock kernel = edge::kernels().combine_block;
         const nb::gil_scoped_release released;
         const std::lock_guard<std::mutex> lock(busy_);
         workers_.run((samples.shape(2) + 7) / 8,
-                     [&](std::size_t block, int slot) { kernel(transform_, task, block, scratch_[slot]); });
+                     [&](std::size_t block, int slot) { kernel(geometry_.transform, task, block, scratch_[slot]); });
     }
 
   private:
-    edge::CoilTask task_of(const Samples& samples, const Lines& measured) const {
-        return coil_task(samples, measured, coils_, transform_.length, columns_);
-    }
-
     edge::Workers& workers_;
-    edge::Transform transform_;
-    int coils_, columns_;
+    CoilGeometry geometry_;
     edge::Scratch scratch_;
     std::mutex busy_;
 };
@@ -101,10 +104,8 @@ class AdaptivePlan {
   public:
     AdaptivePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
         : workers_(workers),
-          transform_((require(phase_encodes >= 1, "phase_encodes >= 1"), phase_encodes)),
-          coils_((require(coils >= 1 && columns >= 1, "coils, columns >= 1"), coils)),
-          columns_(columns),
-          scratch_(workers.threads(), edge::adaptive_scratch(transform_, coils, columns)),
+          geometry_(coils, phase_encodes, columns),
+          scratch_(workers.threads(), edge::adaptive_scratch(geometry_.transform, coils, columns)),
           images_(1, 16 * size(phase_encodes) * blocks() * size(coils)),
           powers_(1, blocks() * size(coils)),
           widened_(1, 16 * cell_lines() * blocks() * size(coils)) {
@@ -120,7 +121,7 @@ class AdaptivePlan {
     }
 
     void combine(Array<const Complex64, 3> samples, Contiguous<const bool, 1> measured, Contiguous<Complex64, 2> out) {
-        const edge::CoilTask coils = coil_task(samples, measured, coils_, transform_.length, columns_);
+        const edge::CoilTask coils = geometry_.task(samples, measured);
         require(out.shape(0) == samples.shape(1) && out.shape(1) == samples.shape(2), "out: (phase_encodes, columns)");
         const edge::Kernels& kernels = edge::kernels();
         const nb::gil_scoped_release released;
@@ -130,20 +131,22 @@ class AdaptivePlan {
         run(kernels.image_block, blocks());
         task_.reference = strongest();
         run(kernels.map_cells, cell_lines());
-        run(kernels.combine_line, size(transform_.length));
+        run(kernels.combine_line, size(geometry_.transform.length));
     }
 
   private:
     static std::size_t size(int count) { return static_cast<std::size_t>(count); }
-    std::size_t blocks() const { return size(edge::cells_of(columns_)); }
-    std::size_t cell_lines() const { return size(edge::cells_of(transform_.length)); }
+    std::size_t blocks() const { return size(edge::cells_of(geometry_.columns)); }
+    std::size_t cell_lines() const { return size(edge::cells_of(geometry_.transform.length)); }
 
     int strongest() const {
         int best = 0;
         float most = 0;
-        for (int coil = 0; coil < coils_; ++coil) {
+        for (int coil = 0; coil < geometry_.coils; ++coil) {
             float power = 0;
-            for (std::size_t block = 0; block < blocks(); ++block) power += task_.powers[block * size(coils_) + size(coil)];
+            for (std::size_t block = 0; block < blocks(); ++block) {
+                power += task_.powers[block * size(geometry_.coils) + size(coil)];
+            }
             if (power > most) {
                 best = coil;
                 most = power;
@@ -153,12 +156,11 @@ class AdaptivePlan {
     }
 
     void run(edge::AdaptiveKernel kernel, std::size_t count) {
-        workers_.run(count, [&](std::size_t index, int slot) { kernel(transform_, task_, index, scratch_[slot]); });
+        workers_.run(count, [&](std::size_t index, int slot) { kernel(geometry_.transform, task_, index, scratch_[slot]); });
     }
 
     edge::Workers& workers_;
-    edge::Transform transform_;
-    int coils_, columns_;
+    CoilGeometry geometry_;
     edge::Scratch scratch_, images_, powers_, widened_;
     edge::AdaptiveTask task_;
     std::mutex busy_;
@@ -273,7 +275,7 @@ class OperatorPlan {
 class SensePlan : public OperatorPlan<edge::Transform, edge::SenseGeometry, 2> {
   public:
     SensePlan(edge::Workers& workers, int coils, int phase_encodes, int columns)
-        : OperatorPlan(workers, edge::Transform(phase_encodes), {coils, phase_encodes, columns}, {coils, phase_encodes, columns},
+        : OperatorPlan(workers, edge::transform_of(phase_encodes), {coils, phase_encodes, columns}, {coils, phase_encodes, columns},
                        edge::sense_scratch),
           sums_(1, 2 * size(columns)) {}
 
@@ -364,7 +366,7 @@ class SensePlan : public OperatorPlan<edge::Transform, edge::SenseGeometry, 2> {
 class VolumeSensePlan : public OperatorPlan<edge::PlaneTransform, edge::VolumeGeometry, 3> {
   public:
     VolumeSensePlan(edge::Workers& workers, int coils, int partitions, int phase_encodes, int columns)
-        : OperatorPlan(workers, {edge::Transform(partitions), edge::Transform(phase_encodes)},
+        : OperatorPlan(workers, {edge::transform_of(partitions), edge::transform_of(phase_encodes)},
                        {coils, partitions, phase_encodes, columns}, {coils, partitions, phase_encodes, columns},
                        edge::volume_scratch) {}
 
@@ -604,7 +606,7 @@ NB_MODULE(_kernels, module) {
     module.def("all_positive", &all_positive, "numbers"_a.noconvert());
 
     module.def("transform_tables", [](int length) {
-        const edge::Transform transform(length);
+        const edge::Transform transform(length, 8);  // that a GPU's thread has registers for
         std::vector<std::array<int, 4>> passes;
         for (const edge::Pass& pass : transform.passes) {
             passes.push_back({pass.radix, pass.length, static_cast<int>(pass.twiddles), static_cast<int>(pass.roots)});

@@ -109,7 +109,8 @@ class IngestPlan {
   public:
     IngestPlan(edge::Workers& workers, int coils, int samples, int columns)
         : workers_(workers),
-          transform_((require(samples >= 1 && columns >= 1 && columns <= samples, "1 <= columns <= samples"), samples)),
+          transform_((require(samples >= 1 && columns >= 1 && columns <= samples, "1 <= columns <= samples"),
+                      edge::transform_of(samples))),
           geometry_{(require(coils >= 1, "coils >= 1"), coils), columns},
           scratch_(workers.threads(), edge::ingest_scratch(transform_, geometry_)) {}
 

@@ -9,19 +9,25 @@
 namespace edge {
 namespace EDGE_ISA {
 
+// Elements of a line, whole blocks of a pass. What a pass leaves are blocks for the next ones, which do them one by one: with all
+// their passes done while it is in the nearest cache, a line that is larger than that cache crosses it once, not once a pass.
+struct Part {
+    int begin, end;
+};
+
 // The radix-R butterflies of one pass. `load(i)` gives element i, `store(i, z)` takes it. Twiddles follow a forward butterfly and
 // precede an inverse one.
 template <int R, int Sign, class Load, class Store>
-inline void run_radix(int total, int length, const float* twiddles, const float* roots, Load load, Store store) {
+inline void run_radix(Part part, int length, const float* twiddles, const float* roots, Load load, Store store) {
     const int stride = length / R;
     ComplexVector z[R];
-    for (int base = 0; base < total; base += length) {
+    for (int base = part.begin; base < part.end; base += length) {
         for (int j = 0; j < stride; ++j) {
             const float* w = twiddles + 2 * (R - 1) * j;
             for (int q = 0; q < R; ++q) z[q] = load(base + j + q * stride);
             if constexpr (Sign > 0) {
                 if (j) {
-                    for (int q = 1; q < R; ++q) z[q] = times(z[q], w[2 * q - 2], -w[2 * q - 1]);
+                    for (int q = 1; q < R; ++q) z[q] = times_conjugate(z[q], w[2 * q - 2], w[2 * q - 1]);
                 }
             }
             butterfly<R, Sign>(z, roots);
@@ -37,15 +43,15 @@ inline void run_radix(int total, int length, const float* twiddles, const float*
 
 // The same for a prime without a butterfly of its own, by the definition. `scratch` holds `radix` elements.
 template <int Sign, class Load, class Store>
-inline void run_prime(int total, const Pass& pass, const float* twiddles, const float* roots, ComplexVector* scratch,
+inline void run_prime(Part part, const Pass& pass, const float* twiddles, const float* roots, ComplexVector* scratch,
                       Load load, Store store) {
     const int radix = pass.radix, stride = pass.length / radix;
-    for (int base = 0; base < total; base += pass.length) {
+    for (int base = part.begin; base < part.end; base += pass.length) {
         for (int j = 0; j < stride; ++j) {
             const float* w = twiddles + 2 * (radix - 1) * j;
             for (int q = 0; q < radix; ++q) {
                 scratch[q] = load(base + j + q * stride);
-                if (Sign > 0 && q) scratch[q] = times(scratch[q], w[2 * q - 2], -w[2 * q - 1]);
+                if (Sign > 0 && q) scratch[q] = times_conjugate(scratch[q], w[2 * q - 2], w[2 * q - 1]);
             }
             for (int k = 0; k < radix; ++k) {
                 ComplexVector sum = scratch[0];
@@ -60,18 +66,18 @@ inline void run_prime(int total, const Pass& pass, const float* twiddles, const 
 }
 
 template <int Sign, class Load, class Store>
-inline void run_pass(const Transform& transform, const Pass& pass, ComplexVector* scratch, Load load, Store store) {
+inline void run_pass(const Transform& transform, const Pass& pass, Part part, ComplexVector* scratch, Load load,
+                     Store store) {
     const float* twiddles = transform.tables.data() + pass.twiddles;
     const float* roots = transform.tables.data() + pass.roots;
-    const int total = transform.length;
     switch (pass.radix) {
-        case 2: return run_radix<2, Sign>(total, pass.length, twiddles, roots, load, store);
-        case 3: return run_radix<3, Sign>(total, pass.length, twiddles, roots, load, store);
-        case 4: return run_radix<4, Sign>(total, pass.length, twiddles, roots, load, store);
-        case 5: return run_radix<5, Sign>(total, pass.length, twiddles, roots, load, store);
-        case 7: return run_radix<7, Sign>(total, pass.length, twiddles, roots, load, store);
-        case 8: return run_radix<8, Sign>(total, pass.length, twiddles, roots, load, store);
-        default: return run_prime<Sign>(total, pass, twiddles, roots, scratch, load, store);
+        case 2: return run_radix<2, Sign>(part, pass.length, twiddles, roots, load, store);
+        case 3: return run_radix<3, Sign>(part, pass.length, twiddles, roots, load, store);
+        case 4: return run_radix<4, Sign>(part, pass.length, twiddles, roots, load, store);
+        case 5: return run_radix<5, Sign>(part, pass.length, twiddles, roots, load, store);
+        case 7: return run_radix<7, Sign>(part, pass.length, twiddles, roots, load, store);
+        case 8: return run_radix<8, Sign>(part, pass.length, twiddles, roots, load, store);
+        default: return run_prime<Sign>(part, pass, twiddles, roots, scratch, load, store);
     }
 }
 
@@ -82,18 +88,46 @@ struct InPlace {
     void operator()(int at, ComplexVector value) const { store_packed(packed + 2 * kLanes * at, value); }
 };
 
+inline Part whole(const Transform& transform) { return {0, transform.length}; }
+
+// Calls `run(part)` for each block that the first of two passes or more leaves.
+template <class Run>
+inline void each_part(const Transform& transform, Run run) {
+    const int length = transform.passes[1].length;
+    for (int begin = 0; begin < transform.length; begin += length) run(Part{begin, begin + length});
+}
+
+// The passes of a part between the first one and the last one.
+template <int Sign>
+inline void run_inner(const Transform& transform, Part part, ComplexVector* scratch, InPlace here) {
+    const std::size_t count = transform.passes.size();
+    for (std::size_t turn = 1; turn + 1 < count; ++turn) {
+        run_pass<Sign>(transform, transform.passes[Sign < 0 ? turn : count - 1 - turn], part, scratch, here, here);
+    }
+}
+
 // All passes of one line: natural order in, `Transform::frequency` order out (forward), or back (inverse). Not scaled. The first pass
 // loads by `load`, the last one stores by `store`, and between them the line is in `packed`.
 template <int Sign, class Load, class Store>
 inline void transform_line(const Transform& transform, float* packed, ComplexVector* scratch, Load load, Store store) {
-    const std::size_t count = transform.passes.size();
-    const auto pass = [&](std::size_t turn) -> const Pass& { return transform.passes[Sign < 0 ? turn : count - 1 - turn]; };
+    const std::vector<Pass>& passes = transform.passes;
+    const Part line = whole(transform);
     const InPlace here{packed};
-    if (count == 0) return store(0, load(0));
-    if (count == 1) return run_pass<Sign>(transform, pass(0), scratch, load, store);
-    run_pass<Sign>(transform, pass(0), scratch, load, here);
-    for (std::size_t turn = 1; turn + 1 < count; ++turn) run_pass<Sign>(transform, pass(turn), scratch, here, here);
-    run_pass<Sign>(transform, pass(count - 1), scratch, here, store);
+    if (passes.empty()) return store(0, load(0));
+    if (passes.size() == 1) return run_pass<Sign>(transform, passes[0], line, scratch, load, store);
+    if constexpr (Sign < 0) {
+        run_pass<Sign>(transform, passes.front(), line, scratch, load, here);
+        each_part(transform, [&](Part part) {
+            run_inner<Sign>(transform, part, scratch, here);
+            run_pass<Sign>(transform, passes.back(), part, scratch, here, store);
+        });
+    } else {
+        each_part(transform, [&](Part part) {
+            run_pass<Sign>(transform, passes.back(), part, scratch, load, here);
+            run_inner<Sign>(transform, part, scratch, here);
+        });
+        run_pass<Sign>(transform, passes.front(), line, scratch, here, store);
+    }
 }
 
 inline void forward(const Transform& transform, float* packed, ComplexVector* scratch) {

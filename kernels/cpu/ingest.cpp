@@ -59,7 +59,9 @@ void load_last(const unsigned char* const* rows, std::ptrdiff_t offset, ComplexV
 }
 
 // kLanes rows into packed elements, real and imaginary parts exchanged (which turns the forward transform into the inverse).
-void gather(const unsigned char* const* rows, int count, int offset, int length, float* packed) {
+// Meanwhile the `columns` of `wanted` are fetched: what is written later goes to more places at once than a core foresees.
+void gather(const unsigned char* const* rows, int count, int offset, int length, float* packed, float* const* wanted, int columns) {
+    constexpr int line = 8;  // complex numbers
     const int centre = length / 2;
     if (count < length) std::memset(packed, 0, sizeof(float) * 2 * kLanes * static_cast<std::size_t>(length));
     float* const end = packed + at(length);
@@ -73,6 +75,9 @@ void gather(const unsigned char* const* rows, int count, int offset, int length,
     for (int lane = 0; lane < kLanes; ++lane) from[lane] = rows[lane];
     ComplexVector even, odd;
     for (int sample = 0; sample + 1 < count; sample += 2) {
+        if (sample % line == 0 && sample < columns) {
+            for (int lane = 0; lane < kLanes; ++lane) __builtin_prefetch(wanted[lane] + 2 * sample, 1, 2);
+        }
         load_pairs(from, 8 * static_cast<std::ptrdiff_t>(sample), even, odd);
         put(even);
         put(odd);
@@ -137,15 +142,28 @@ void scatter_butterflies(const Transform& transform, const float* packed, int co
         for (int q = 0; q < R; ++q) even[q] = load_packed(from + at(q));
         from = packed + at(transform.position[static_cast<std::size_t>(frequency) + 1]);
         for (int q = 0; q < R; ++q) odd[q] = load_packed(from + at(q));
+        int column = frequency + columns / 2;
+        const auto put = [&](ComplexVector left, ComplexVector right) {
+            left = scaled(ComplexVector{left.im, left.re}, transform.scale);
+            right = scaled(ComplexVector{right.im, right.re}, transform.scale);
+            put_pairs<Add>(pairs_of(left, right), to, 2 * static_cast<std::ptrdiff_t>(column), used);
+        };
+        if constexpr (R == 2) {
+            if (2 * columns == length) {  // one of either butterfly's two places is cropped
+                if (column < columns) {
+                    put(even[0] + even[1], odd[0] + odd[1]);
+                } else {
+                    column -= columns;
+                    put(even[0] - even[1], odd[0] - odd[1]);
+                }
+                continue;
+            }
+        }
         butterfly<R, -1>(even, roots);
         butterfly<R, -1>(odd, roots);
-        int column = frequency + columns / 2;
         for (int k = 0; k < R; ++k, column += apart) {
             if (column >= length) column -= length;
-            if (column >= columns) continue;
-            const ComplexVector left = scaled(ComplexVector{even[k].im, even[k].re}, transform.scale);
-            const ComplexVector right = scaled(ComplexVector{odd[k].im, odd[k].re}, transform.scale);
-            put_pairs<Add>(pairs_of(left, right), to, 2 * static_cast<std::ptrdiff_t>(column), used);
+            if (column < columns) put(even[k], odd[k]);
         }
     }
 }
@@ -164,8 +182,9 @@ bool transform_rows(const Transform& transform, float* packed, ComplexVector* sc
         return finite(load_packed(packed));  // frequency 0 is the sum of a row
     }
     const InPlace here{packed};
-    for (std::size_t pass = 0; pass + 1 < transform.passes.size(); ++pass) {
-        run_pass<-1>(transform, transform.passes[pass], scratch, here, here);
+    if (transform.passes.size() > 1) {
+        run_pass<-1>(transform, transform.passes.front(), whole(transform), scratch, here, here);
+        each_part(transform, [&](Part part) { run_inner<-1>(transform, part, scratch, here); });
     }
     const int radix = transform.passes.back().radix;
     ComplexVector sum = load_packed(packed);
@@ -213,7 +232,7 @@ std::size_t ingest_chunk(const Transform& transform, const IngestGeometry& geome
                                    coil * job.coil_bytes;
             to[lane] = job.out + 2 * (job.lines[first + readout] * geometry.coils + coil) * geometry.columns;
         }
-        gather(from, job.count, job.offset, transform.length, packed);
+        gather(from, job.count, job.offset, transform.length, packed, to, geometry.columns);
         const bool sound = job.add ? transform_rows<true>(transform, packed, butterflies, geometry.columns, to, used)
                                    : transform_rows<false>(transform, packed, butterflies, geometry.columns, to, used);
         if (sound) continue;

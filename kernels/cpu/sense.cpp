@@ -62,10 +62,10 @@ void store_image(const Block& block, const float* packed, float* image) {
 
 // The last forward pass, the mask and the first inverse pass, while a butterfly's points are in registers.
 template <int R>
-void masked_centre(const Block& block, const Pass& pass, float* packed, const float* wanted_next) {
+void masked_centre(const Block& block, const Pass& pass, Part part, float* packed, const float* wanted_next) {
     const float* roots = block.transform.tables.data() + pass.roots;
     ComplexVector z[R];
-    for (int base = 0; base < block.lines(); base += R) {
+    for (int base = part.begin; base < part.end; base += R) {
         for (int q = 0; q < R; ++q) z[q] = load_packed(packed + at(base + q));
         butterfly<R, -1>(z, roots);
         for (int q = 0; q < R; ++q) z[q] = scaled(z[q], block.mask_at(base + q));
@@ -78,33 +78,33 @@ void masked_centre(const Block& block, const Pass& pass, float* packed, const fl
 }
 
 // Meanwhile the next coil's maps are fetched, `wanted_next`.
-void masked_centre(const Block& block, float* packed, const float* wanted_next, ComplexVector* scratch) {
+void masked_centre(const Block& block, Part part, float* packed, const float* wanted_next, ComplexVector* scratch) {
     if (block.transform.passes.empty()) {
         store_packed(packed, scaled(load_packed(packed), block.mask_at(0)));
         return;
     }
     const Pass& pass = block.transform.passes.back();
     switch (pass.radix) {
-        case 2: return masked_centre<2>(block, pass, packed, wanted_next);
-        case 3: return masked_centre<3>(block, pass, packed, wanted_next);
-        case 4: return masked_centre<4>(block, pass, packed, wanted_next);
-        case 5: return masked_centre<5>(block, pass, packed, wanted_next);
-        case 7: return masked_centre<7>(block, pass, packed, wanted_next);
-        case 8: return masked_centre<8>(block, pass, packed, wanted_next);
+        case 2: return masked_centre<2>(block, pass, part, packed, wanted_next);
+        case 3: return masked_centre<3>(block, pass, part, packed, wanted_next);
+        case 4: return masked_centre<4>(block, pass, part, packed, wanted_next);
+        case 5: return masked_centre<5>(block, pass, part, packed, wanted_next);
+        case 7: return masked_centre<7>(block, pass, part, packed, wanted_next);
+        case 8: return masked_centre<8>(block, pass, part, packed, wanted_next);
         default: break;
     }
     const InPlace here{packed};
-    run_pass<-1>(block.transform, pass, scratch, here, here);
-    for (int position = 0; position < block.lines(); ++position) {
+    run_pass<-1>(block.transform, pass, part, scratch, here, here);
+    for (int position = part.begin; position < part.end; ++position) {
         store_packed(packed + at(position), scaled(load_packed(packed + at(position)), block.mask_at(position)));
     }
-    run_pass<+1>(block.transform, pass, scratch, here, here);
+    run_pass<+1>(block.transform, pass, part, scratch, here, here);
 }
 
 // sum = Σ Sᴴ Fᴴ M F S image. The transforms need not be centred: Fᴴ M F commutes with a shift of the image.
 void apply_normal(const Block& block, const float* image, float* sum, float* work, ComplexVector* scratch) {
     const std::vector<Pass>& passes = block.transform.passes;
-    const std::size_t count = passes.size();
+    const Part line = whole(block.transform);
     const InPlace here{work};
     std::memset(sum, 0, sizeof(float) * static_cast<std::size_t>(at(block.lines())));
     for (int coil = 0; coil < block.geometry.coils; ++coil) {
@@ -113,17 +113,20 @@ void apply_normal(const Block& block, const float* image, float* sum, float* wor
         const auto combine = [maps, sum](int i, ComplexVector value) {
             store_packed(sum + at(i), load_packed(sum + at(i)) + conjugate_times(load_packed(maps + at(i)), value));
         };
-        if (count < 2) {
+        const float* wanted_next = maps + at(block.lines());
+        if (passes.size() < 2) {
             for (int i = 0; i < block.lines(); ++i) here(i, seen(i));
-            masked_centre(block, work, maps + at(block.lines()), scratch);
+            masked_centre(block, line, work, wanted_next, scratch);
             for (int i = 0; i < block.lines(); ++i) combine(i, here(i));
             continue;
         }
-        run_pass<-1>(block.transform, passes[0], scratch, seen, here);
-        for (std::size_t p = 1; p + 1 < count; ++p) run_pass<-1>(block.transform, passes[p], scratch, here, here);
-        masked_centre(block, work, maps + at(block.lines()), scratch);
-        for (std::size_t p = count - 2; p > 0; --p) run_pass<+1>(block.transform, passes[p], scratch, here, here);
-        run_pass<+1>(block.transform, passes[0], scratch, here, combine);
+        run_pass<-1>(block.transform, passes.front(), line, scratch, seen, here);
+        each_part(block.transform, [&](Part part) {
+            run_inner<-1>(block.transform, part, scratch, here);
+            masked_centre(block, part, work, wanted_next, scratch);
+            run_inner<+1>(block.transform, part, scratch, here);
+        });
+        run_pass<+1>(block.transform, passes.front(), line, scratch, here, combine);
     }
 }
 

@@ -18,16 +18,16 @@ namespace {
 #define EDGE_ADAPTIVE(isa) isa::image_block, isa::map_cells, isa::combine_line
 #define EDGE_VOLUME(isa) \
     isa::volume_pack_maps, isa::volume_pack_samples, isa::volume_normal, isa::volume_gradient, isa::volume_data_consistent
-#define EDGE_TABLE(isa)                                                                                                \
-    { #isa, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa), EDGE_PACK(isa),           \
-          EDGE_SENSITIVITY(isa), EDGE_ADAPTIVE(isa), EDGE_VOLUME(isa) }
+#define EDGE_TABLE(isa, widest_radix)                                                                                  \
+    { #isa, widest_radix, isa::ingest_chunk, isa::all_finite, isa::compress_line, isa::combine_block, EDGE_SENSE(isa),             \
+          EDGE_PACK(isa), EDGE_SENSITIVITY(isa), EDGE_ADAPTIVE(isa), EDGE_VOLUME(isa) }
 
 const Kernels kTables[] = {
 #if defined(EDGE_X86)
-    EDGE_TABLE(avx512),
-    EDGE_TABLE(avx2),
+    EDGE_TABLE(avx512, 8),  // eight points are half of its registers, elsewhere all of them
+    EDGE_TABLE(avx2, 4),
 #endif
-    EDGE_TABLE(baseline),
+    EDGE_TABLE(baseline, 4),
 };
 
 bool runs_here(const char* name) {
@@ -86,6 +86,8 @@ const Kernels& kernels() {
     }
     return *table;
 }
+
+Transform transform_of(int length) { return Transform(length, kernels().widest_radix); }
 
 bool choose_kernels(const char* name) {
     for (const Kernels& table : kTables) {

@@ -12,6 +12,7 @@ namespace edge {
 
 struct Kernels {
     const char* name;
+    int widest_radix;  // whose butterflies leave registers for temporaries; see `transform_of`
     IngestChunk ingest_chunk;
     AllFinite all_finite;
     CompressLine compress_line;
@@ -63,6 +64,7 @@ EDGE_DECLARE(avx512)
 #endif
 
 const Kernels& kernels();                      // chosen when first asked
+Transform transform_of(int length);            // made for them; any others run it too
 bool choose_kernels(const char* name);         // for tests: false where this processor can't run them, or they are not built
 const char* const* kernel_names(int* count);   // that this processor runs, best first
 

@@ -10,14 +10,14 @@ namespace {
 
 // Large radices first: the passes over the whole array are the ones that move the most data. The last pass, which the callers fuse
 // with their own work, is kept small.
-std::vector<int> radices_of(int length) {
+std::vector<int> radices_of(int length, int widest_radix) {
     std::vector<int> radices;
     int twos = 0;
     while (length % 2 == 0) {
         length /= 2;
         ++twos;
     }
-    for (; twos >= 5 || twos == 3; twos -= 3) radices.push_back(8);
+    for (; widest_radix >= 8 && (twos >= 5 || twos == 3); twos -= 3) radices.push_back(8);
     for (int prime : {7, 5, 3}) {
         for (; length % prime == 0; length /= prime) radices.push_back(prime);
     }
@@ -39,11 +39,11 @@ void append_root(std::vector<float>& table, long numerator, long denominator, do
 
 }  // namespace
 
-Transform::Transform(int length_)
+Transform::Transform(int length_, int widest_radix)
     : length(length_), scale(1.0f), frequency(static_cast<std::size_t>(std::max(length_, 0))), position(frequency.size()) {
     if (length < 1) throw std::invalid_argument("a transform has at least one point");
     scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(length)));
-    const std::vector<int> radices = radices_of(length);
+    const std::vector<int> radices = radices_of(length, widest_radix);
     largest_prime = 1;
     int block = length;
     for (int radix : radices) {

@@ -24,7 +24,8 @@ struct Transform {
     std::vector<int> position;   // of each frequency, the inverse of `frequency`
     int largest_prime;           // scratch needed by passes without a butterfly of their own
 
-    explicit Transform(int length);  // length >= 1
+    // length >= 1. Factors of two are taken together in butterflies of at most `widest_radix` points, 4 or 8.
+    Transform(int length, int widest_radix);
 };
 
 }  // namespace edge

@@ -5,6 +5,10 @@
 #include <cstddef>
 #include <cstring>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #include "complex.cuh"
 
 #ifndef EDGE_ISA
@@ -73,22 +77,8 @@ inline void store_interleaved(void* to, Complex<Vector> value) {
     std::memcpy(static_cast<char*>(to) + sizeof first, &second, sizeof second);
 }
 
-struct Halves {
-    Quad quads[2];
-};
-
-inline Halves halves_of(Vector value) {
-    Halves halves;
-    std::memcpy(&halves, &value, sizeof halves);
-    return halves;
-}
-
-inline Vector both(Quad low, Quad high) {
-    const Halves halves{{low, high}};
-    Vector value;
-    std::memcpy(&value, &halves, sizeof value);
-    return value;
-}
+// By name: through memory, as GCC makes it of copies, the load of a whole waits for the stores of both halves.
+inline Vector both(Quad low, Quad high) { return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1); }
 
 // Two interleaved complex numbers of each of kLanes rows, at any address: `even` and `odd` hold the rows side by side.
 inline void load_pairs(const unsigned char* const* rows, std::ptrdiff_t offset, Complex<Vector>& even, Complex<Vector>& odd) {
@@ -110,7 +100,7 @@ inline void load_pairs(const unsigned char* const* rows, std::ptrdiff_t offset, 
 struct Pairs {
     Vector wide[4];
     Quad operator[](int row) const {
-        return halves_of(wide[row % 4]).quads[row / 4];
+        return row < 4 ? Quad(_mm256_castps256_ps128(wide[row])) : Quad(_mm256_extractf128_ps(wide[row - 4], 1));
     }
 };
 

@@ -53,6 +53,12 @@ EDGE_DEVICE Complex<V> times(Complex<V> a, float re, float im) {
     return {a.re * re - a.im * im, a.im * re + a.re * im};
 }
 
+// a * conj(re + i im) with scalars
+template <class V>
+EDGE_DEVICE Complex<V> times_conjugate(Complex<V> a, float re, float im) {
+    return {a.re * re + a.im * im, a.im * re - a.re * im};
+}
+
 // Sign * i * a
 template <int Sign, class V>
 EDGE_DEVICE Complex<V> times_i(Complex<V> a) {
