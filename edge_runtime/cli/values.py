@@ -61,3 +61,24 @@ def shares(text: str) -> tuple[float, ...]:
     if not all(0 < share < 1 for share in shares):
         raise argparse.ArgumentTypeError(f"{text!r}: every share must lie between 0 and 1")
     return shares
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    host, colon, number = text.rpartition(":")
+    if colon and not host:
+        raise argparse.ArgumentTypeError(f"{text!r}: PORT, or HOST:PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", port_or_any(number)
+
+
+def margin(text: str) -> float:
+    return _number(text, "a number from 0 to 100", 0, 100)
+
+
+def count(text: str) -> int:
+    return _whole(text, "a whole number from 1", 1, 1 << 62)
+
+
+def sha256(text: str) -> str:
+    if len(text) != 64 or not set(text.lower()) <= set("0123456789abcdef"):
+        raise argparse.ArgumentTypeError(f"{text!r}: 64 hexadecimal digits")
+    return text.lower()
