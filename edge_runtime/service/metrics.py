@@ -73,7 +73,7 @@ class Metrics(Observer):
     """
 
     def __init__(self, runtime: Runtime, version: str, sessions: Callable[[], int], stuck: Callable[[], int]) -> None:
-        disable_created_metrics()  # a second series for each, that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, that nobody asks for
         self._registry = registry = CollectorRegistry()
         self._step, self._stage, self._kind, self._missed = _Bounded(), _Bounded(), _Bounded(), _Bounded()
         ProcessCollector(registry=registry)
