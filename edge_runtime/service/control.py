@@ -55,7 +55,7 @@ class ControlServer:
         self._places = threading.BoundedSemaphore(MOST_REQUESTS)
         self._stop = threading.Event()
         self._listener = _listen(path)
-        self._inode = path.stat().st_ino
+        self._file = _identity(path)
         self._thread = threading.Thread(target=self._work, name="control", daemon=True)
         self._thread.start()
 
@@ -64,7 +64,7 @@ class ControlServer:
         self._thread.join()
         self._listener.close()
         with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:  # and not one that another server has put there
+            if _identity(self._path) == self._file:  # and not one that another server has put there
                 self._path.unlink()
 
     def _work(self) -> None:
@@ -112,6 +112,11 @@ class ControlServer:
         except Exception as error:
             log.exception("control socket: a request failed")
             return {"error": f"internal error: {type(error).__name__}: {error}"}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_ctime_ns  # numbers of files are used again
 
 
 def _listen(path: Path) -> socket.socket:

@@ -39,7 +39,9 @@ CANARY = "Zugvogel"
 FORMATTERS = [JsonFormatter(), TextFormatter()]
 
 
-def record_of(message: str, *arguments: object, name: str = "edge_runtime.session", error: Exception | None = None) -> logging.LogRecord:
+def record_of(
+    message: str, *arguments: object, name: str = "edge_runtime.session", error: Exception | None = None
+) -> logging.LogRecord:
     info = None if error is None else (type(error), error, error.__traceback__)
     return logging.LogRecord(name, logging.WARNING, "session.py", 7, message, arguments, info)
 
@@ -111,7 +113,9 @@ def marked_scans() -> list[bytes]:
 
     bad = readouts_of(usual_kspace())
     bad.samples[3, 0, 0] = complex("nan")
-    image = pack_image(readouts.samples[:1, :1, None].real.astype("float32"), {}, f"<ismrmrdMeta>{CANARY}</ismrmrdMeta>")
+    image = pack_image(
+        readouts.samples[:1, :1, None].real.astype("float32"), {}, f"<ismrmrdMeta>{CANARY}</ismrmrdMeta>"
+    )
     return [
         scan_bytes(readouts, header=header),
         scan_bytes(readouts, header=header, configuration="edge-all"),
@@ -136,11 +140,26 @@ def marked_scans() -> list[bytes]:
 @pytest.mark.parametrize("form", ["json", pytest.param("text", marks=pytest.mark.full)])
 def test_no_patient_data_in_logs_metrics_and_audit(form, tmp_path, tiny_bundle, trust_folder):
     (tmp_path / "test.toml").write_text(PROFILE.format(**USUAL_LIMITS))
-    command = [sys.executable, "-W", "always", "-m", "edge_runtime.cli", "serve", "--port", "0", "--json", "--log", form]
+    command = [
+        sys.executable,
+        "-W",
+        "always",
+        "-m",
+        "edge_runtime.cli",
+        "serve",
+        "--port",
+        "0",
+        "--json",
+        "--log",
+        form,
+    ]
     command += ["--profile", str(tmp_path / "test.toml"), "--bundle", str(tiny_bundle), "--trust", str(trust_folder)]
     command += ["--metrics", "0", "--audit", str(tmp_path / "audit.jsonl"), "--out", str(tmp_path / "out")]
     said = tmp_path / "stderr"
-    with said.open("w") as stderr, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as server:
+    with (
+        said.open("w") as stderr,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as server,
+    ):
         try:
             assert server.stdout is not None
             address = json.loads(server.stdout.readline())
@@ -152,7 +171,9 @@ def test_no_patient_data_in_logs_metrics_and_audit(form, tmp_path, tiny_bundle, 
                     replies = client.replies()
                     images += sum(isinstance(image, ImageMessage) for image in replies.images)
                     answers += replies.text
-            with urllib.request.urlopen(f"http://127.0.0.1:{address['metrics']['port']}/metrics", timeout=PATIENCE_S) as page:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{address['metrics']['port']}/metrics", timeout=PATIENCE_S
+            ) as page:
                 metrics = page.read().decode()
             server.send_signal(signal.SIGTERM)
             assert server.wait(PATIENCE_S) == 0

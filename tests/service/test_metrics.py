@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -100,8 +101,10 @@ def test_health_follows_progress_and_readiness_room(told):
     with server.connect() as first, server.connect() as second:
         for client in (first, second):
             client.send(opening())
+        deadline = time.monotonic() + PATIENCE_S
         while server.server.sessions < 2:
-            pass
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert get(port, "/readyz") == (503, "all 2 sessions are taken\n")
         assert get(port, "/healthz")[0] == 200
     server.server.stop()

@@ -59,7 +59,12 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 def server(manager: Manager, *command: str, watchdog_s: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
     environment = {**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(int(watchdog_s * 1e6))}
     with subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
@@ -136,13 +141,16 @@ def test_what_hangs_stops_the_feed(what, tmp_path, tiny_bundle, trust_folder):
     profile.write_text(PROFILE.format(**USUAL_LIMITS))
     command = [str(HUNG), what, "serve", "--port", "0", "--json", "--profile", str(profile)]
     command += ["--bundle", str(tiny_bundle), "--trust", str(trust_folder)]
-    with contextlib.closing(Manager(str(tmp_path / "notify"))) as manager:
-        with server(manager, *command, watchdog_s=4) as (_, port), Client(port) as client:
+    with (
+        contextlib.closing(Manager(str(tmp_path / "notify"))) as manager,
+        server(manager, *command, watchdog_s=4) as (_, port),
+        Client(port) as client,
+    ):
+        manager.until("WATCHDOG")
+        client.send(scan_bytes(readouts_of(usual_kspace()), configuration="edge"))
+        while not (said := manager.until("STATUS"))["STATUS"].startswith("stuck: "):
+            pass
+        assert ("reconstruct-0" if what == "engine" else "scan ") in said["STATUS"]
+        manager._socket.settimeout(3)  # three times the feed's interval
+        with pytest.raises(TimeoutError):
             manager.until("WATCHDOG")
-            client.send(scan_bytes(readouts_of(usual_kspace()), configuration="edge"))
-            while not (said := manager.until("STATUS"))["STATUS"].startswith("stuck: "):
-                pass
-            assert ("reconstruct-0" if what == "engine" else "scan ") in said["STATUS"]
-            manager._socket.settimeout(3)  # three times the feed's interval
-            with pytest.raises(TimeoutError):
-                manager.until("WATCHDOG")
