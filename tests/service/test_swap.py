@@ -120,7 +120,7 @@ MakeBundle = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path, signing_key) -> MakeBundle:
-    """A bundle ``tiny 2`` around a convolution; by the size of its input the correction is ``1 + exp(size / per - less)`` times as large."""
+    """A bundle ``tiny 2``: a convolution times ``1 + exp(size / per - less)``, by the size of the network's input."""
     onnx = pytest.importorskip("onnx")
 
     def write(name: str = "two", per: float = 1.0, less: float = 1e9, gain: float = 0.01) -> Path:
