@@ -36,6 +36,9 @@
     ├── ProfileError           a hardware profile that is missing or invalid
     ├── DeliveryError          an image that could not be written or sent
     ├── RecordingError         a recorded scan that can't be read
+    ├── ServiceError           a part of the running server that can't begin: its control socket, its metrics
+    │   └── AuditError         an audit log that can't be read or written
+    ├── SwapRefused            a bundle that was not taken into use in place of the running one; says why
     ├── ArgumentError          an array that is not what a kernel's plan was made for; a caller's mistake
     └── PlaybackError          a recorded scan that can't be played; in hil/player.py
 
@@ -90,6 +93,18 @@ class UnsupportedScan(ScanRefused):
 
 class BudgetExceeded(ScanRefused):
     """What was declared needs more memory than the profile grants, or than other scans have left."""
+
+
+def kind_of(error: BaseException) -> str:
+    """What may be logged of an error: words of a header, of a client or of a library's never, since they may be a patient's. Errors
+    of this package's own about anything else are told in full."""
+    if isinstance(error, ScanRefused):
+        return f"{type(error).__name__} of {error.field}; the scanner and report.json were told more"
+    if isinstance(error, EdgeRuntimeError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{type(error).__name__}: {error.strerror}"
+    return type(error).__name__
 
 
 class NoImage(EdgeRuntimeError):
@@ -206,6 +221,18 @@ class DeliveryError(EdgeRuntimeError):
 
 class RecordingError(EdgeRuntimeError):
     """A recorded scan that can't be read."""
+
+
+class ServiceError(EdgeRuntimeError):
+    """A part of the running server that can't begin, or that can't be reached."""
+
+
+class AuditError(ServiceError):
+    """An audit log that can't be read or written."""
+
+
+class SwapRefused(EdgeRuntimeError):
+    """A bundle that was not taken into use in place of the running one."""
 
 
 class ArgumentError(EdgeRuntimeError, ValueError):

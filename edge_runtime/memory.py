@@ -24,6 +24,11 @@ class MemoryBudget:
         """What nobody has reserved."""
         return self.total_bytes - self._reserved_bytes
 
+    @property
+    def reserved_bytes(self) -> int:
+        """What scans hold."""
+        return self._reserved_bytes
+
     def take(self, more_bytes: int, leaving_bytes: int = 0) -> bool:
         """Reserves, where so much is free and some is left; a negative number gives back."""
         with self._counting:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from edge_runtime.service.heart import Heart, a_job
+
 
 class Priority(enum.IntEnum):
     """Lower runs first."""
@@ -28,14 +30,16 @@ class ReconstructionPool:
     Args:
         workers: jobs that run at the same time.
         depth: jobs of one lane that may wait.
+        heart: where the threads show that they go on.
     """
 
-    def __init__(self, workers: int, depth: int) -> None:
+    def __init__(self, workers: int, depth: int, heart: Heart | None = None) -> None:
         self.depth = depth
         self._changed = threading.Condition()
         self._lanes: set[Lane] = set()
         self._turns = itertools.count()
         self._closing = False
+        self._heart = heart or Heart()
         self._threads = [
             threading.Thread(target=self._work, name=f"reconstruct-{i}", daemon=True) for i in range(workers)
         ]
@@ -54,9 +58,20 @@ class ReconstructionPool:
         for thread in self._threads:
             thread.join()
 
+    @property
+    def jobs_waiting(self) -> int:
+        """Of all lanes."""
+        with self._changed:
+            return sum(len(lane.waiting) for lane in self._lanes)
+
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            job()
+        pulse = self._heart.pulse(threading.current_thread().name, works=True)
+        try:
+            while (job := self._next()) is not None:
+                with a_job(pulse):
+                    job()
+        finally:
+            pulse.end()
 
     def _next(self) -> Callable[[], None] | None:
         """The job whose turn it is; waits for one, and returns ``None`` when the pool has closed and none is left."""

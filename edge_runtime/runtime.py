@@ -22,6 +22,8 @@ from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
 from edge_runtime.scan import Provenance
+from edge_runtime.service.heart import Heart
+from edge_runtime.service.observers import Observers
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +52,23 @@ class Model:
     precision: str
     engine: str
 
+    def __str__(self) -> str:
+        return f"{self.bundle.name} {self.bundle.version} {self.precision}"
+
+
+class ModelInUse:
+    """The model that scans take which begin now; ``None`` where only classical images are wanted. From any thread."""
+
+    def __init__(self, model: Model | None) -> None:
+        self.current = model
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """Shared by all sessions; immutable but for the threads inside.
+    """Shared by all sessions; immutable but for the threads inside, and for which model the next scan takes.
 
     Attributes:
-        model: ``None`` where only classical images are wanted.
+        in_use: holds that model. A session asks once and keeps what it got (`model`).
         plans: kernels of the slices that are being reconstructed.
         output: folder for DICOM series and reports, ``None`` to keep nothing.
         memory: what scans reserve before they allocate.
@@ -64,10 +76,12 @@ class Runtime:
         previews: shares of a slice's expected readouts at which a preview is made.
         notes: on this process, that every image carries.
         took: how long the scans before took.
+        observers: whom sessions tell what happens.
+        heart: where threads show that they go on.
     """
 
     profile: Profile
-    model: Model | None
+    in_use: ModelInUse
     pool: ReconstructionPool
     plans: Plans
     output: Path | None
@@ -76,19 +90,26 @@ class Runtime:
     giving_up: threading.Event = field(default_factory=threading.Event)
     notes: tuple[str, ...] = ()
     took: Took = field(default_factory=Took)
+    observers: Observers = field(default_factory=Observers)
+    heart: Heart = field(default_factory=Heart)
 
-    def provenance(self, *, learned: bool) -> Provenance:
-        """What made an image, the model's part only for learned ones."""
-        if not learned or self.model is None:
+    @property
+    def model(self) -> Model | None:
+        """What a scan takes that begins now."""
+        return self.in_use.current
+
+    def provenance(self, model: Model | None) -> Provenance:
+        """What made an image: with a model for learned ones, without for the others."""
+        if model is None:
             return Provenance(runtime_version(), profile=self.profile.name)
-        bundle = self.model.bundle
+        bundle = model.bundle
         return Provenance(
             runtime_version(),
             bundle.name,
             bundle.version,
             bundle.digest,
-            self.model.engine,
-            self.model.precision,
+            model.engine,
+            model.precision,
             self.profile.name,
             bundle.override.reason if bundle.override else "",
         )
@@ -137,8 +158,14 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
     return Model(replace(bundle, forms={}), admitted.learned, form.precision, admitted.description)
 
 
-def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:
-    """The model of a bundle that is trusted here; the log says what it is and who answers for it."""
+def open_model(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:
+    """The model of a bundle that is trusted here; the log says what it is and who answers for it.
+
+    The file is read once, whole: what happens to it afterwards does not matter.
+
+    Raises:
+        BundleError, TrustStoreError, EngineError, DeviceError: see `open_runtime` and `prepare_model`.
+    """
     bundle = load_bundle(path, None if trust is None else load_trust_store(trust))
     name, key_id = bundle.signed_by
     log.info("bundle %s %s, SHA-256 %s, signed by %s (%s)", bundle.name, bundle.version, bundle.digest, name, key_id)
@@ -171,14 +198,15 @@ def open_runtime(
         TrustStoreError: the trust store can't be read.
         DeviceError: the profile's kernels can't run here.
     """
-    model = _prepare(bundle, profile, precision, trust or profile.trust) if bundle is not None else None
+    model = open_model(bundle, profile, precision, trust or profile.trust) if bundle is not None else None
     plans, notes = choose_plans(profile)
     # The threads of numpy's BLAS spin for a tenth of a second after their work, in which the network lacks a core.
     blas = threadpool_limits(1, user_api="blas")
-    pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
+    heart = Heart()
+    pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices, heart)
     try:
         memory = MemoryBudget(profile.total_bytes)
-        yield Runtime(profile, model, pool, plans, output, memory, previews, notes=notes)
+        yield Runtime(profile, ModelInUse(model), pool, plans, output, memory, previews, notes=notes, heart=heart)
     finally:
         pool.close()
         blas.restore_original_limits()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import logging
 import math
 import threading
@@ -24,12 +25,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from edge_runtime.ahead import Ahead, Pace, Steps
-from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
+from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused, kind_of
 from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler
@@ -48,8 +49,10 @@ from edge_runtime.modalities.mri.reconstruct import (
 )
 from edge_runtime.pool import Priority
 from edge_runtime.report import ReportFolder, ScanReport, Stages
-from edge_runtime.runtime import Runtime
+from edge_runtime.runtime import Model, Runtime
 from edge_runtime.scan import Completeness, Geometry, Image, Method, ReadoutBatch, ReadoutFlag, ScanHeader, SliceKey
+from edge_runtime.service.heart import progress as progressed
+from edge_runtime.service.logs import of_scan
 
 if TYPE_CHECKING:
     from edge_runtime.delivery.dicom import SeriesWriter
@@ -139,6 +142,23 @@ class _Calibrated:
     ahead_s: float
 
 
+Given = ParamSpec("Given")
+Given_back = TypeVar("Given_back")
+
+
+def _at_work(
+    method: Callable[Concatenate[Session, Given], Given_back],
+) -> Callable[Concatenate[Session, Given], Given_back]:
+    """The method, in which a session must make progress."""
+
+    @functools.wraps(method)
+    def at_work(session: Session, /, *arguments: Given.args, **named: Given.kwargs) -> Given_back:
+        with session.pulse.working():
+            return method(session, *arguments, **named)
+
+    return at_work
+
+
 class Session:
     """See the module's text.
 
@@ -156,6 +176,8 @@ class Session:
         self._out = outbound
         self._start = time.monotonic()
         self._methods: tuple[Method, ...] = ()
+        self._model: Model | None = None
+        self.pulse = runtime.heart.pulse(f"scan {scan_id}")
         self._header: ScanHeader | None = None
         self._assembler: Assembler | None = None
         self._writer: SeriesWriter | None = None
@@ -187,11 +209,13 @@ class Session:
         if name not in CONFIGURATIONS:
             raise ProtocolError("configuration", name, f"unknown; known are {', '.join(CONFIGURATIONS)}")
         methods = CONFIGURATIONS[name]
-        if self._runtime.model is None:
+        self._model = self._runtime.model  # to the scan's end, whatever takes its place meanwhile
+        if self._model is None:
             methods = tuple(m for m in methods if m is not Method.LEARNED)
         self._methods, self.report.configuration = methods, name
         self.state = State.AWAIT_HEADER
 
+    @_at_work
     def begin(self, header: ScanHeader) -> None:
         """The scan's header.
 
@@ -220,8 +244,10 @@ class Session:
             self._writer = SeriesWriter(self._runtime.output / self.report.scan_id, header, scan_id=self.report.scan_id)
         for note in (*self._runtime.notes, *header.notes, *layout.notes):
             self._say(f"note: {note}")
+        self._runtime.observers.scan_begun(self.report.scan_id, self.report.configuration, self._model)
         self.state = State.RECEIVING
 
+    @_at_work
     def readouts(self, batch: ReadoutBatch) -> None:
         """Readouts as they arrive; returns when they are assembled, later when slices wait for reconstruction or images for the
         scanner to take them.
@@ -233,6 +259,7 @@ class Session:
         assert self._assembler is not None
         self._reserve_for(batch)
         self.report.readouts += len(batch)
+        self._runtime.observers.readouts_received(len(batch))
         self.report.last_readout_s = time.monotonic() - self._start
         began = time.monotonic()
         for key, complete in self._assembler.add(batch):
@@ -240,6 +267,7 @@ class Session:
             self._advance(key, complete)
             began = time.monotonic()
 
+    @_at_work
     def close(self) -> None:
         """The scanner has sent everything it will."""
         if self.state is State.ENDED:
@@ -257,12 +285,19 @@ class Session:
             self._no_image(f"the connection was closed while {self.state.value}")
         self._end()
 
-    def abort(self, reason: str) -> None:
-        """The scan can't go on (refused input, stalled or lost link): says why, and saves what was measured."""
+    @_at_work
+    def abort(self, reason: str, error: Exception | None = None) -> None:
+        """The scan can't go on (refused input, stalled or lost link): says why, and saves what was measured.
+
+        Args:
+            error: that ended it; the log then has its kind alone, since its words may be a header's.
+        """
         if self.state is State.ENDED:
             return
         self.report.error = reason
-        log.warning("scan %s ended early: %s", self.report.scan_id, reason)
+        log.warning("scan %s ended early: %s", self.report.scan_id, reason if error is None else kind_of(error))
+        if error is not None:
+            self._runtime.observers.failed(self.report.scan_id, None, error)
         self._out.text(f"error: {reason}")
         if self.state is State.RECEIVING and self._assembler is not None:
             self._assembler.notes.append(f"the scan ended early: {reason}")
@@ -485,8 +520,10 @@ class Session:
         progress.final_queued = True
         # Memory is bounded: readouts wait until a reconstruction has ended, then until images have been sent.
         while (waiting := self._waiting()) and not self._room_for_one_more(waiting):
-            waiting[0].exception()
-        self._out.wait_for_room(self._images_bytes * (len(waiting) + 1))
+            with self.pulse.waiting_for_work():
+                waiting[0].exception()
+        with self.pulse.waiting():
+            self._out.wait_for_room(self._images_bytes * (len(waiting) + 1))
         geometry, notes = assembler.geometry(key), self._notes()
         if missing := assembler.lacking(key):
             notes = (*notes, missing)
@@ -508,15 +545,18 @@ class Session:
                 self._reconstruct(
                     key, samples, calibration, geometry, completeness, notes, share, arrived, stages, begun=begun
                 )
+                self._runtime.observers.slice_done(self.report.scan_id, self._learning(), samples, calibration)
             except NoImage as error:
                 self._no_image(f"{key}: {error}")
             except EdgeRuntimeError as error:
+                self._runtime.observers.failed(self.report.scan_id, self._learning(), error)
                 self._no_image(f"{key}: {type(error).__name__}: {error}")
             finally:
                 assembler.reuse(samples)
 
         self._tried = True
-        self._unfinished.append(self._lane.submit(Priority.FINAL, self._guarded(job)))
+        with self.pulse.waiting_for_work():
+            self._unfinished.append(self._lane.submit(Priority.FINAL, self._guarded(job)))
         self._progress.pop(key, None)
 
     def _room_for_one_more(self, waiting: list[Future[None]]) -> bool:
@@ -532,9 +572,11 @@ class Session:
 
         def guarded() -> None:
             try:
-                job()
+                with of_scan(self.report.scan_id):
+                    job()
             except Exception as error:
                 log.error("scan %s: a reconstruction failed", self.report.scan_id, exc_info=error)
+                self._runtime.observers.failed(self.report.scan_id, self._learning(), error)
                 self._no_image(f"a reconstruction failed: {type(error).__name__}: {error}")
 
         return guarded
@@ -605,7 +647,13 @@ class Session:
         assert self._assembler is not None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
-        for method, made in reconstruct(samples, calibration, self._learned(), self._runtime.plans, wanted, begun):
+
+        def going_on() -> bool:
+            progressed()
+            return wanted()
+
+        for method, made in reconstruct(samples, calibration, self._learned(), self._runtime.plans, going_on, begun):
+            progressed()
             stages.ended(method.value)
             if method not in self._methods:
                 continue
@@ -617,7 +665,7 @@ class Session:
                 completeness=completeness,
                 key=key,
                 geometry=geometry,
-                provenance=self._runtime.provenance(learned=method is Method.LEARNED),
+                provenance=self._runtime.provenance(self._model if method is Method.LEARNED else None),
                 measured_share=share,
                 acceleration=samples.measured.size / max(1, int(samples.measured.sum())),
                 acquired_at=arrived,
@@ -629,8 +677,12 @@ class Session:
 
     def _learned(self) -> Learned | None:
         """What makes the learned images, where they are wanted."""
-        model = self._runtime.model
-        return model.reconstruction if model is not None and Method.LEARNED in self._methods else None
+        model = self._learning()
+        return model.reconstruction if model is not None else None
+
+    def _learning(self) -> Model | None:
+        """The scan's model, where learned images are wanted."""
+        return self._model if Method.LEARNED in self._methods else None
 
     def _deliver_image(self, image: Image, stages: Stages, runs_ahead: int) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
@@ -669,18 +721,22 @@ class Session:
             stages.ended("dicom")
         record["stages_s"] = stages.take()
         self._folder.add("images", record)
+        self._runtime.observers.image_made(self.report.scan_id, record)
 
     # Ends
 
     def _end(self) -> None:
-        for job in self._unfinished:
-            job.exception()  # waits
+        with self.pulse.waiting_for_work():
+            for job in self._unfinished:
+                job.exception()  # waits
         self._unfinished.clear()
         self.state = State.ENDED
         if self._assembler is not None:
             self.report.left_out.update(self._assembler.left_out)
             self.report.notes = list(self._assembler.notes)
         self._folder.write()
+        self.pulse.end()
+        self._runtime.observers.scan_ended(self.report, self._model if self._assembler is not None else None)
 
     def _notes(self) -> tuple[str, ...]:
         assert self._assembler is not None and self._header is not None

@@ -37,6 +37,8 @@ from edge_runtime.profile import Profile
 from edge_runtime.report import ScanReport
 from edge_runtime.runtime import Runtime
 from edge_runtime.scan import Completeness, Image, ReadoutBatch, ScanHeader
+from edge_runtime.service.heart import Pulse
+from edge_runtime.service.logs import of_scan
 from edge_runtime.session import ONE_SCAN, Session
 
 log = logging.getLogger(__name__)
@@ -87,8 +89,19 @@ class MrdServer:
 
     def serve_forever(self) -> None:
         """Accepts connections until `stop`; returns when every session has ended."""
+        pulse = self._runtime.heart.pulse("the accept loop")
         try:
+            self._accept(pulse)
+        finally:
+            pulse.end()
+            self._listener.close()
+            for thread in list(self._connections):
+                thread.join()
+
+    def _accept(self, pulse: Pulse) -> None:
+        with pulse.working():
             while not self._stop.is_set():
+                pulse.beat()
                 try:
                     peer, address = self._listener.accept()
                 except TimeoutError:
@@ -100,10 +113,16 @@ class MrdServer:
                     time.sleep(POLL_S)
                     continue
                 self._admit(peer, f"{address[0]}:{address[1]}")
-        finally:
-            self._listener.close()
-            for thread in list(self._connections):
-                thread.join()
+
+    @property
+    def sessions(self) -> int:
+        """Connections that are open, those that put their things away too."""
+        return len(self._connections)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no new connection is taken."""
+        return self._stop.is_set()
 
     def stop(self) -> None:
         """Ends the server; sessions save what they have measured."""
@@ -198,7 +217,11 @@ class _Connection:
     def run(self, number: int) -> ScanReport | None:
         """Serves one scan and returns its report; None where not a byte came: somebody looked whether the port is open."""
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        session = Session(self._runtime, self, f"{stamp}-{number:04d}")
+        scan_id = f"{stamp}-{number:04d}"
+        with of_scan(scan_id):
+            return self._run(Session(self._runtime, self, scan_id))
+
+    def _run(self, session: Session) -> ScanReport | None:
         try:
             if not self._receive(memoryview(bytearray(1)), socket.MSG_PEEK):
                 return None
@@ -237,9 +260,9 @@ class _Connection:
                 self._nobody_waits()
                 session.abort("the connection ended without CLOSE")
         except ScanRefused as error:
-            session.abort(str(error))
+            session.abort(str(error), error)
         except EdgeRuntimeError as error:
-            session.abort(f"{type(error).__name__}: {error}")
+            session.abort(f"{type(error).__name__}: {error}", error)
         except _Stalled as error:
             self._nobody_waits()
             session.abort(str(error))
@@ -249,7 +272,7 @@ class _Connection:
             session.abort(f"the connection was lost: {error}")
         except Exception as error:  # a defect of ours: the scanner is told, and what was measured is saved
             log.exception("%s: session failed", self._address)
-            session.abort(f"internal error: {type(error).__name__}: {error}")
+            session.abort(f"internal error: {type(error).__name__}: {error}", error)
 
     def _begin(self, session: Session, reader: MessageReader, header: ScanHeader) -> None:
         session.begin(header)
@@ -284,7 +307,7 @@ class _Connection:
         elif isinstance(message, ConfigText):
             session.configure(_configuration_name(message.text))
         elif isinstance(message, Text):
-            log.info("%s says: %s", self._address, message.text[:500])
+            log.info("%s sent a text of %d characters", self._address, len(message.text))  # words may be a patient's
         elif isinstance(message, Waveform):
             session.report.left_out["waveform"] = session.report.left_out.get("waveform", 0) + 1
         elif isinstance(message, ImageMessage):

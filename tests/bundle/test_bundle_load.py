@@ -260,8 +260,8 @@ def test_missed_limits_that_nobody_overrides_are_refused(
 
 def test_an_override_is_logged_and_stands_in_the_provenance(tiny_bundle, runtime_of, caplog):
     with caplog.at_level(logging.INFO), runtime_of(bundle=tiny_bundle) as runtime:
-        assert runtime.provenance(learned=True).bundle_override == "a test"
-        assert runtime.provenance(learned=False).bundle_override == ""
+        assert runtime.provenance(runtime.model).bundle_override == "a test"
+        assert runtime.provenance(None).bundle_override == ""
     assert "quality limits overridden (there is no quality report): a test" in caplog.text
     assert "signed by tests (" in caplog.text
 
