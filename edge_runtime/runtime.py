@@ -14,8 +14,14 @@ from threadpoolctl import threadpool_limits
 
 from edge_runtime.admission import admit
 from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
-from edge_runtime.errors import BundleError, DeviceError
+from edge_runtime.counters import Counters
+from edge_runtime.deadline import Deadlines, Scheduler, Thermal
+from edge_runtime.deadline.policy import CLASSICAL
+from edge_runtime.engines.crumbs import Crumbs
+from edge_runtime.engines.watch import Watch
+from edge_runtime.errors import BundleError, DeviceError, EngineQuarantined
 from edge_runtime.kernels import Plans, Where, Workers
+from edge_runtime.lineup import Lineup, Ready, less_precise
 from edge_runtime.memory import MemoryBudget
 from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.pool import ReconstructionPool
@@ -42,12 +48,20 @@ class Model:
 
     Attributes:
         bundle: without its forms.
+        reconstruction, precision, engine: of the form that runs where there is time, when it was made ready.
+        lineup: which form and engine runs now.
     """
 
     bundle: Bundle
     reconstruction: Learned
     precision: str
     engine: str
+    lineup: Lineup
+
+
+def _unhurried() -> Scheduler:
+    """One without deadlines, that looks at no sensor."""
+    return Scheduler(Deadlines(), Thermal(), Counters())
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class Runtime:
         giving_up: set when the server ends and what still waits shall not be reconstructed any more.
         previews: shares of a slice's expected readouts at which a preview is made.
         notes: on this process, that every image carries.
+        counters: what is counted, for whoever shows it.
+        scheduler: says with how much work an image is made.
     """
 
     profile: Profile
@@ -73,21 +89,29 @@ class Runtime:
     previews: tuple[float, ...] = DEFAULT_PREVIEWS
     giving_up: threading.Event = field(default_factory=threading.Event)
     notes: tuple[str, ...] = ()
+    counters: Counters = field(default_factory=Counters)
+    scheduler: Scheduler = field(default_factory=_unhurried)
 
-    def provenance(self, *, learned: bool) -> Provenance:
-        """What made an image, the model's part only for learned ones."""
+    def provenance(self, *, learned: bool, ready: Ready | None = None, degraded: str = "") -> Provenance:
+        """What made an image, the model's part only for learned ones.
+
+        Args:
+            ready: form and engine; those that the process began with, where nobody says.
+            degraded: in which steps less work went into it, and why.
+        """
         if not learned or self.model is None:
-            return Provenance(runtime_version(), profile=self.profile.name)
+            return Provenance(runtime_version(), profile=self.profile.name, degraded=degraded)
         bundle = self.model.bundle
         return Provenance(
             runtime_version(),
             bundle.name,
             bundle.version,
             bundle.digest,
-            self.model.engine,
-            self.model.precision,
+            self.model.engine if ready is None else ready.engine,
+            self.model.precision if ready is None else ready.precision,
             self.profile.name,
             bundle.override.reason if bundle.override else "",
+            degraded,
         )
 
 
@@ -110,11 +134,20 @@ def choose_plans(profile: Profile) -> tuple[Plans, tuple[str, ...]]:
     raise AssertionError("a profile names a device")
 
 
-def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None) -> Model:
+def prepare_model(
+    bundle: Bundle,
+    profile: Profile,
+    precision: str | None = None,
+    *,
+    counters: Counters | None = None,
+    crumbs: Crumbs | None = None,
+) -> Model:
     """Plans the first of the profile's precisions that the bundle holds and checks it against the golden outputs.
 
     Args:
         precision: insists on one.
+        counters: where failures of engines are counted.
+        crumbs: where it is written down what engines do, for the next start to find.
 
     Raises:
         BundleError: the precision asked for is not in the bundle.
@@ -129,12 +162,22 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
             f"wanted is {precision or ' or '.join(profile.precisions)}"
         )
     form = bundle.forms[wanted[0]]
-    admitted = admit(bundle, form, profile.engines, profile.threads, profile.compilation)
-    # The graphs are the engine's now; a model of others may have a hundred megabytes of them.
-    return Model(replace(bundle, forms={}), admitted.learned, form.precision, admitted.description)
+    watch = Watch(profile.deadlines.patience_s, crumbs)
+    ready = Ready(form.precision, admit(bundle, form, profile.engines, profile.threads, profile.compilation, watch))
+    # A form is within the quality gate where the bundle keeps its limits, and only there.
+    lower = () if precision or bundle.override else less_precise(form.precision, bundle.forms, profile.precisions)
+    lineup = Lineup(bundle, profile, watch, counters or Counters(), ready, lower)
+    return Model(replace(bundle, forms={}), ready.learned, form.precision, ready.engine, lineup)
 
 
-def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:
+def _prepare(
+    path: Path,
+    profile: Profile,
+    precision: str | None,
+    trust: Path | None,
+    counters: Counters,
+    crumbs: Crumbs | None,
+) -> Model:
     """The model of a bundle that is trusted here; the log says what it is and who answers for it."""
     bundle = load_bundle(path, None if trust is None else load_trust_store(trust))
     name, key_id = bundle.signed_by
@@ -142,7 +185,7 @@ def _prepare(path: Path, profile: Profile, precision: str | None, trust: Path | 
     if bundle.override is not None:
         misses = "; ".join(bundle.override.misses)
         log.warning("bundle %s: quality limits overridden (%s): %s", bundle.name, misses, bundle.override.reason)
-    return prepare_model(bundle, profile, precision)
+    return prepare_model(bundle, profile, precision, counters=counters, crumbs=crumbs)
 
 
 @contextlib.contextmanager
@@ -154,6 +197,8 @@ def open_runtime(
     precision: str | None = None,
     trust: Path | None = None,
     previews: tuple[float, ...] = (0.25, 0.5, 0.75),
+    crumbs: Crumbs | None = None,
+    machine: Path = Path("/"),
 ) -> Iterator[Runtime]:
     """Makes everything ready, and ends the threads afterwards.
 
@@ -162,20 +207,41 @@ def open_runtime(
     Args:
         bundle: the model bundle, ``None`` for classical images only.
         trust: folder of the keys that may sign it; without one the profile's, without that the one that comes with the package.
+        crumbs: where it is written down what engines do, for the next start to find.
+        machine: root of ``/sys`` and the like.
 
     Raises:
         BundleError: the bundle is refused.
         TrustStoreError: the trust store can't be read.
         DeviceError: the profile's kernels can't run here.
+        EngineError: no engine is fit. Where all that could be have failed before, and the profile lets the learned image give way,
+            there are classical ones alone, which say so.
     """
-    model = _prepare(bundle, profile, precision, trust or profile.trust) if bundle is not None else None
+    counters, without = Counters(), ""
+    model: Model | None = None
+    if bundle is not None:
+        try:
+            model = _prepare(bundle, profile, precision, trust or profile.trust, counters, crumbs)
+        except EngineQuarantined as error:
+            if CLASSICAL not in profile.deadlines.steps:
+                raise
+            without = f"no learned images: {error}"
+            log.error("%s", without)
     plans, notes = choose_plans(profile)
+    notes = (*notes, without) if without else notes
+    scheduler = Scheduler(profile.deadlines, profile.thermal, counters, machine)
     # The threads of numpy's BLAS spin for a tenth of a second after their work, in which the network lacks a core.
     blas = threadpool_limits(1, user_api="blas")
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:
         memory = MemoryBudget(profile.total_bytes)
-        yield Runtime(profile, model, pool, plans, output, memory, previews, notes=notes)
+        scheduler.start()
+        yield Runtime(
+            profile, model, pool, plans, output, memory, previews, notes=notes, counters=counters, scheduler=scheduler
+        )
     finally:
+        scheduler.stop()
         pool.close()
+        if model is not None:
+            model.lineup.close()
         blas.restore_original_limits()

@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from edge_runtime.attempt import Attempt, Attempts
+from edge_runtime.engines.crumbs import scan_at_work
 from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused
 from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
@@ -162,6 +164,7 @@ class Session:
         self._coils = self._open_slices = 1
         self._memory = Reservation(runtime.memory)
         self._lane = runtime.pool.lane()
+        self._attempts = Attempts(runtime, scan_id, learned=False)
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -182,6 +185,7 @@ class Session:
         if self._runtime.model is None:
             methods = tuple(m for m in methods if m is not Method.LEARNED)
         self._methods, self.report.configuration = methods, name
+        self._attempts = Attempts(self._runtime, self.report.scan_id, learned=Method.LEARNED in methods)
         self.state = State.AWAIT_HEADER
 
     def begin(self, header: ScanHeader) -> None:
@@ -334,10 +338,11 @@ class Session:
             return
         if progress.preview is not None and not progress.preview.done():
             return  # the slice tries again when it has grown
-        overtaken = self._would_be_overtaken(progress, share)
-        if overtaken:
-            self._no_preview(key, due[-1])
-        if overtaken or self._preview(key, progress):
+        overtaken, hot = self._would_be_overtaken(progress, share), not self._runtime.scheduler.previews()
+        if overtaken or hot:
+            self._no_preview(key, due[-1], *(["the device is hot"] if hot else []))
+            self._runtime.counters.add("previews_left_out", cause="heat" if hot else "deadline")
+        if overtaken or hot or self._preview(key, progress):
             del progress.previews_due[: len(due)]
 
     def _would_be_overtaken(self, progress: _SliceProgress, share: float) -> bool:
@@ -534,8 +539,22 @@ class Session:
         assert self._assembler is not None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
-        for method, made in reconstruct(samples, calibration, self._learned(), self._runtime.plans, wanted):
+        final = completeness is not Completeness.PREVIEW
+        attempt = self._attempts.begin(
+            samples.hybrid.shape, stages.age_s(), self._lane.finals_waiting() if final else 0, final=final
+        )
+        if attempt.degraded and final:
+            self._degraded(key, attempt.degraded)
+
+        def failed(error: Exception) -> None:
+            attempt.failed(error)
+            if final:
+                self._degraded(key, attempt.degraded)
+
+        scan_at_work.set(self.report.scan_id)
+        for method, made in reconstruct(samples, calibration, attempt.learned, self._runtime.plans, wanted, failed):
             stages.ended(method.value)
+            attempt.made(method, stages.age_s())
             if method not in self._methods:
                 continue
             unconfirmed = made.evidence.unconfirmed if made.evidence else ""
@@ -546,22 +565,22 @@ class Session:
                 completeness=completeness,
                 key=key,
                 geometry=geometry,
-                provenance=self._runtime.provenance(learned=method is Method.LEARNED),
+                provenance=attempt.provenance(method),
                 measured_share=share,
                 acceleration=samples.measured.size / max(1, int(samples.measured.sum())),
                 acquired_at=arrived,
                 evidence=made.evidence,
-                notes=(*notes, unconfirmed) if unconfirmed else notes,
+                notes=(*notes, *attempt.notes, *([unconfirmed] if unconfirmed else [])),
             )
             stages.ended("recon_matrix")
-            self._deliver_image(image, stages)
+            self._deliver_image(image, stages, attempt)
 
     def _learned(self) -> Learned | None:
         """What makes the learned images, where they are wanted."""
         model = self._runtime.model
         return model.reconstruction if model is not None and Method.LEARNED in self._methods else None
 
-    def _deliver_image(self, image: Image, stages: Stages) -> None:
+    def _deliver_image(self, image: Image, stages: Stages, attempt: Attempt) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
         with self._deliver:
             kind = (image.method, image.completeness)
@@ -570,6 +589,7 @@ class Session:
             series = list(self._series).index(kind) + 1
         self._out.image(image, series, index)
         stages.ended("send")
+        latency_s = round(stages.age_s(), 4)
         record = {
             "slice": image.key.slice,
             "contrast": image.key.contrast,
@@ -583,7 +603,7 @@ class Session:
             "evidence": asdict(image.evidence) if image.evidence else None,
             "provenance": asdict(image.provenance),
             "sent_s": round(time.monotonic() - self._start, 4),
-            "latency_s": round(stages.age_s(), 4),
+            "latency_s": latency_s,
             "dicom": None,
         }
         if self._writer is not None and image.completeness is not Completeness.PREVIEW:
@@ -595,7 +615,8 @@ class Session:
                 self._out.text(f"error: {error}")
                 record["dicom_error"] = str(error)
             stages.ended("dicom")
-        record["stages_s"] = stages.take()
+        stages_s = stages.take()
+        record |= {"stages_s": stages_s, "deadline": attempt.judged(latency_s, stages_s)}
         self._folder.add("images", record)
 
     # Ends
@@ -625,6 +646,10 @@ class Session:
         reason = f"{key} at {share:.0%}: {why}"
         self._folder.add("no_preview", reason)
         self._out.text(f"no preview: {reason}")
+
+    def _degraded(self, key: SliceKey, reason: str) -> None:
+        self._folder.add("degraded", f"{key}: {reason}")
+        self._out.text(f"degraded: {key}: {reason}")
 
     def _say(self, text: str) -> None:
         if text not in self._said:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.bundle.trust_store import TrustStore
-from edge_runtime.doctor.detect import Machine
 from edge_runtime.engines import REGISTRY
 from edge_runtime.errors import DeviceError, EdgeRuntimeError
 from edge_runtime.kernels import Plans, Workers, instruction_set
+from edge_runtime.machine import Machine
 from edge_runtime.profile import DeviceFacts, Profile, available_profiles, load_profile
 from edge_runtime.runtime import prepare_model
 

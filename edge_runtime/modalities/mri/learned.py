@@ -28,12 +28,22 @@ OpenVINO, in FP32 and INT8, from 512 x 512 on."""
 
 @dataclass(frozen=True)
 class LearnedReconstruction:
-    """A regulariser made ready on an engine, with the settings it was trained with."""
+    """A regulariser made ready on an engine, with the settings it was trained with.
+
+    Attributes:
+        iterations: how many of the settings' are run, the first ones; ``None`` for all of them.
+    """
 
     settings: UnrolledSettings
     regulariser: Session
+    iterations: int | None = None
 
     coil_copies = 0
+
+    @property
+    def runs(self) -> int:
+        """How often the regulariser runs for an image."""
+        return self.settings.iterations if self.iterations is None else self.iterations
 
     @property
     def golden(self) -> Session:
@@ -84,7 +94,7 @@ class LearnedReconstruction:
             batch = packing.empty(CHANNELS)
             packing.pack(first, scale, batch[0, 2:4])
             packing.fill(condition_of_noise(noise / scale), batch[0, 4])
-            for iteration in range(settings.iterations):
+            for iteration in range(self.runs):
                 packing.pack(image, scale, batch[0, 0:2])
                 packing.fill(iteration / settings.iterations, batch[0, 5])
                 go_on(wanted)

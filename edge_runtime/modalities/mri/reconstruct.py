@@ -145,11 +145,13 @@ def reconstruct(
     learned: Learned | None,
     plans: Plans,
     wanted: Callable[[], bool] = lambda: True,
+    failed: Callable[[Exception], None] = lambda error: None,
 ) -> Iterator[tuple[Method, Reconstruction]]:
     """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled.
 
     Args:
         wanted: asked while the learned image, which takes longest, is made.
+        failed: told at once what the network failed with, before the other images come.
 
     Raises:
         Abandoned: it was not wanted any more; no image has come then.
@@ -188,6 +190,7 @@ def reconstruct(
                 raise
             except Exception as error:  # the patient's other images are due all the same
                 failure = error
+                failed(error)
             else:
                 yield Method.LEARNED, made
         plan.set_samples(hybrid, everything)
