@@ -1,4 +1,4 @@
-"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor``.
+"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor | engines``.
 
 Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
 143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import platform
 import signal
 import sys
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.errors import BundleError, DeliveryError, EdgeRuntimeError, RecordingError
 
 if TYPE_CHECKING:
+    from edge_runtime.engines.crumbs import Crumbs
     from edge_runtime.hil.player import Event, PlayResult
     from edge_runtime.links.files import Recording
 
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_bundle(commands)
     _add_doctor(commands)
+    _add_engines(commands)
     return parser
 
 
@@ -214,6 +217,24 @@ def _add_doctor(commands: Any) -> None:
     doctor.add_argument("--classical-only", action="store_true", help="no learned image is wanted")
     doctor.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     doctor.set_defaults(run=_doctor, parser=doctor)
+
+
+def _add_engines(commands: Any) -> None:
+    engines = commands.add_parser(
+        "engines",
+        help="which engines this device has, which have failed here, and how they are tried again",
+        description="Lists every engine, what it runs and whether the profile allows it, and those that are quarantined on this "
+        "device, with the reason. Exit code 1: --release found nothing to release.",
+        epilog="examples:\n"
+        "  edge-runtime engines --profile jetson-orin-nano\n"
+        "  edge-runtime engines --release openvino            the next start tries it again\n"
+        "  edge-runtime engines --release all --json\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    engines.add_argument("--profile", help="hardware profile, by name or path (x86-cpu)")
+    engines.add_argument("--release", metavar="NAME", help="take an engine's marks away, 'all' for every engine's")
+    engines.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    engines.set_defaults(run=_engines, parser=engines, classical_only=False)
 
 
 def _add_trust(command: argparse.ArgumentParser) -> None:
@@ -332,10 +353,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from edge_runtime.engines.crumbs import recorded
+    from edge_runtime.engines.watch import abandoned_threads
     from edge_runtime.links.mrd import MrdServer
+    from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 
     logging.getLogger("edge_runtime").setLevel(logging.INFO)
-    with _open_runtime(options, options.out) as runtime:
+    cache = load_profile(options.profile or DEFAULT_PROFILE).compilation.cache
+    with recorded(cache) as crumbs, _open_runtime(options, options.out, crumbs) as runtime:
         server = MrdServer(runtime, options.host, options.port)
 
         def stop(*_: object) -> None:
@@ -359,6 +384,10 @@ def _serve(options: argparse.Namespace) -> int:
                 flush=True,
             )
         server.serve_forever()
+    if abandoned_threads():  # an engine that hangs in native code must not meet the end of its own library
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -468,7 +497,7 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
     return 0 if "final" in parts and "incomplete" not in parts and not failed else EXIT_FAILED
 
 
-def _open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
+def _open_runtime(options: argparse.Namespace, output: Path | None, crumbs: Crumbs | None = None) -> Any:
     from edge_runtime.bundle import DEFAULT_BUNDLE
     from edge_runtime.profile import DEFAULT_PROFILE, load_profile
     from edge_runtime.runtime import DEFAULT_PREVIEWS, open_runtime
@@ -479,7 +508,13 @@ def _open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
     bundle = None if options.classical_only else (options.bundle or DEFAULT_BUNDLE)
     previews = DEFAULT_PREVIEWS if options.previews is None else options.previews
     return open_runtime(
-        profile, bundle=bundle, output=output, precision=options.precision, trust=options.trust, previews=previews
+        profile,
+        bundle=bundle,
+        output=output,
+        precision=options.precision,
+        trust=options.trust,
+        previews=previews,
+        crumbs=crumbs,
     )
 
 
@@ -528,6 +563,12 @@ def _doctor(options: argparse.Namespace) -> int:
         seen = {**asdict(machine), "cpu_features": sorted(machine.cpu_features)}
         print(json.dumps({"profile": profile.name, "machine": seen, "findings": [asdict(one) for one in findings]}))
     return EXIT_FAILED if any(one.state is State.BAD for one in findings) else 0
+
+
+def _engines(options: argparse.Namespace) -> int:
+    from edge_runtime.doctor.engines import run
+
+    return run(options)
 
 
 def _probe(output: Path) -> None:

@@ -1,5 +1,5 @@
-"""What Linux says of the machine: the doctor looks once, a server goes on looking. It is read from files below a root that tests may
-put elsewhere; nothing here changes anything.
+"""What Linux says of the machine: the doctor looks once, a server goes on looking. It is read from files below a root that tests
+may put elsewhere; nothing here changes anything.
 
 Layouts after the kernel's documentation (``Documentation/ABI/testing/sysfs-class-thermal``, ``sysfs-devices-system-cpu``,
 ``Documentation/filesystems/proc.rst``, the device tree specification's root node) and, for Jetsons, NVIDIA's Jetson Linux Developer

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from edge_runtime.engines.quarantine import Case, Kind, Mark, Quarantine
+from edge_runtime.errors import EngineError
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,27 @@ class Crumbs:
         if len(content) < SLOT_BYTES:
             with contextlib.suppress(OSError):  # a disk that is full keeps nobody from an image
                 os.pwrite(self._file.fileno(), content.ljust(SLOT_BYTES - 1) + b"\n", slot * SLOT_BYTES)
+
+
+@contextlib.contextmanager
+def recorded(cache: Path) -> Iterator[Crumbs | None]:
+    """Takes account of earlier processes, then writes down what this one does; nothing, where the folder can't be written.
+
+    Args:
+        cache: ``compile.cache`` of the hardware profile.
+    """
+    try:
+        folder = Quarantine.at(cache).path
+        account(folder, Quarantine(folder))
+        crumbs: Crumbs | None = Crumbs(folder)
+    except (OSError, EngineError) as error:
+        log.warning("%s can't be written, so no start will know which engine took this process down: %s", cache, error)
+        crumbs = None
+    try:
+        yield crumbs
+    finally:
+        if crumbs is not None:
+            crumbs.close()
 
 
 def account(folder: Path, quarantine: Quarantine) -> list[Mark]:
