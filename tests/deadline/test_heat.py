@@ -55,7 +55,7 @@ def test_hotter_never_gives_more_work(heat, now_s, throttled, one, other):
         after_reading(heat, now_s, Reading(at, throttled), THERMAL, MOST) for at in (min(one, other), max(one, other))
     )
     assert hotter.level >= cooler.level
-    assert 0 <= cooler.level and hotter.level <= MOST
+    assert cooler.level >= 0 and hotter.level <= MOST
     assert abs(hotter.level - heat.level) <= 1
 
 
@@ -135,7 +135,9 @@ def test_a_processor_that_counts_its_throttling_is_believed(tmp_path):
 
 def test_a_weak_supply_of_a_raspberry_pi_lowers_the_work(tmp_path):
     hwmon = "sys/class/hwmon/hwmon2"
-    heat, _, _ = watch(plant(tmp_path, {**RASPBERRY_PI_5, f"{hwmon}/name": "rpi_volt\n", f"{hwmon}/in0_lcrit_alarm": "1\n"}))
+    heat, _, _ = watch(
+        plant(tmp_path, {**RASPBERRY_PI_5, f"{hwmon}/name": "rpi_volt\n", f"{hwmon}/in0_lcrit_alarm": "1\n"})
+    )
     heat.look()
     heat.look()
     assert heat.heat.level == 2

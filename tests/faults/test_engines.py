@@ -233,7 +233,9 @@ def test_where_no_other_is_allowed_images_are_classical_and_say_why(faulty, serv
     again = serving(profile(tmp_path, "openvino"))  # the next start finds the mark
     replies = again.exchange(SCAN)
     assert replies.kinds()[0] == ("classical", "final")
-    assert "openvino 2025.3.0 CPU: fp32 has failed here before and is quarantined (shape: " in notes(replies, "classical")
+    assert "openvino 2025.3.0 CPU: fp32 has failed here before and is quarantined (shape: " in notes(
+        replies, "classical"
+    )
 
 
 # ------------------------------------------------------------------------- an engine that takes its process down
