@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge_runtime.deadline.scheduler import Decision, what, without_engine
 from edge_runtime.deadline.steps import CLASSICAL_ONLY, Standing, Step, kind_of
 from edge_runtime.deadline.times import Size
-from edge_runtime.lineup import Ready
+from edge_runtime.lineup import Lineup, Ready
 from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.scan import Method, Provenance
 
@@ -39,13 +39,13 @@ class Attempts:
             final: false for a preview.
         """
         if self._model is None:
-            return Attempt(self._runtime, self._scan_id, size, None, None, final=final)
+            return Attempt(self._runtime, None, self._scan_id, size, None, None, final=final)
         steps = self._model.lineup.steps
         decision = self._runtime.scheduler.decide(steps, size, age_s, waiting, self._standing, final=final)
         if final:
             self._standing = decision.standing
         decision, ready = self._with_engine(steps, decision)
-        return Attempt(self._runtime, self._scan_id, size, decision, ready, final=final)
+        return Attempt(self._runtime, self._model.lineup, self._scan_id, size, decision, ready, final=final)
 
     def _with_engine(self, steps: tuple[Step, ...], decision: Decision) -> tuple[Decision, Ready | None]:
         """The step that was decided on, or the next one whose form an engine runs."""
@@ -78,6 +78,7 @@ class Attempt:
     def __init__(
         self,
         runtime: Runtime,
+        lineup: Lineup | None,
         scan_id: str,
         size: Size,
         decision: Decision | None,
@@ -86,7 +87,7 @@ class Attempt:
         final: bool,
     ) -> None:
         self._runtime, self._scan_id, self._size, self._final = runtime, scan_id, size, final
-        self._decision, self._ready = decision, ready
+        self._lineup, self._decision, self._ready = lineup, decision, ready
         self._began = time.monotonic()
         self._judged = False
         self.degraded = decision.degraded if decision is not None else ""
@@ -118,15 +119,15 @@ class Attempt:
         image_s = self._runtime.scheduler.deadlines.image_s
         if self._final:
             self._runtime.scheduler.took(self._size, step, took_s, in_time=image_s is None or age_s <= image_s)
-        if method is Method.LEARNED and self._ready is not None and self._runtime.model is not None:
-            self._runtime.model.lineup.succeeded(self._ready)
+        if method is Method.LEARNED and self._ready is not None and self._lineup is not None:
+            self._lineup.succeeded(self._ready)
 
     def failed(self, error: Exception) -> None:
         """There is no learned image, and the others will say why."""
         self.degraded = f"no learned image: {type(error).__name__}: {error}"
         self._began = time.monotonic()  # the classical image is not to blame for what was waited
-        if self._ready is not None and self._runtime.model is not None:
-            self._runtime.model.lineup.failed(self._ready, self._scan_id, error)
+        if self._ready is not None and self._lineup is not None:
+            self._lineup.failed(self._ready, self._scan_id, error)
 
     def judged(self, latency_s: float, stages_s: Mapping[str, float]) -> dict[str, Any] | None:
         """Whether an image was in time, and which of its stages took more than their share; ``None`` where there is no deadline.

@@ -100,8 +100,13 @@ class Lineup:
     ) -> None:
         self._profile, self._watch, self._counters = profile, watch, counters
         settings, deadlines = bundle.settings, profile.deadlines
-        size_bytes = sum(len(graph) for form in bundle.forms.values() for graph in form.graphs.values())
-        self._bundle = bundle if size_bytes <= MOST_KEPT_BYTES else None
+        kept = {name: form for name, form in bundle.forms.items() if name in (first.precision, *precisions)}
+        if (
+            len(profile.engines) == 1 and not precisions
+        ):  # nothing could take its place: golden outputs are all that is needed
+            kept = {name: replace(form, graphs={}) for name, form in kept.items()}
+        size_bytes = sum(len(graph) for form in kept.values() for graph in form.graphs.values())
+        self._bundle = replace(bundle, forms=kept) if size_bytes <= MOST_KEPT_BYTES else None
         self._precisions = (first.precision, *precisions) if self._bundle is not None else (first.precision,)
         iterations = settings.iterations if isinstance(settings, UnrolledSettings) else 1
         named = f"{bundle.name} {bundle.version}"
@@ -198,6 +203,8 @@ class Lineup:
         try:
             if form is None or self._bundle is None:
                 raise EngineError("its graphs are too large to be kept for another engine: start anew")
+            if not form.graphs:
+                raise EngineError("no other engine is allowed")
             profile = self._profile
             admitted = admit(
                 self._bundle, form, profile.engines, profile.threads, profile.compilation, self._watch, frozenset(place.out)

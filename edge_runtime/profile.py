@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,18 +84,24 @@ class GpuFacts:
 DEFAULT_CACHE = Path("~/.cache/edge-runtime")
 
 
+def usual_cache() -> Path:
+    """Where a profile names no folder: systemd's of the service (``CacheDirectory=``), else one of the user."""
+    folder = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    return Path(folder) if folder else DEFAULT_CACHE
+
+
 @dataclass(frozen=True, slots=True)
 class Compilation:
     """What engines that compile graphs on the device may use; the attributes are the keys of the table ``compile``, each optional.
 
     Attributes:
-        cache: folder of what was compiled; only this user should write there.
+        cache: folder of what was compiled, and of what is noted of engines; only this user should write there.
         usual, largest: rows and columns of images; compiled for the usual ones, and none beyond the largest runs.
         workspace_mb: what one layer may take of the device's memory beside its tensors.
         dla_core: of Jetson's deep learning accelerator; ``None`` for the GPU. It runs images of the golden input's size alone.
     """
 
-    cache: Path = DEFAULT_CACHE
+    cache: Path = field(default_factory=usual_cache)
     usual: int = 256
     largest: int = 512
     workspace_mb: int = 512

@@ -1,8 +1,8 @@
 """ONNX Runtime's GPU providers: their options as documented, and nothing that falls back in silence. No GPU is here.
 
-What a build with the providers does without a GPU is shown where ``EDGE_ONNXRUNTIME_GPU`` names the Python of an environment that has
-one: ``pip install onnxruntime-gpu==1.23.2 numpy``, and with CUDA's libraries beside it for the rest (nvidia-cuda-runtime-cu12,
-nvidia-cublas-cu12, nvidia-cudnn-cu12, nvidia-cufft-cu12, nvidia-curand-cu12).
+What a build with the providers does without a GPU is shown where ``EDGE_ONNXRUNTIME_GPU`` names the Python of an environment
+that has one: ``pip install onnxruntime-gpu==1.23.2 numpy``, and CUDA's libraries beside it for the rest
+(nvidia-cuda-runtime-cu12, nvidia-cublas-cu12, nvidia-cudnn-cu12, nvidia-cufft-cu12, nvidia-curand-cu12).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_engines_are_compiled_for_the_sizes_of_the_profile_and_kept_in_its_folde
 
 def test_the_input_is_asked_of_the_graph_itself(tiny_bundle):
     assert gpu._input(load_bundle(tiny_bundle).forms["fp32"].onnx) == ("image", 6)
-    with pytest.raises(EngineError, match="onnxruntime-tensorrt .* can't plan the graph"):
+    with pytest.raises(EngineError, match=r"onnxruntime-tensorrt .* can't plan the graph"):
         gpu._input(b"no graph")
 
 

@@ -86,13 +86,14 @@ class Scheduler:
         floor = min(heat.floor, len(steps) - 1)
         predicted_s = self.times.predicted(size, steps)
         if image_s is None or not final:
-            return self._decision(steps, floor, floor, Standing(), predicted_s, heat, 0.0)
+            return self._decision(steps, floor, floor, Standing(), predicted_s, heat)
         left_s = share_of(image_s - age_s, waiting)
         wanted = in_time(predicted_s, left_s, floor)
         settled_at = settled(standing, wanted)
-        if wanted > floor and steps[wanted - 1].learned:
+        # Passed over for what it takes, not for what others took before: waiting tells nothing of a step.
+        if wanted > floor and age_s <= image_s / 2 and (predicted_s[wanted - 1] or 0.0) > image_s - age_s:
             self.times.passed_over(size, steps[wanted - 1])
-        return self._decision(steps, settled_at.index, floor, settled_at, predicted_s, heat, left_s)
+        return self._decision(steps, settled_at.index, floor, settled_at, predicted_s, heat, left_s, wanted)
 
     def _decision(
         self,
@@ -102,7 +103,8 @@ class Scheduler:
         standing: Standing,
         predicted_s: Sequence[float | None],
         heat: Heat,
-        left_s: float,
+        left_s: float = 0.0,
+        wanted: int | None = None,
     ) -> Decision:
         step = steps[index]
         kind = kind_of(step, steps[0])
@@ -110,6 +112,9 @@ class Scheduler:
             return Decision(step, standing, predicted_s=predicted_s[index])
         if index > floor:
             cause, most = "deadline", predicted_s[0]
+            if wanted is not None and wanted < index:
+                why = "as slices of this scan before it would have been late"
+                return Decision(step, standing, kind, cause, f"{what(step, steps[0])}, {why}", predicted_s[index])
             left = f"{1000 * max(0.0, left_s):.0f} ms were left"
             of = left if most is None else f"{left}, all of the work was to take {1000 * most:.0f}"
             why = f"to be ready {self.deadlines.image_ms:.0f} ms after the last readout: {of}"
