@@ -101,3 +101,36 @@ def test_a_real_build_without_a_gpu_is_an_error_and_never_the_cpu(tmp_path, tiny
     for name, (version, score, error) in said.items():
         assert version.startswith(f"{name} 1.") and score > 0
         assert "could not be loaded" in error or "can't plan the graph" in error
+
+
+OPTIONS = """
+    import json, sys
+    import onnxruntime
+    from pathlib import Path
+    from edge_runtime.engines import onnxruntime_gpu as gpu
+    from edge_runtime.errors import EngineError
+    onnxruntime.preload_dlls(directory="")  # those of NVIDIA's packages beside it
+    onnx, said = Path(sys.argv[1]).read_bytes(), {}
+    ours = {name: value for name, value in gpu.cuda_options().items() if name != "device_id"}  # it asks for the device itself
+    for case, more in (("ours", {}), ("unknown", {"no_such_option": "1"}), ("wrong", {"cudnn_conv_algo_search": "BEST"})):
+        try:
+            gpu._planned("cuda", onnx, 1, gpu.CUDA, {**ours, **more})
+        except EngineError as error:
+            said[case] = str(error)
+    print(json.dumps(said))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not PYTHON, reason="EDGE_ONNXRUNTIME_GPU names no Python with onnxruntime-gpu")
+def test_a_real_cuda_provider_takes_every_option_and_then_misses_the_gpu(tmp_path, tiny_bundle):
+    (tmp_path / "graph.onnx").write_bytes(load_bundle(tiny_bundle).forms["fp32"].onnx)
+    command = [PYTHON, "-c", textwrap.dedent(OPTIONS), str(tmp_path / "graph.onnx")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(gpu.__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=environment)
+    said = json.loads(done.stdout.splitlines()[-1])
+    if "could not be loaded" in said["ours"]:
+        pytest.skip("EDGE_ONNXRUNTIME_GPU names no Python with CUDA's libraries")
+    assert "provider option" not in said["ours"] and "cudaSetDevice" in said["ours"]
+    assert 'Unknown provider option: "no_such_option"' in said["unknown"]
+    assert 'Failed to parse provider option "cudnn_conv_algo_search"' in said["wrong"]
