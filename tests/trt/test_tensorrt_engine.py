@@ -367,14 +367,16 @@ def test_a_damaged_engine_is_refused_by_name_and_compiled_anew(made, plan, caplo
     assert made.compiled == 2
 
 
-def test_an_engine_that_tensorrt_does_not_take_is_compiled_anew_once(made, plan, caplog):
-    plan()
+def test_an_engine_that_tensorrt_does_not_take_is_compiled_anew_once(made, qualified, compilation):
+    only = replace(profile_of(), engines=("tensorrt",), compilation=compilation)
+    prepare_model(qualified, only)
     made.refuses_to_load = "Platform specific tag mismatch"
     with pytest.raises(EngineFileRefused, match="Platform specific tag mismatch"):
-        plan()
+        prepare_model(qualified, only)
     assert made.compiled == 2  # and that was not taken either
+    assert not list(compilation.cache.glob("*.engine"))
     with pytest.raises(EngineQuarantined, match="Platform specific tag mismatch"):
-        plan()
+        prepare_model(qualified, only)
     assert made.compiled == 2
 
 
