@@ -16,6 +16,7 @@ import fcntl
 import json
 import logging
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -92,8 +93,9 @@ class Crumbs:
     def close(self) -> None:
         """Nothing of this process is left to be found."""
         faulthandler.disable()
-        if self._before:
-            faulthandler.enable()
+        if self._before and sys.__stderr__ is not None:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # there may be no such file any more
+                faulthandler.enable(sys.__stderr__)
         for path in (self._path, self._words_path):
             path.unlink(missing_ok=True)
         self._words.close()
