@@ -24,7 +24,10 @@
     ├── EngineError            no admissible engine, or an engine that failed
     │   ├── CompilationFailed  a graph that an engine's compiler gave up on
     │   ├── EngineFileRefused  a compiled engine of another device, version or bundle, or a damaged one; it is compiled anew
-    │   ├── EngineQuarantined  a compiled engine that failed on this device before; says how, and how to try again
+    │   ├── EngineQuarantined  an engine that failed on this device before; says how, and how to try again
+    │   ├── EngineHung         an engine that did not answer in time
+    │   ├── WrongOutput        an answer of another shape than the graph's
+    │   ├── EngineMemory       an engine that ran out of memory; the engine itself may be sound
     │   └── PluginMissing      a graph with an operator that neither the engine nor a registered plugin has
     ├── ProgramRefused         a slice that a split program does not take: its size, its coils, its calibration lines
     ├── DeviceError            a GPU that can't be used; says what was found, what is needed, and the mend
@@ -180,7 +183,19 @@ class EngineFileRefused(EngineError):
 
 
 class EngineQuarantined(EngineError):
-    """A compiled engine that has failed on this device, with these versions, before."""
+    """An engine that has failed on this device, with these versions, before."""
+
+
+class EngineHung(EngineError):
+    """An engine that did not answer in time."""
+
+
+class WrongOutput(EngineError):
+    """An answer of another shape than the graph's."""
+
+
+class EngineMemory(EngineError):
+    """An engine that ran out of memory."""
 
 
 class PluginMissing(EngineError):

@@ -50,6 +50,12 @@ class ReconstructionPool:
         """A lane of its own for a session."""
         return Lane(self)
 
+    def finals_waiting(self) -> int:
+        """Final images of all lanes that wait, for each worker."""
+        with self._changed:
+            waiting = sum(job[0] == Priority.FINAL for lane in self._lanes for job in lane.waiting)
+        return -(-waiting // len(self._threads))
+
     def close(self) -> None:
         """Finishes what is queued and ends the threads."""
         with self._changed:
@@ -112,6 +118,10 @@ class Lane:
         self._pool = pool
         self.waiting: list[tuple[int, int, Callable[[], None]]] = []
         self.turn = -1
+
+    def finals_waiting(self) -> int:
+        """Final images of all lanes that wait, for each worker."""
+        return self._pool.finals_waiting()
 
     def has_room(self) -> bool:
         """Whether `offer` would take a job now; ask before anything is copied for one."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.deadline.policy import KINDS, STAGES, Deadlines, Thermal
 from edge_runtime.errors import ProfileError
 
 if sys.version_info >= (3, 11):
@@ -20,6 +22,9 @@ else:
 DEFAULT_PROFILE = "x86-cpu"
 SOURCE_FOLDER = Path(__file__).parent.parent / "hw_profiles"
 """Where the profiles lie in a checkout; a wheel carries them inside the package."""
+
+LOWER_BELOW_C, RECOVER_BELOW_C = 5.0, 7.0
+"""Work is lowered so many degrees below where a device slows itself down, and raised again so many below that."""
 
 USUAL_SCAN_MB = 68
 """What a scan of 8 coils and 256 x 256 reserves at its header."""
@@ -79,18 +84,24 @@ class GpuFacts:
 DEFAULT_CACHE = Path("~/.cache/edge-runtime")
 
 
+def usual_cache() -> Path:
+    """Where a profile names no folder: systemd's of the service (``CacheDirectory=``), else one of the user."""
+    folder = os.environ.get("CACHE_DIRECTORY", "").partition(":")[0]
+    return Path(folder) if folder else DEFAULT_CACHE
+
+
 @dataclass(frozen=True, slots=True)
 class Compilation:
     """What engines that compile graphs on the device may use; the attributes are the keys of the table ``compile``, each optional.
 
     Attributes:
-        cache: folder of what was compiled; only this user should write there.
+        cache: folder of what was compiled, and of what is noted of engines; only this user should write there.
         usual, largest: rows and columns of images; compiled for the usual ones, and none beyond the largest runs.
         workspace_mb: what one layer may take of the device's memory beside its tensors.
         dla_core: of Jetson's deep learning accelerator; ``None`` for the GPU. It runs images of the golden input's size alone.
     """
 
-    cache: Path = DEFAULT_CACHE
+    cache: Path = field(default_factory=usual_cache)
     usual: int = 256
     largest: int = 512
     workspace_mb: int = 512
@@ -107,6 +118,7 @@ class Profile:
         device: that the profile is for, if it is for one.
         gpu: of the device, if it has one.
         compilation: the table ``compile``.
+        deadlines, thermal: the tables of these names.
     """
 
     name: str
@@ -126,6 +138,8 @@ class Profile:
     device: DeviceFacts | None = None
     gpu: GpuFacts | None = None
     compilation: Compilation = Compilation()
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    thermal: Thermal = field(default_factory=Thermal)
 
     @property
     def session_bytes(self) -> int:
@@ -190,6 +204,7 @@ def parse_profile(text: str, where: str) -> Profile:
         raise ProfileError(f"{where}: not valid TOML: {error}") from error
     table = _Table(where, document)
     session_mb = table.integer("memory.session_mb", 16, 1 << 20)
+    device = _device(table) if table.has_section("device") else None
     profile = Profile(
         name=table.text("name"),
         description=table.text("description"),
@@ -205,9 +220,11 @@ def parse_profile(text: str, where: str) -> Profile:
         pending_slices=table.integer("limits.pending_slices", 1, 65536),
         kernels=table.choices("compute.kernels", ("cuda", "cpu"), otherwise=("cpu",)),
         trust=table.path("bundle.trust"),
-        device=_device(table) if table.has_section("device") else None,
+        device=device,
         gpu=_gpu(table) if table.has_section("gpu") else None,
         compilation=_compilation(table),
+        deadlines=_deadlines(table),
+        thermal=_thermal(table, (device or DeviceFacts("")).throttles_c),
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
@@ -240,6 +257,35 @@ def _device(table: _Table) -> DeviceFacts:
     )
 
 
+def _deadlines(table: _Table) -> Deadlines:
+    usual = Deadlines()
+    shares = {stage: table.number_or(f"deadlines.shares.{stage}", 0.0, 1.0, usual.shares[stage]) for stage in STAGES}
+    if (total := sum(shares.values())) > 1.0 + 1e-9:
+        raise ProfileError(f"{table.where}: deadlines.shares add up to {total:g}: at most 1, all of deadlines.image_ms")
+    bundles = table.names("deadlines.fewest_iterations")
+    return Deadlines(
+        image_ms=table.number("deadlines.image_ms", 1, 3_600_000) if table.has("deadlines.image_ms") else None,
+        grace_s=table.number_or("deadlines.grace_s", 0.1, 3600, usual.grace_s),
+        steps=table.choices("deadlines.steps", KINDS, usual.steps, none_too=True),
+        shares=shares,
+        fewest_iterations={name: table.integer(f"deadlines.fewest_iterations.{name}", 1, 64) for name in bundles},
+    )
+
+
+def _thermal(table: _Table, throttles_c: float) -> Thermal:
+    usual = Thermal()
+    lower_at_c = table.number_or("thermal.lower_at_c", 20, throttles_c, throttles_c - LOWER_BELOW_C)
+    recover_at_c = table.number_or("thermal.recover_at_c", 0, lower_at_c - 1, lower_at_c - RECOVER_BELOW_C)
+    return Thermal(
+        lower_at_c,
+        recover_at_c,
+        throttles_c,
+        poll_s=table.number_or("thermal.poll_s", 0.1, 600, usual.poll_s),
+        hold_s=table.number_or("thermal.hold_s", 0, 3600, usual.hold_s),
+        cool_s=table.number_or("thermal.cool_s", 0, 3600, usual.cool_s),
+    )
+
+
 def _gpu(table: _Table) -> GpuFacts:
     return GpuFacts(
         capability=table.text("gpu.capability"),
@@ -267,7 +313,7 @@ class _Table:
     """Reads typed values out of a nested table by dotted key, and remembers which were asked for."""
 
     def __init__(self, where: str, document: Mapping[str, Any]) -> None:
-        self._where = where
+        self.where = where
         self._values = dict(_flatten(document))
         self._read: set[str] = set()
 
@@ -295,12 +341,14 @@ class _Table:
         """A text that may be left out."""
         return self.text(key) if self.has(key) else ""
 
-    def choices(self, key: str, known: tuple[str, ...], otherwise: tuple[str, ...]) -> tuple[str, ...]:
+    def choices(
+        self, key: str, known: tuple[str, ...], otherwise: tuple[str, ...], *, none_too: bool = False
+    ) -> tuple[str, ...]:
         """Some of those that are known, in order; may be left out."""
         self._read.add(key)
         if key not in self._values:
             return otherwise
-        chosen = self.texts(key)
+        chosen = () if none_too and self._values[key] == [] else self.texts(key)
         if len(set(chosen)) != len(chosen) or not set(chosen) <= set(known):
             raise self._wrong(key, list(chosen), f"some of {', '.join(known)}, each once")
         return chosen
@@ -332,19 +380,27 @@ class _Table:
             raise self._wrong(key, value, f"a number from {low} to {high}")
         return float(value)
 
+    def number_or(self, key: str, low: float, high: float, default: float) -> float:
+        """A number that may be left out."""
+        return self.number(key, low, high) if self.has(key) else default
+
+    def names(self, section: str) -> list[str]:
+        """Of a table whose keys are names that nobody knows beforehand."""
+        return [key.removeprefix(f"{section}.") for key in self._values if key.startswith(f"{section}.")]
+
     def refuse_unknown(self) -> None:
         unknown = sorted(set(self._values) - self._read)
         if unknown:
-            raise ProfileError(f"{self._where}: unknown key {unknown[0]}; known are {', '.join(sorted(self._read))}")
+            raise ProfileError(f"{self.where}: unknown key {unknown[0]}; known are {', '.join(sorted(self._read))}")
 
     def _value(self, key: str) -> Any:
         self._read.add(key)
         if key not in self._values:
-            raise ProfileError(f"{self._where}: {key} is missing")
+            raise ProfileError(f"{self.where}: {key} is missing")
         return self._values[key]
 
     def _wrong(self, key: str, value: object, expected: str) -> ProfileError:
-        return ProfileError(f"{self._where}: {key} = {value!r}: expected {expected}")
+        return ProfileError(f"{self.where}: {key} = {value!r}: expected {expected}")
 
 
 def _flatten(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -54,6 +54,7 @@ class ScanReport:
     images: list[dict[str, Any]] = field(default_factory=list)
     no_image: list[str] = field(default_factory=list)
     no_preview: list[str] = field(default_factory=list)
+    degraded: list[str] = field(default_factory=list)
     earlier: dict[str, int] = field(default_factory=dict)
 
 

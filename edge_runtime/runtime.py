@@ -15,8 +15,14 @@ from threadpoolctl import threadpool_limits
 from edge_runtime.admission import admit
 from edge_runtime.ahead import Took
 from edge_runtime.bundle import Bundle, load_bundle, load_trust_store
-from edge_runtime.errors import BundleError, DeviceError
+from edge_runtime.counters import Counters
+from edge_runtime.deadline import Deadlines, Scheduler, Thermal
+from edge_runtime.deadline.policy import CLASSICAL
+from edge_runtime.engines.crumbs import Crumbs
+from edge_runtime.engines.watch import Watch
+from edge_runtime.errors import BundleError, DeviceError, EngineQuarantined
 from edge_runtime.kernels import Plans, Where, Workers
+from edge_runtime.lineup import Lineup, Ready, less_precise
 from edge_runtime.memory import MemoryBudget
 from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.pool import ReconstructionPool
@@ -45,15 +51,23 @@ class Model:
 
     Attributes:
         bundle: without its forms.
+        reconstruction, precision, engine: of the form that runs where there is time, when it was made ready.
+        lineup: which form and engine runs now.
     """
 
     bundle: Bundle
     reconstruction: Learned
     precision: str
     engine: str
+    lineup: Lineup
 
     def __str__(self) -> str:
         return f"{self.bundle.name} {self.bundle.version} {self.precision}"
+
+
+def _unhurried() -> Scheduler:
+    """One without deadlines, that looks at no sensor."""
+    return Scheduler(Deadlines(), Thermal(), Counters())
 
 
 class ModelInUse:
@@ -78,6 +92,9 @@ class Runtime:
         took: how long the scans before took.
         observers: whom sessions tell what happens.
         heart: where threads show that they go on.
+        counters: what is counted, for whoever shows it.
+        scheduler: says with how much work an image is made.
+        crumbs: where it is written down what engines do.
     """
 
     profile: Profile
@@ -92,26 +109,36 @@ class Runtime:
     took: Took = field(default_factory=Took)
     observers: Observers = field(default_factory=Observers)
     heart: Heart = field(default_factory=Heart)
+    counters: Counters = field(default_factory=Counters)
+    scheduler: Scheduler = field(default_factory=_unhurried)
+    crumbs: Crumbs | None = None
 
     @property
     def model(self) -> Model | None:
         """What a scan takes that begins now."""
         return self.in_use.current
 
-    def provenance(self, model: Model | None) -> Provenance:
-        """What made an image: with a model for learned ones, without for the others."""
+    def provenance(self, model: Model | None, ready: Ready | None = None, degraded: str = "") -> Provenance:
+        """What made an image.
+
+        Args:
+            model: of learned images, ``None`` for the others.
+            ready: form and engine; those that the model began with, where nobody says.
+            degraded: in which steps less work went into it, and why.
+        """
         if model is None:
-            return Provenance(runtime_version(), profile=self.profile.name)
+            return Provenance(runtime_version(), profile=self.profile.name, degraded=degraded)
         bundle = model.bundle
         return Provenance(
             runtime_version(),
             bundle.name,
             bundle.version,
             bundle.digest,
-            model.engine,
-            model.precision,
+            model.engine if ready is None else ready.engine,
+            model.precision if ready is None else ready.precision,
             self.profile.name,
             bundle.override.reason if bundle.override else "",
+            degraded,
         )
 
 
@@ -134,11 +161,20 @@ def choose_plans(profile: Profile) -> tuple[Plans, tuple[str, ...]]:
     raise AssertionError("a profile names a device")
 
 
-def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None) -> Model:
+def prepare_model(
+    bundle: Bundle,
+    profile: Profile,
+    precision: str | None = None,
+    *,
+    counters: Counters | None = None,
+    crumbs: Crumbs | None = None,
+) -> Model:
     """Plans the first of the profile's precisions that the bundle holds and checks it against the golden outputs.
 
     Args:
         precision: insists on one.
+        counters: where failures of engines are counted.
+        crumbs: where it is written down what engines do, for the next start to find.
 
     Raises:
         BundleError: the precision asked for is not in the bundle.
@@ -153,12 +189,22 @@ def prepare_model(bundle: Bundle, profile: Profile, precision: str | None = None
             f"wanted is {precision or ' or '.join(profile.precisions)}"
         )
     form = bundle.forms[wanted[0]]
-    admitted = admit(bundle, form, profile.engines, profile.threads, profile.compilation)
-    # The graphs are the engine's now; a model of others may have a hundred megabytes of them.
-    return Model(replace(bundle, forms={}), admitted.learned, form.precision, admitted.description)
+    watch = Watch(profile.deadlines.patience_s, crumbs)
+    ready = Ready(form.precision, admit(bundle, form, profile.engines, profile.threads, profile.compilation, watch))
+    # A form is within the quality gate where the bundle keeps its limits, and only there.
+    lower = () if precision or bundle.override else less_precise(form.precision, bundle.forms, profile.precisions)
+    lineup = Lineup(bundle, profile, watch, counters or Counters(), ready, lower)
+    return Model(replace(bundle, forms={}), ready.learned, form.precision, ready.engine, lineup)
 
 
-def open_model(path: Path, profile: Profile, precision: str | None, trust: Path | None) -> Model:
+def open_model(
+    path: Path,
+    profile: Profile,
+    precision: str | None,
+    trust: Path | None,
+    counters: Counters,
+    crumbs: Crumbs | None = None,
+) -> Model:
     """The model of a bundle that is trusted here; the log says what it is and who answers for it.
 
     The file is read once, whole: what happens to it afterwards does not matter.
@@ -172,7 +218,7 @@ def open_model(path: Path, profile: Profile, precision: str | None, trust: Path 
     if bundle.override is not None:
         misses = "; ".join(bundle.override.misses)
         log.warning("bundle %s: quality limits overridden (%s): %s", bundle.name, misses, bundle.override.reason)
-    return prepare_model(bundle, profile, precision)
+    return prepare_model(bundle, profile, precision, counters=counters, crumbs=crumbs)
 
 
 @contextlib.contextmanager
@@ -184,6 +230,8 @@ def open_runtime(
     precision: str | None = None,
     trust: Path | None = None,
     previews: tuple[float, ...] = (0.25, 0.5, 0.75),
+    crumbs: Crumbs | None = None,
+    machine: Path = Path("/"),
 ) -> Iterator[Runtime]:
     """Makes everything ready, and ends the threads afterwards.
 
@@ -192,21 +240,53 @@ def open_runtime(
     Args:
         bundle: the model bundle, ``None`` for classical images only.
         trust: folder of the keys that may sign it; without one the profile's, without that the one that comes with the package.
+        crumbs: where it is written down what engines do, for the next start to find.
+        machine: root of ``/sys`` and the like.
 
     Raises:
         BundleError: the bundle is refused.
         TrustStoreError: the trust store can't be read.
         DeviceError: the profile's kernels can't run here.
+        EngineError: no engine is fit. Where all that could be have failed before, and the profile lets the learned image give way,
+            there are classical ones alone, which say so.
     """
-    model = open_model(bundle, profile, precision, trust or profile.trust) if bundle is not None else None
+    counters, without = Counters(), ""
+    model: Model | None = None
+    if bundle is not None:
+        try:
+            model = open_model(bundle, profile, precision, trust or profile.trust, counters, crumbs)
+        except EngineQuarantined as error:
+            if CLASSICAL not in profile.deadlines.steps:
+                raise
+            without = f"no learned images: {error}"
+            log.error("%s", without)
     plans, notes = choose_plans(profile)
+    notes = (*notes, without) if without else notes
+    scheduler = Scheduler(profile.deadlines, profile.thermal, counters, machine)
     # The threads of numpy's BLAS spin for a tenth of a second after their work, in which the network lacks a core.
     blas = threadpool_limits(1, user_api="blas")
-    heart = Heart()
+    heart, in_use = Heart(), ModelInUse(model)
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices, heart)
     try:
         memory = MemoryBudget(profile.total_bytes)
-        yield Runtime(profile, ModelInUse(model), pool, plans, output, memory, previews, notes=notes, heart=heart)
+        scheduler.start()
+        yield Runtime(
+            profile,
+            in_use,
+            pool,
+            plans,
+            output,
+            memory,
+            previews,
+            notes=notes,
+            heart=heart,
+            counters=counters,
+            scheduler=scheduler,
+            crumbs=crumbs,
+        )
     finally:
+        scheduler.stop()
         pool.close()
+        if in_use.current is not None:
+            in_use.current.lineup.close()
         blas.restore_original_limits()

@@ -390,6 +390,7 @@ class Provenance:
 
     Attributes:
         bundle_override: why a bundle was packed that misses its quality limits; empty where it keeps them.
+        degraded: in which steps less work than usual went into it, and why; empty where all of it did (docs/deadlines.md).
     """
 
     runtime_version: str
@@ -400,6 +401,7 @@ class Provenance:
     precision: str = ""
     profile: str = ""
     bundle_override: str = ""
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 from edge_runtime.ahead import Ahead, Pace, Steps
+from edge_runtime.attempt import Attempt, Attempts
+from edge_runtime.engines.crumbs import scan_at_work
 from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused, kind_of
 from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
@@ -192,6 +194,7 @@ class Session:
         self._coils = self._open_slices = 1
         self._memory = Reservation(runtime.memory)
         self._lane = runtime.pool.lane()
+        self._attempts = Attempts(runtime, None, scan_id)
         self._deliver = threading.Lock()
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
@@ -213,6 +216,7 @@ class Session:
         if self._model is None:
             methods = tuple(m for m in methods if m is not Method.LEARNED)
         self._methods, self.report.configuration = methods, name
+        self._attempts = Attempts(self._runtime, self._learning(), self.report.scan_id)
         self.state = State.AWAIT_HEADER
 
     @_at_work
@@ -382,10 +386,11 @@ class Session:
             return
         if progress.preview is not None and not progress.preview.done():
             return  # the slice tries again when it has grown
-        overtaken = self._would_be_overtaken(key, progress, share)
-        if overtaken:
-            self._no_preview(key, due[-1])
-        if overtaken or self._preview(key, progress):
+        overtaken, hot = self._would_be_overtaken(key, progress, share), not self._runtime.scheduler.previews()
+        if overtaken or hot:
+            self._no_preview(key, due[-1], *(["the device is hot"] if hot else []))
+            self._runtime.counters.add("previews_left_out", cause="heat" if hot else "deadline")
+        if overtaken or hot or self._preview(key, progress):
             del progress.previews_due[: len(due)]
 
     def _would_be_overtaken(self, key: SliceKey, progress: _SliceProgress, share: float) -> bool:
@@ -418,6 +423,8 @@ class Session:
         anew = done == 0 or done == steps.runs or ahead.calibration is not calibrated.calibration
         if done == steps.runs and not steps.begins_anew(pace):
             return
+        if not self._runtime.scheduler.previews():
+            return  # hot: the network runs for the final image alone
         if not steps.is_due(pace, 0 if anew else done) or not self._lane.has_room():
             return
         if not self._room_for_one_more(self._waiting()):
@@ -432,11 +439,16 @@ class Session:
                     return
                 began = time.monotonic()
                 before = None if anew else ahead.begun
-                with contextlib.suppress(Abandoned, EdgeRuntimeError):  # the final image tells what fails
+                scan_at_work.set(self.report.scan_id)
+                try:
                     begun = begin(samples, calibrated.calibration, model, self._runtime.plans, before)
-                    if begun.runs == 1:
-                        ahead.calibration, ahead.counts, ahead.seconds = calibrated.calibration, counts, 0.0
-                    ahead.begun = begun
+                except EdgeRuntimeError as error:  # the final image is tried all the same, and tells what fails
+                    log.warning("scan %s: a run ahead failed, no more are made: %s", self.report.scan_id, error)
+                    self._steps = None
+                    return
+                if begun.runs == 1:
+                    ahead.calibration, ahead.counts, ahead.seconds = calibrated.calibration, counts, 0.0
+                ahead.begun = begun
                 took_s = time.monotonic() - began
                 ahead.seconds += took_s
                 steps.ended(took_s)
@@ -647,14 +659,32 @@ class Session:
         assert self._assembler is not None
         if calibration.acs.stop - calibration.acs.start < FEW_ACS_LINES and samples.hybrid.shape[0] > 1:
             notes = (*notes, "no ACS: sensitivities come from the central line and do not vary along the phase encodes")
+        final = completeness is not Completeness.PREVIEW
+        attempt = self._attempts.begin(
+            samples.hybrid.shape, stages.age_s(), self._lane.finals_waiting() if final else 0, final=final
+        )
+        if attempt.degraded and final:
+            self._degraded(key, attempt.degraded)
+
+        def failed(error: Exception) -> None:
+            attempt.failed(error)
+            if final:
+                self._degraded(key, attempt.degraded)
+
+        scan_at_work.set(self.report.scan_id)
 
         def going_on() -> bool:
             progressed()
             return wanted()
 
-        for method, made in reconstruct(samples, calibration, self._learned(), self._runtime.plans, going_on, begun):
+        if attempt.learned is not self._learned():
+            begun = None  # of another form, or of more of the network's runs
+        for method, made in reconstruct(
+            samples, calibration, attempt.learned, self._runtime.plans, going_on, begun, failed
+        ):
             progressed()
             stages.ended(method.value)
+            attempt.made(method, stages.age_s())
             if method not in self._methods:
                 continue
             unconfirmed = made.evidence.unconfirmed if made.evidence else ""
@@ -665,15 +695,15 @@ class Session:
                 completeness=completeness,
                 key=key,
                 geometry=geometry,
-                provenance=self._runtime.provenance(self._model if method is Method.LEARNED else None),
+                provenance=attempt.provenance(method),
                 measured_share=share,
                 acceleration=samples.measured.size / max(1, int(samples.measured.sum())),
                 acquired_at=arrived,
                 evidence=made.evidence,
-                notes=(*notes, unconfirmed) if unconfirmed else notes,
+                notes=(*notes, *attempt.notes, *([unconfirmed] if unconfirmed else [])),
             )
             stages.ended("recon_matrix")
-            self._deliver_image(image, stages, made.runs_ahead)
+            self._deliver_image(image, stages, attempt, made.runs_ahead)
 
     def _learned(self) -> Learned | None:
         """What makes the learned images, where they are wanted."""
@@ -684,7 +714,7 @@ class Session:
         """The scan's model, where learned images are wanted."""
         return self._model if Method.LEARNED in self._methods else None
 
-    def _deliver_image(self, image: Image, stages: Stages, runs_ahead: int) -> None:
+    def _deliver_image(self, image: Image, stages: Stages, attempt: Attempt, runs_ahead: int) -> None:
         """Back to the scanner at once, then to disk; previews are for the screen and are not kept."""
         with self._deliver:
             kind = (image.method, image.completeness)
@@ -693,6 +723,7 @@ class Session:
             series = list(self._series).index(kind) + 1
         self._out.image(image, series, index)
         stages.ended("send")
+        latency_s = round(stages.age_s(), 4)
         record = {
             "slice": image.key.slice,
             "contrast": image.key.contrast,
@@ -707,7 +738,7 @@ class Session:
             "provenance": asdict(image.provenance),
             "runs_ahead": runs_ahead,
             "sent_s": round(time.monotonic() - self._start, 4),
-            "latency_s": round(stages.age_s(), 4),
+            "latency_s": latency_s,
             "dicom": None,
         }
         if self._writer is not None and image.completeness is not Completeness.PREVIEW:
@@ -719,7 +750,8 @@ class Session:
                 self._out.text(f"error: {error}")
                 record["dicom_error"] = str(error)
             stages.ended("dicom")
-        record["stages_s"] = stages.take()
+        stages_s = stages.take()
+        record |= {"stages_s": stages_s, "deadline": attempt.judged(latency_s, stages_s)}
         self._folder.add("images", record)
         self._runtime.observers.image_made(self.report.scan_id, record)
 
@@ -753,6 +785,10 @@ class Session:
         reason = f"{key} at {share:.0%}: {why}"
         self._folder.add("no_preview", reason)
         self._out.text(f"no preview: {reason}")
+
+    def _degraded(self, key: SliceKey, reason: str) -> None:
+        self._folder.add("degraded", f"{key}: {reason}")
+        self._out.text(f"degraded: {key}: {reason}")
 
     def _say(self, text: str) -> None:
         if text not in self._said:

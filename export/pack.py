@@ -44,16 +44,21 @@ TOLERANCES = {
         Tolerance("onnxruntime", "1.20", "2", 2e-3),
         Tolerance("openvino", "2024.4", "2027", 2e-3),
         Tolerance("tensorrt", "10.3", "12", 2e-3),
+        Tolerance("onnxruntime-cuda", "1.20", "2", 2e-3),
+        Tolerance("onnxruntime-tensorrt", "1.20", "2", 2e-3),
     ),
     "fp16": (
         Tolerance("onnxruntime", "1.20", "2", 1e-2),
         Tolerance("openvino", "2024.4", "2027", 1e-2),
         Tolerance("tensorrt", "10.3", "12", 1e-2),
+        Tolerance("onnxruntime-cuda", "1.20", "2", 1e-2),
+        Tolerance("onnxruntime-tensorrt", "1.20", "2", 1e-2),
     ),
     "int8": (
         Tolerance("onnxruntime", "1.20", "2", 5e-2),
         Tolerance("openvino", "2024.4", "2027", 1e-1),
         Tolerance("tensorrt", "10.3", "12", 1e-1),
+        Tolerance("onnxruntime-tensorrt", "1.20", "2", 1e-1),
     ),
 }
 """Relative error of the golden outputs that other machines and versions of an engine may show, by precision.

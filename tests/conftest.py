@@ -113,6 +113,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     sys.modules.pop("edge_runtime.engines.tensorrt", None)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test notes of engines is nobody else's."""
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def tiny_graph() -> bytes:
     """One small convolution as an ONNX graph."""

@@ -22,6 +22,9 @@ class Pool:
     def has_room(self) -> bool:
         return self.room
 
+    def finals_waiting(self) -> int:
+        return 0
+
     def submit(self, priority: Priority, job: Callable[[], None]) -> Future[None]:
         future: Future[None] = Future()
         _do(job, future)

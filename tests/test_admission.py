@@ -14,6 +14,7 @@ from edge_runtime.admission import admit, purpose_of
 from edge_runtime.bundle import Bundle, load_bundle
 from edge_runtime.engines import Purpose, Session, Tensor
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.engines.quarantine import Kind, Quarantine
 from edge_runtime.errors import DeviceFailed, EngineError, GoldenMismatch
 from edge_runtime.profile import Compilation
 
@@ -23,7 +24,7 @@ class Wrong(OnnxRuntimeEngine):
 
     name = "wrong"
     purposes: list[Purpose | None] = []
-    quarantined: list[str] = []
+    discarded: list[str] = []
     breaks = False
 
     def version(self) -> str:
@@ -36,23 +37,30 @@ class Wrong(OnnxRuntimeEngine):
         self.purposes.append(purpose)
         if self.breaks:
             raise DeviceFailed("the GPU is gone")
-        session, quarantined = super().plan(onnx, threads), self.quarantined
+        session, discarded = super().plan(onnx, threads), self.discarded
 
         class WrongSession:
             def run(self, batch: Tensor) -> Tensor:
                 return session.run(batch) * np.float32(1.01)
 
-            def quarantine(self, why: str) -> None:
-                quarantined.append(why)
+            def discard(self) -> None:
+                discarded.append("it")
 
         return WrongSession()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where ``~`` is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture
 def bundle(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """One that is qualified for the wrong engine too, which the registry has."""
     monkeypatch.setattr(engines, "REGISTRY", {**engines.REGISTRY, "wrong": Wrong, "worse": Worse, "gone": Gone})
-    for name in ("purposes", "quarantined"):
+    for name in ("purposes", "discarded"):
         monkeypatch.setattr(Wrong, name, [])
     bundle = load_bundle(tiny_bundle)
     form = bundle.forms["fp32"]
@@ -87,11 +95,14 @@ def test_an_engine_that_is_right_is_admitted_without_a_word(bundle, caplog):
     assert not caplog.records
 
 
-def test_one_that_fails_gives_its_place_to_the_next_and_both_are_named(bundle, caplog):
+def test_one_that_fails_gives_its_place_to_the_next_and_both_are_named(bundle, caplog, home):
     admitted = go(bundle, "onnxruntime", "wrong")
     assert admitted.description == f"{OnnxRuntimeEngine().version()} instead of wrong"
     assert "wrong fails for fp32 of bundle tiny" in caplog.text and "next comes onnxruntime" in caplog.text
-    assert len(Wrong.quarantined) == 1 and "golden outputs differ by 1.00e-02" in Wrong.quarantined[0]
+    assert Wrong.discarded == ["it"]
+    (mark,) = Quarantine(home / "engines").marks()
+    assert (mark.case.engine, mark.kind, mark.quarantined) == ("wrong", Kind.GOLDEN, True)
+    assert "golden outputs differ by 1.00e-02" in mark.why
 
 
 def test_one_that_can_not_be_used_is_named_where_it_should_have_come_first(bundle, caplog):

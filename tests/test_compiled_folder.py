@@ -1,8 +1,7 @@
-"""Engine files and marks, without any engine; what an engine makes of them is in tests/trt."""
+"""Engine files, without any engine; what an engine makes of them is in tests/trt."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -64,23 +63,12 @@ def test_measurements_are_of_one_device_and_version(folder):
         assert folder.timing(replace(OURS, **change)) == b""
 
 
-def test_a_mark_names_the_failure_of_this_very_engine(folder):
+def test_what_is_discarded_is_compiled_anew(folder):
+    folder.discard(OURS)
     folder.keep_engine(OURS, b"an engine")
-    path = folder.quarantine(OURS, "golden outputs differ" + " very much" * 1000)
+    folder.discard(OURS)
     assert folder.engine(OURS) is None
-    assert (folder.failure(OURS) or "").startswith("golden outputs differ very much")
-    assert len(folder.failure(OURS) or "") == compiled.MAX_REASON
-    assert folder.failure(replace(OURS, compiler="tensorrt 10.13.0")) is None
-    assert json.loads(path.read_text())["gpu"] == "Orin"
-    path.unlink()
-    assert folder.failure(OURS) is None
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"failed": 1}', b"\xff\xff", b"[" * 50_000])
-def test_a_mark_that_can_not_be_read_still_marks(folder, content):
-    folder.quarantine(OURS, "anything")
-    folder.mark_file(OURS).write_bytes(content)
-    assert folder.failure(OURS) == "the mark itself can't be read"
+    assert not list(folder.path.iterdir())
 
 
 def test_a_folder_that_can_not_be_used_is_named(folder):
@@ -88,7 +76,6 @@ def test_a_folder_that_can_not_be_used_is_named(folder):
     for use in (
         lambda: folder.engine(OURS),
         lambda: folder.keep_engine(OURS, b""),
-        lambda: folder.quarantine(OURS, ""),
     ):
         with pytest.raises(EngineError, match=r"engines/.*can't be (read|written)"):
             use()

@@ -1,5 +1,5 @@
-"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor | status | swap | audit``, each command in a file
-of its own.
+"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor | engines | status | swap | audit``, each command in
+a file of its own.
 
 Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
 143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from edge_runtime.cli import audit, bundle, demo, doctor, replay, serve, status, swap
+from edge_runtime.cli import audit, bundle, demo, doctor, engines, replay, serve, status, swap
 from edge_runtime.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 from edge_runtime.errors import EdgeRuntimeError
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add(commands)
     bundle.add(commands)
     doctor.add(commands)
+    engines.add(commands)
     status.add(commands)
     swap.add(commands)
     audit.add(commands)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.cli.values import shares
 from edge_runtime.errors import DeliveryError
+
+if TYPE_CHECKING:
+    from edge_runtime.engines.crumbs import Crumbs
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
@@ -30,7 +33,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
+def open_runtime(options: argparse.Namespace, output: Path | None, crumbs: Crumbs | None = None) -> Any:
     from edge_runtime.bundle import DEFAULT_BUNDLE
     from edge_runtime.profile import DEFAULT_PROFILE, load_profile
     from edge_runtime.runtime import DEFAULT_PREVIEWS, open_runtime
@@ -41,7 +44,13 @@ def open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
     bundle = None if options.classical_only else (options.bundle or DEFAULT_BUNDLE)
     previews = DEFAULT_PREVIEWS if options.previews is None else options.previews
     return open_runtime(
-        profile, bundle=bundle, output=output, precision=options.precision, trust=options.trust, previews=previews
+        profile,
+        bundle=bundle,
+        output=output,
+        precision=options.precision,
+        trust=options.trust,
+        previews=previews,
+        crumbs=crumbs,
     )
 
 

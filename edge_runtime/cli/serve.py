@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,7 +58,10 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from edge_runtime.engines.crumbs import recorded
+    from edge_runtime.engines.watch import abandoned_threads
     from edge_runtime.links.mrd import MrdServer
+    from edge_runtime.profile import DEFAULT_PROFILE, load_profile
     from edge_runtime.service.audit import AuditLog
     from edge_runtime.service.life import Around, living
     from edge_runtime.service.logs import start_logging
@@ -67,7 +73,9 @@ def run(options: argparse.Namespace) -> int:
             audit = AuditLog(options.audit)
             stack.callback(audit.close)
         try:
-            runtime = stack.enter_context(open_runtime(options, options.out))
+            cache = load_profile(options.profile or DEFAULT_PROFILE).compilation.cache
+            crumbs = stack.enter_context(recorded(cache))
+            runtime = stack.enter_context(open_runtime(options, options.out, crumbs))
         except EdgeRuntimeError as error:
             if audit is not None:
                 audit.write("start_refused", reason=f"{type(error).__name__}: {error}")
@@ -102,4 +110,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"{where}; Ctrl-C ends", flush=True)
         life.ready(where)
         server.serve_forever()
+    if abandoned_threads():  # an engine that hangs in native code must not meet the end of its own library
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(0)
     return 0

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from edge_runtime.bundle import load_bundle
 from edge_runtime.bundle.trust_store import TrustStore
-from edge_runtime.doctor.detect import Machine
 from edge_runtime.engines import REGISTRY
+from edge_runtime.engines.quarantine import Quarantine
 from edge_runtime.errors import DeviceError, EdgeRuntimeError
 from edge_runtime.kernels import Plans, Workers, instruction_set
+from edge_runtime.machine import Machine
 from edge_runtime.profile import DeviceFacts, Profile, available_profiles, load_profile
 from edge_runtime.runtime import prepare_model
 
 SYSTEM_MB = 768
 """What the operating system and the runtime take beside scans."""
+
+UNKNOWN_ENGINE, CANT_BE_USED = UNUSABLE = ("unknown", "can't be used")
 
 LEAST_SHARE = 0.85
 """Of the memory that a data sheet promises, what Linux sees of it at least; the rest is the firmware's."""
@@ -191,18 +194,25 @@ def _gpu_name() -> str:
 
 def _engines(profile: Profile) -> Iterator[Finding]:
     found = []
+    marks = Quarantine.at(profile.compilation.cache).marks()
     for name in profile.engines:
         try:
             version = REGISTRY[name]().version()
         except KeyError:
             found.append(
-                Finding(f"engine {name}", State.WARNING, "unknown", f"known are {', '.join(sorted(REGISTRY))}")
+                Finding(f"engine {name}", State.WARNING, UNKNOWN_ENGINE, f"known are {', '.join(sorted(REGISTRY))}")
             )
         except (ImportError, EdgeRuntimeError) as error:
-            found.append(Finding(f"engine {name}", State.WARNING, "can't be used", str(error)))
+            found.append(Finding(f"engine {name}", State.WARNING, CANT_BE_USED, str(error)))
         else:
-            found.append(Finding(f"engine {name}", State.GOOD, version))
-    if all(one.state is not State.GOOD for one in found):
+            failed = [mark for mark in marks if mark.case.engine == name and mark.case.version == version]
+            state = State.WARNING if any(mark.quarantined for mark in failed) else State.GOOD
+            said = "; ".join(f"{mark.case.precision} of bundle {mark.case.bundle[:16]}: {mark}" for mark in failed)
+            mend = (
+                f"it has failed here ({said}); to try it again: edge-runtime engines --release {name}" if said else ""
+            )
+            found.append(Finding(f"engine {name}", state, version, mend))
+    if all(one.found in UNUSABLE for one in found):
         found = [Finding(one.name, State.BAD, one.found, one.mend) for one in found]
     yield from found
 

@@ -6,6 +6,7 @@ an engine knows neither MRI nor bundles.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ Tensor = npt.NDArray[np.float32]
 
 Size = tuple[int, int]
 """Rows and columns of an image."""
+
+OUT_OF_MEMORY = re.compile(
+    r"bad.?alloc|out of memory|fail\w* to allocate|can.?not allocate|not enough memory", re.IGNORECASE
+)
+"""How engines say that memory ran out, of the host or of a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,12 @@ class Purpose:
     workspace_mb: int
     dla_core: int | None = None
 
+    def __str__(self) -> str:
+        """Sizes, memory and accelerator: what a compiled engine is of, beside its graph and its device."""
+        sizes = " to ".join(f"{rows} x {columns}" for rows, columns in (self.least, self.usual, self.most))
+        where = "GPU" if self.dla_core is None else f"DLA core {self.dla_core}"
+        return f"{sizes}, workspace {self.workspace_mb} MB, {where}"
+
 
 class Session(Protocol):
     """A planned graph with one input and one output."""
@@ -64,8 +76,8 @@ class Session(Protocol):
 class CompiledSession(Session, Protocol):
     """A session of a graph that was compiled on this device, and is kept there."""
 
-    def quarantine(self, why: str) -> None:
-        """Never again uses what was compiled, on this device with these versions, until somebody removes the mark."""
+    def discard(self) -> None:
+        """Forgets what was compiled: it has failed, and whoever tries again compiles anew."""
         ...
 
 
@@ -80,6 +92,11 @@ class Engine(Protocol):
 
     def score(self, precision: str) -> int:
         """How well it suits the precision here; 0 if it can't run it."""
+        ...
+
+    def conditions(self, purpose: Purpose | None) -> str:
+        """What beside the version decides what it computes on this machine: processor, GPU, driver, sizes that it compiles for. An
+        engine that failed is not tried again where this is the same."""
         ...
 
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
@@ -129,8 +146,22 @@ def _tensorrt() -> Engine:
     return TensorRtEngine()
 
 
+def _onnxruntime_cuda() -> Engine:
+    from edge_runtime.engines.onnxruntime_gpu import OnnxRuntimeCudaEngine
+
+    return OnnxRuntimeCudaEngine()
+
+
+def _onnxruntime_tensorrt() -> Engine:
+    from edge_runtime.engines.onnxruntime_gpu import OnnxRuntimeTensorRtEngine
+
+    return OnnxRuntimeTensorRtEngine()
+
+
 REGISTRY: dict[str, Callable[[], Engine]] = {
     "onnxruntime": _onnxruntime,
+    "onnxruntime-cuda": _onnxruntime_cuda,
+    "onnxruntime-tensorrt": _onnxruntime_tensorrt,
     "openvino": _openvino,
     "tensorrt": _tensorrt,
 }

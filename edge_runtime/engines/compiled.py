@@ -1,4 +1,4 @@
-"""What an engine compiled on this device, kept in a folder: engine files, and marks of those that failed.
+"""What an engine compiled on this device, kept in a folder.
 
 A file of this kind is of one device: of one GPU, driver and version of the compiler. It says so in front of what was compiled, and
 whoever reads it holds every line of that against the device at hand. Nobody signs these files: they are made here from a signed
@@ -24,9 +24,6 @@ MAGIC = b"EDGENGN1"
 MAX_HEADER_BYTES = 64 << 10
 MAX_COMPILED_BYTES = 1 << 30
 """An engine, or the compiler's measurements. Ours have a few MB."""
-
-MAX_MARK_BYTES = 64 << 10
-MAX_REASON = 2000
 
 _FRONT = struct.Struct("<8sI")
 
@@ -71,7 +68,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class CompiledFolder:
-    """Engine files, marks, and what the compiler has measured, in one folder.
+    """Engine files, and what the compiler has measured, in one folder.
 
     Raises:
         EngineError: the folder can't be read or written.
@@ -90,10 +87,6 @@ class CompiledFolder:
     def engine_file(self, identity: Identity) -> Path:
         """Where the engine is kept."""
         return self.path / f"{identity.name}.engine"
-
-    def mark_file(self, identity: Identity) -> Path:
-        """Where it is noted that the engine has failed."""
-        return self.path / f"{identity.name}.quarantine.json"
 
     def _timing_file(self, identity: Identity) -> Path:
         device = f"{identity.compiler} {identity.gpu} {identity.capability} {identity.driver}"
@@ -143,25 +136,10 @@ class CompiledFolder:
         self._write(path, (json.dumps(record, indent=1) + "\n").encode())
         return path
 
-    def quarantine(self, identity: Identity, why: str) -> Path:
-        """Notes that an engine has failed and how; the engine itself goes."""
-        path = self.mark_file(identity)
-        self._write(path, json.dumps({"failed": why[:MAX_REASON], **asdict(identity)}, indent=1).encode())
+    def discard(self, identity: Identity) -> None:
+        """The engine goes; one that can't be removed is refused or fails again."""
         with contextlib.suppress(OSError):
             self.engine_file(identity).unlink(missing_ok=True)
-        return path
-
-    def failure(self, identity: Identity) -> str | None:
-        """How this very engine has failed before; a mark of another device or version counts for nothing."""
-        content = self._read(self.mark_file(identity), MAX_MARK_BYTES)
-        if content is None:
-            return None
-        try:
-            document = json.loads(content)
-            why = str(document.pop("failed"))[:MAX_REASON]
-            return why if Identity(**document) == identity else None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return "the mark itself can't be read"
 
     def _read(self, path: Path, most: int) -> bytes | None:
         try:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from edge_runtime.engines import Purpose, Session, Tensor
-from edge_runtime.errors import EngineError
+from edge_runtime.engines import OUT_OF_MEMORY, Purpose, Session, Tensor
+from edge_runtime.errors import EngineError, EngineMemory
+from edge_runtime.machine import processor
 
 PRECISIONS = {"fp32": 10, "fp16": 5, "int8": 10}
 """FP16 halves the weights; sums are made in single precision here, so an engine which makes them in half is to be preferred."""
@@ -39,6 +40,9 @@ class OnnxRuntimeEngine:
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
 
+    def conditions(self, purpose: Purpose | None) -> str:
+        return processor()
+
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return HELD_OVER_LIVE * live_bytes
 
@@ -52,24 +56,36 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # never starve the ingest thread
         try:
-            return _OnnxRuntimeSession(ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"]))
-        except (
-            Exception
-        ) as error:  # ONNX Runtime raises a class of its own per failure, with no common base but Exception
-            raise EngineError(f"onnxruntime {ort.__version__} can't plan the graph: {error}") from error
+            session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise refused(self.name, error) from error
+        return OnnxRuntimeSession(session, self.name)
 
 
-class _OnnxRuntimeSession:
-    def __init__(self, session: ort.InferenceSession) -> None:
-        self._session = session
+def refused(name: str, error: Exception) -> EngineError:
+    """Of a graph that can't be planned. ONNX Runtime raises a class of its own per failure, with no common base but Exception."""
+    kind = EngineMemory if OUT_OF_MEMORY.search(str(error)) else EngineError
+    return kind(f"{name} {ort.__version__} can't plan the graph: {error}")
+
+
+class OnnxRuntimeSession:
+    """A session of ONNX Runtime, whatever provider runs it.
+
+    Args:
+        name: of the engine, for errors.
+    """
+
+    def __init__(self, session: ort.InferenceSession, name: str) -> None:
+        self._session, self._name = session, name
         self._input = session.get_inputs()[0].name
 
     def run(self, batch: Tensor) -> Tensor:
         batch = np.asarray(batch)
         try:
             output = self._session.run(None, {self._input: batch})[0]
-        except Exception as error:  # as above
-            raise EngineError(f"onnxruntime failed on an input of shape {batch.shape}: {error}") from error
+        except Exception as error:  # see `refused`
+            kind = EngineMemory if OUT_OF_MEMORY.search(str(error)) else EngineError
+            raise kind(f"{self._name} failed on an input of shape {batch.shape}: {error}") from error
         if not np.isfinite(output).all():
-            raise EngineError(f"onnxruntime returned values that are not finite for an input of shape {batch.shape}")
+            raise EngineError(f"{self._name} returned values that are not finite for an input of shape {batch.shape}")
         return np.asarray(output, dtype=np.float32)

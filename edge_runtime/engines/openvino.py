@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge_runtime.engines import Purpose, Session, Tensor
-from edge_runtime.errors import EngineError
+from edge_runtime.engines import OUT_OF_MEMORY, Purpose, Session, Tensor
+from edge_runtime.errors import EngineError, EngineMemory
+from edge_runtime.machine import processor
 
 # When imported, OpenVINO reports that to its makers over the network. A device tells nobody anything: without this package of its
 # own it can't, and goes on.
@@ -52,6 +53,9 @@ class OpenVinoEngine:
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
 
+    def conditions(self, purpose: Purpose | None) -> str:
+        return processor()
+
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return len(graph_bytes) * HELD_OVER_LIVE * live_bytes + sum(graph_bytes)
 
@@ -59,7 +63,8 @@ class OpenVinoEngine:
         try:
             return OpenVinoSession(self._core, self._core.read_model(onnx), threads)
         except Exception as error:  # its frontends raise classes of their own, with no common base but Exception
-            raise EngineError(f"openvino {VERSION} can't plan the graph: {_one_line(error)}") from error
+            kind = EngineMemory if OUT_OF_MEMORY.search(str(error)) else EngineError
+            raise kind(f"openvino {VERSION} can't plan the graph: {_one_line(error)}") from error
 
 
 class OpenVinoSession:
@@ -93,7 +98,8 @@ class OpenVinoSession:
             try:
                 output = self._request(batch.shape).infer([batch])[0]
             except Exception as error:  # as above
-                raise EngineError(f"openvino failed on an input of shape {batch.shape}: {_one_line(error)}") from error
+                kind = EngineMemory if OUT_OF_MEMORY.search(str(error)) else EngineError
+                raise kind(f"openvino failed on an input of shape {batch.shape}: {_one_line(error)}") from error
         if not np.isfinite(output).all():
             raise EngineError(f"openvino returned values that are not finite for an input of shape {batch.shape}")
         return np.asarray(output, dtype=np.float32)

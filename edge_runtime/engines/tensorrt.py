@@ -30,7 +30,6 @@ from edge_runtime.errors import (
     DeviceError,
     EngineError,
     EngineFileRefused,
-    EngineQuarantined,
     OutOfDeviceMemory,
     PluginMissing,
 )
@@ -116,6 +115,10 @@ class TensorRtEngine:
     def score(self, precision: str) -> int:
         return PRECISIONS.get(precision, 0)
 
+    def conditions(self, purpose: Purpose | None) -> str:
+        capability = ".".join(str(part) for part in self._device.capability)
+        return f"{self._device.name}, {capability}, driver {dotted(self._device.driver_version)}, {purpose}"
+
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return 0  # all of it is there from the beginning
 
@@ -123,7 +126,6 @@ class TensorRtEngine:
         """Loads the engine of a graph, which is compiled first where there is none of this device: that takes minutes.
 
         Raises:
-            EngineQuarantined: it has failed here before.
             PluginMissing: an operator is neither TensorRT's nor a registered plugin's.
             CompilationFailed: the compiler gave up.
             EngineError: the graph, or something of the purpose, is none that TensorRT takes.
@@ -135,11 +137,6 @@ class TensorRtEngine:
                 "unrolled networks, no programs"
             )
         folder, identity = CompiledFolder.at(purpose.cache), self.identity(onnx, purpose)
-        if failure := folder.failure(identity):
-            raise EngineQuarantined(
-                f"{self.version()}: {purpose.precision} has failed here before and is quarantined: {failure}; to try again "
-                f"remove {folder.mark_file(identity)}"
-            )
         with self._device.use():
             try:
                 compiled = folder.engine(identity)
@@ -148,23 +145,17 @@ class TensorRtEngine:
             except EngineFileRefused as error:
                 log.warning("%s: it is compiled anew", error)
             log.info("tensorrt compiles %s of bundle %s, which takes minutes", purpose.precision, purpose.bundle[:16])
-            try:
-                compiled, timing = compile_graph(self._device, onnx, purpose, folder.timing(identity))
-            except CompilationFailed as error:  # the next attempt would take as long and end alike
-                folder.quarantine(identity, str(error))
-                raise
+            compiled, timing = compile_graph(self._device, onnx, purpose, folder.timing(identity))
             folder.keep_timing(identity, timing)
             folder.keep_engine(identity, compiled)
             try:
                 return TensorRtSession(self._device, compiled, folder, identity, purpose)
-            except EngineFileRefused as error:  # fresh from the compiler: another would be no better
-                folder.quarantine(identity, str(error))
+            except EngineFileRefused:  # fresh from the compiler: another would be no better
+                folder.discard(identity)
                 raise
 
     def identity(self, onnx: bytes, purpose: Purpose) -> Identity:
         """What an engine that this device compiles of a graph is of."""
-        sizes = " to ".join(f"{rows} x {columns}" for rows, columns in (purpose.least, purpose.usual, purpose.most))
-        where = "GPU" if purpose.dla_core is None else f"DLA core {purpose.dla_core}"
         return Identity(
             bundle=purpose.bundle,
             precision=purpose.precision,
@@ -173,7 +164,7 @@ class TensorRtEngine:
             gpu=self._device.name,
             capability=".".join(str(part) for part in self._device.capability),
             driver=dotted(self._device.driver_version),
-            profile=f"{sizes}, workspace {purpose.workspace_mb} MB, {where}",
+            profile=str(purpose),
         )
 
 
@@ -220,9 +211,8 @@ class TensorRtSession(DevicePlan):
             self._result = self._port((math.prod(self._largest),), np.float32)
             self._bind(self._batch.address, self._result.address)
 
-    def quarantine(self, why: str) -> None:
-        path = self._folder.quarantine(self._identity, why)
-        log.error("tensorrt: %s is quarantined (%s): %s", self._identity.precision, path, why)
+    def discard(self) -> None:
+        self._folder.discard(self._identity)
 
     def run(self, batch: Tensor) -> Tensor:
         if batch.dtype != np.float32:  # the engine would read its bytes as if they were

@@ -510,6 +510,8 @@ def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]
         attributes["EdgeBundle"] = f"{image.provenance.bundle_name} {image.provenance.bundle_version}"
         attributes["EdgeBundleDigest"] = image.provenance.bundle_digest
         attributes["EdgePrecision"] = image.provenance.precision
+    if image.provenance.degraded:
+        attributes["EdgeDegraded"] = image.provenance.degraded
     if image.provenance.bundle_override:
         attributes["EdgeBundleOverride"] = image.provenance.bundle_override
     if image.evidence is not None:

@@ -414,10 +414,10 @@ def test_a_preview_that_is_left_out_is_told(serve, monkeypatch):
 def abandoning(reconstruct):
     """As the learned reconstruction does, before its first step."""
 
-    def wrapped(samples, calibration, learned, plans, wanted=lambda: True):
+    def wrapped(samples, calibration, learned, plans, wanted=lambda: True, *rest):
         if not wanted():
             raise Abandoned("the image is not wanted any more")
-        return reconstruct(samples, calibration, learned, plans, wanted)
+        return reconstruct(samples, calibration, learned, plans, wanted, *rest)
 
     return wrapped
 

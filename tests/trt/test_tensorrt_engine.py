@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import logging
 import os
 import re
@@ -33,6 +32,7 @@ from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from edge_runtime.cuda.device import open_device
 from edge_runtime.engines import CompiledSession, choose_engine
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.engines.quarantine import Kind, Quarantine
 from edge_runtime.errors import (
     CompilationFailed,
     EngineError,
@@ -367,14 +367,16 @@ def test_a_damaged_engine_is_refused_by_name_and_compiled_anew(made, plan, caplo
     assert made.compiled == 2
 
 
-def test_an_engine_that_tensorrt_does_not_take_is_compiled_anew_once(made, plan, caplog):
-    plan()
+def test_an_engine_that_tensorrt_does_not_take_is_compiled_anew_once(made, qualified, compilation):
+    only = replace(profile_of(), engines=("tensorrt",), compilation=compilation)
+    prepare_model(qualified, only)
     made.refuses_to_load = "Platform specific tag mismatch"
     with pytest.raises(EngineFileRefused, match="Platform specific tag mismatch"):
-        plan()
+        prepare_model(qualified, only)
     assert made.compiled == 2  # and that was not taken either
+    assert not list(compilation.cache.glob("*.engine"))
     with pytest.raises(EngineQuarantined, match="Platform specific tag mismatch"):
-        plan()
+        prepare_model(qualified, only)
     assert made.compiled == 2
 
 
@@ -403,19 +405,21 @@ def test_a_graph_that_tensorrt_does_not_read_is_named_with_the_mend(made, plan):
         plan()
 
 
-def test_a_compilation_that_fails_is_not_begun_again(made, plan, compilation):
+def test_a_compilation_that_fails_is_not_begun_again(made, qualified, compilation):
+    only = replace(profile_of(), engines=("tensorrt",), compilation=compilation)
     made.refuses = "Error Code 10: could not find any implementation for node /head/Conv"
     with pytest.raises(CompilationFailed, match="can't compile fp32: Error Code 10"):
-        plan()
-    (mark,) = compilation.cache.glob("*.quarantine.json")
-    assert "Error Code 10" in json.loads(mark.read_text())["failed"]
+        prepare_model(qualified, only)
+    (path,) = compilation.cache.glob("*.quarantine.json")
+    (mark,) = Quarantine(compilation.cache).marks()
+    assert mark.kind is Kind.COMPILATION and "Error Code 10" in mark.why
     made.refuses = ""
-    with pytest.raises(EngineQuarantined, match=f"failed here before .*Error Code 10.*remove {re.escape(str(mark))}"):
-        plan()
+    with pytest.raises(EngineQuarantined, match=f"failed here before .*Error Code 10.*remove {re.escape(str(path))}"):
+        prepare_model(qualified, only)
     assert made.compiled == 1
-    plan(workspace_mb=8)  # another profile has a chance of its own
-    mark.unlink()
-    plan()
+    prepare_model(qualified, replace(only, compilation=replace(compilation, workspace_mb=8)))  # has a chance of its own
+    path.unlink()
+    prepare_model(qualified, only)
 
 
 @pytest.mark.parametrize("where", ["refuses", "refuses_to_load", "refuses_context"])
@@ -563,7 +567,7 @@ def test_tensorrt_says_its_warnings_in_the_log(made, engine, caplog):
     ]
 
 
-def test_sessions_can_be_quarantined(plan):
+def test_sessions_can_be_discarded(plan):
     assert isinstance(plan(), CompiledSession)
     assert not isinstance(OnnxRuntimeEngine(), CompiledSession)
 

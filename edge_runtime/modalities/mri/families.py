@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from edge_runtime.bundle.manifest import REGULARISER, Settings, UnrolledSettings
-from edge_runtime.engines import Engine, Purpose
+from edge_runtime.engines import Engine, Purpose, Session
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.programmed import ProgrammedReconstruction
 from edge_runtime.modalities.mri.proposal import Learned
@@ -19,6 +19,7 @@ def made_ready(
     threads: int,
     purpose: Purpose | None = None,
     tolerance: float = 0.0,
+    watched: Callable[[Session], Session] = lambda session: session,
 ) -> Learned:
     """A model planned on an engine.
 
@@ -26,12 +27,13 @@ def made_ready(
         graphs: of one form, by name.
         purpose: of its one graph, for engines that compile.
         tolerance: by which its golden outputs may differ on that engine.
+        watched: what is put around every session.
 
     Raises:
         EngineError: a graph can't be planned.
         DeviceError: the GPU can't be used.
     """
-    sessions = {name: engine.plan(graph, threads, purpose) for name, graph in sorted(graphs.items())}
+    sessions = {name: watched(engine.plan(graph, threads, purpose)) for name, graph in sorted(graphs.items())}
     if isinstance(settings, UnrolledSettings):
         return LearnedReconstruction(settings, sessions[REGULARISER], tolerance)
     held = partial(engine.held_bytes, graph_bytes=[len(graph) for graph in graphs.values()])

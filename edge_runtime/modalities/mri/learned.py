@@ -32,11 +32,13 @@ class LearnedReconstruction:
 
     Attributes:
         tolerance: see `Stepwise`; 0 where nobody said what the engine may differ by.
+        iterations: how many of the settings' are run, the first ones; ``None`` for all of them.
     """
 
     settings: UnrolledSettings
     regulariser: Session
     tolerance: float = 0.0
+    iterations: int | None = None
 
     coil_copies = 0
 
@@ -48,7 +50,7 @@ class LearnedReconstruction:
     @property
     def runs(self) -> int:
         """See `Stepwise`."""
-        return self.settings.iterations
+        return self.settings.iterations if self.iterations is None else self.iterations
 
     def network_bytes(self, phase_encodes: int, columns: int) -> int:
         """See `Learned`."""

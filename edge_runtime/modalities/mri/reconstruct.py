@@ -162,6 +162,7 @@ def reconstruct(
     plans: Plans,
     wanted: Callable[[], bool] = lambda: True,
     begun: Begun | None = None,
+    failed: Callable[[Exception], None] = lambda error: None,
 ) -> Iterator[tuple[Method, Reconstruction]]:
     """The images of one slice as they become ready: learned (where a network is given), classical, zero-filled.
 
@@ -169,6 +170,7 @@ def reconstruct(
         wanted: asked while the learned image, which takes longest, is made.
         begun: the learned image's first runs, made with the same calibration of a part of the same samples (`begin`). They are
             gone on with where the image can't come out otherwise for it than the network's tolerance allows, else made anew.
+        failed: told at once what the network failed with, before the other images come.
 
     Raises:
         Abandoned: it was not wanted any more; no image has come then.
@@ -183,6 +185,7 @@ def reconstruct(
                 raise
             except Exception as error:  # the patient's other images are due all the same
                 failure = error
+                failed(error)
             else:
                 yield Method.LEARNED, made
         plan, everything = seen.plan, seen.measured

@@ -1,4 +1,5 @@
-"""What Linux says of the machine, read from files below a root that tests may put elsewhere; nothing here changes anything.
+"""What Linux says of the machine: the doctor looks once, a server goes on looking. It is read from files below a root that tests
+may put elsewhere; nothing here changes anything.
 
 Layouts after the kernel's documentation (``Documentation/ABI/testing/sysfs-class-thermal``, ``sysfs-devices-system-cpu``,
 ``Documentation/filesystems/proc.rst``, the device tree specification's root node) and, for Jetsons, NVIDIA's Jetson Linux Developer
@@ -76,9 +77,9 @@ def detect(root: Path = Path("/"), architecture: str = "") -> Machine:
         cores=_count(_text(root / "sys/devices/system/cpu/online")) or len(processors),
         memory_mb=_memory_mb(_text(root / "proc/meminfo")),
         governors=_governors(root / "sys/devices/system/cpu"),
-        temperatures_c=_temperatures(root / "sys/class/thermal"),
+        temperatures_c=temperatures_c(root),
         jetson_linux=_jetson_linux(_text(root / "etc/nv_tegra_release")),
-        power_mode=_power_mode(_text(root / "var/lib/nvpmodel/status"), _text(root / "etc/nvpmodel.conf")),
+        power_mode=power_mode(root),
     )
 
 
@@ -122,10 +123,10 @@ def _governors(cpus: Path) -> tuple[str, ...]:
     return tuple(sorted({text for path in policies if (text := _text(path).strip())}))
 
 
-def _temperatures(thermal: Path) -> dict[str, float]:
+def temperatures_c(root: Path = Path("/")) -> dict[str, float]:
     """The hottest reading of each type of zone; the kernel counts thousandths of a degree."""
     found: dict[str, float] = {}
-    for zone in sorted(thermal.glob("thermal_zone*")):
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         name, reading = _text(zone / "type").strip(), _text(zone / "temp").strip()
         if not name or not re.fullmatch(r"-?\d{1,9}", reading):
             continue
@@ -140,14 +141,45 @@ def _jetson_linux(release: str) -> str | None:
     return f"{found[1]}.{found[2]}" if found else None
 
 
-def _power_mode(status: str, configuration: str) -> str | None:
-    """nvpmodel's status holds a number (``pmode:0002``), its configuration the names."""
-    found = re.search(r"pmode:(\d+)", status)
+def power_mode(root: Path = Path("/")) -> str | None:
+    """Of a Jetson. nvpmodel's status holds a number (``pmode:0002``), its configuration the names."""
+    found = re.search(r"pmode:(\d+)", _text(root / "var/lib/nvpmodel/status"))
     if found is None:
         return None
-    number = int(found[1])
+    number, configuration = int(found[1]), _text(root / "etc/nvpmodel.conf")
     names = {
         int(index): name for index, name in re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", configuration)
     }
     name: str = names.get(number, f"mode {number}")
     return name
+
+
+THROTTLING = (
+    "sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt",  # Jetson: over-current events (Jetson Linux Developer Guide, power)
+    "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count",  # x86 (Documentation/ABI, sysfs-devices-system-cpu)
+)
+"""Files with the number of times that the hardware has slowed itself down, for heat or for current."""
+
+UNDERVOLTAGE = "sys/class/hwmon/hwmon*/in0_lcrit_alarm"
+"""1 while a Raspberry Pi's supply is too weak (Documentation/hwmon, driver rpi_volt)."""
+
+
+def throttlings(root: Path = Path("/")) -> int:
+    """How often the hardware has slowed itself down since it was switched on; 0 where nothing says it."""
+    texts = (_text(path).strip() for pattern in THROTTLING for path in root.glob(pattern))
+    return sum(int(text) for text in texts if re.fullmatch(r"\d{1,18}", text))
+
+
+def undervoltage(root: Path = Path("/")) -> bool:
+    """Whether the supply is too weak just now."""
+    names = {path: _text(path.parent / "name").strip() for path in root.glob(UNDERVOLTAGE)}
+    return any(name == "rpi_volt" and _text(path).strip() == "1" for path, name in names.items())
+
+
+def processor(root: Path = Path("/")) -> str:
+    """Name of the processor, or what stands for it; with the same name, the same instructions."""
+    for one in _processors(_text(root / "proc/cpuinfo")):
+        for key in ("model name", "cpu part", "hardware"):
+            if one.get(key):
+                return f"{one.get('cpu implementer', '')} {one[key]}".strip()
+    return ""
