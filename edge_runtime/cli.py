@@ -1,4 +1,4 @@
-"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor``.
+"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor | outbox | pacs``.
 
 Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
 143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete ima
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -21,9 +22,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.delivery.commands import add_outbox, add_pacs
 from edge_runtime.errors import BundleError, DeliveryError, EdgeRuntimeError, RecordingError
 
 if TYPE_CHECKING:
+    from edge_runtime.delivery.handover import Handover
     from edge_runtime.hil.player import Event, PlayResult
     from edge_runtime.links.files import Recording
 
@@ -101,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_bundle(commands)
     _add_doctor(commands)
+    add_outbox(commands)
+    add_pacs(commands)
     return parser
 
 
@@ -133,6 +138,9 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--port", type=_port_or_any, default=9002, help="TCP port, 0 for a free one (%(default)s)")
     serve.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for DICOM series and reports; without it nothing is kept"
+    )
+    serve.add_argument(
+        "--delivery", type=Path, metavar="FILE", help="where images go: PACS, DICOMweb, folders; see docs/delivery.md"
     )
     serve.add_argument("--json", action="store_true", help="announce the address as one line of JSON")
     _add_model_options(serve)
@@ -335,7 +343,14 @@ def _serve(options: argparse.Namespace) -> int:
     from edge_runtime.links.mrd import MrdServer
 
     logging.getLogger("edge_runtime").setLevel(logging.INFO)
-    with _open_runtime(options, options.out) as runtime:
+    with contextlib.ExitStack() as stack:
+        output, handover = options.out, None
+        if options.delivery is not None:
+            from edge_runtime.delivery.handover import open_handover
+
+            handover = stack.enter_context(open_handover(options.delivery))
+            output = output or handover.folder
+        runtime = stack.enter_context(_open_runtime(options, output, handover))
         server = MrdServer(runtime, options.host, options.port)
 
         def stop(*_: object) -> None:
@@ -468,7 +483,7 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
     return 0 if "final" in parts and "incomplete" not in parts and not failed else EXIT_FAILED
 
 
-def _open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
+def _open_runtime(options: argparse.Namespace, output: Path | None, handover: Handover | None = None) -> Any:
     from edge_runtime.bundle import DEFAULT_BUNDLE
     from edge_runtime.profile import DEFAULT_PROFILE, load_profile
     from edge_runtime.runtime import DEFAULT_PREVIEWS, open_runtime
@@ -479,7 +494,13 @@ def _open_runtime(options: argparse.Namespace, output: Path | None) -> Any:
     bundle = None if options.classical_only else (options.bundle or DEFAULT_BUNDLE)
     previews = DEFAULT_PREVIEWS if options.previews is None else options.previews
     return open_runtime(
-        profile, bundle=bundle, output=output, precision=options.precision, trust=options.trust, previews=previews
+        profile,
+        bundle=bundle,
+        output=output,
+        precision=options.precision,
+        trust=options.trust,
+        previews=previews,
+        handover=handover,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
@@ -21,6 +22,9 @@ from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.pool import ReconstructionPool
 from edge_runtime.profile import Profile
 from edge_runtime.scan import Provenance
+
+if TYPE_CHECKING:
+    from edge_runtime.delivery.handover import Handover
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Runtime:
         plans: kernels of the slices that are being reconstructed.
         output: folder for DICOM series and reports, ``None`` to keep nothing.
         memory: what scans reserve before they allocate.
+        handover: what written images are handed to for delivery; ``None``: they stay where they are.
         giving_up: set when the server ends and what still waits shall not be reconstructed any more.
         previews: shares of a slice's expected readouts at which a preview is made.
         notes: on this process, that every image carries.
@@ -71,6 +76,7 @@ class Runtime:
     output: Path | None
     memory: MemoryBudget
     previews: tuple[float, ...] = DEFAULT_PREVIEWS
+    handover: Handover | None = None
     giving_up: threading.Event = field(default_factory=threading.Event)
     notes: tuple[str, ...] = ()
 
@@ -154,6 +160,7 @@ def open_runtime(
     precision: str | None = None,
     trust: Path | None = None,
     previews: tuple[float, ...] = (0.25, 0.5, 0.75),
+    handover: Handover | None = None,
 ) -> Iterator[Runtime]:
     """Makes everything ready, and ends the threads afterwards.
 
@@ -161,6 +168,7 @@ def open_runtime(
 
     Args:
         bundle: the model bundle, ``None`` for classical images only.
+        handover: what written images are handed to for delivery.
         trust: folder of the keys that may sign it; without one the profile's, without that the one that comes with the package.
 
     Raises:
@@ -175,7 +183,7 @@ def open_runtime(
     pool = ReconstructionPool(profile.reconstruction_workers, profile.pending_slices)
     try:
         memory = MemoryBudget(profile.total_bytes)
-        yield Runtime(profile, model, pool, plans, output, memory, previews, notes=notes)
+        yield Runtime(profile, model, pool, plans, output, memory, previews, handover, notes=notes)
     finally:
         pool.close()
         blas.restore_original_limits()
