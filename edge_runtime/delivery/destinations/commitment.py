@@ -62,15 +62,18 @@ def ask_for_commitment(
         item.ReferencedSOPClassUID = one.identity.sop_class_uid
         item.ReferencedSOPInstanceUID = one.identity.sop_instance_uid
         request.ReferencedSOPSequence.append(item)
-    reported = threading.Event()
+    begun, answered = threading.Event(), threading.Event()
 
     def report(event: Any) -> tuple[int, None]:
-        status = take_report(event, outbox, {destination.name: destination.attempts})
-        reported.set()
-        return status, None
+        begun.set()
+        return take_report(event, outbox, {destination.name: destination.attempts}), None
+
+    def sent(event: Any) -> None:
+        if type(event.message).__name__ == "N_EVENT_REPORT_RSP":
+            answered.set()
 
     context = library.presentation.build_context(STORAGE_COMMITMENT)
-    handlers = [(library.evt.EVT_N_EVENT_REPORT, report)]
+    handlers = [(library.evt.EVT_N_EVENT_REPORT, report), (library.evt.EVT_DIMSE_SENT, sent)]
     outbox.open_commitment(transaction, destination.name, this_process(), [one.id for one in objects])
     taken = False
     try:
@@ -89,8 +92,9 @@ def ask_for_commitment(
             patience_s = peer.timeout_s if device.callback is None else min(LINGER_S, peer.timeout_s)
             # The watch would take a longer silence for a broken link. The report may come to the call-back, too.
             until = time.monotonic() + 0.9 * patience_s
-            while time.monotonic() < until and outbox.commitment_destination(transaction) is not None:
-                reported.wait(0.1)
+            while time.monotonic() < until and not answered.wait(0.1):
+                if not begun.is_set() and outbox.commitment_destination(transaction) is None:
+                    break
     except (Unreachable, NotAdmitted):
         if not taken:
             raise

@@ -81,7 +81,10 @@ def explain_tls(error: OSError, where: str, files: TlsFiles) -> DestinationError
         return NotAdmitted(f"{where}: TLS failed ({reason}): TLS 1.2 or 1.3 is expected")
     if isinstance(error, TimeoutError):
         return Unreachable(f"{where}: it takes the connection and does not answer TLS: hung, or no TLS port")
-    return Unreachable(f"{where}: the connection ended during the TLS handshake ({reason or error}): is it a TLS port?")
+    return Unreachable(
+        f"{where}: it breaks off the TLS handshake ({reason or error.strerror or error}): most likely it does not speak TLS: "
+        "use its TLS port, or say plain = true for an unencrypted one"
+    )
 
 
 def shaken_hands(connection: socket.socket, host: str, where: str, files: TlsFiles) -> ssl.SSLSocket:

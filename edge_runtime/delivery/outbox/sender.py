@@ -85,10 +85,7 @@ class Sender:
 
         Raises:
             DeliveryConfigurationError: something is not installed that a destination needs.
-            OutboxError: the outbox can't be written to.
         """
-        self._outbox.recover()
-        self._outbox.sweep()
         work: list[tuple[str, Callable[[threading.Event], None]]] = [("delivery-tidy", self._tidy)]
         for destination in self._settings.destinations:
             for number in range(destination.pace.associations):
@@ -121,8 +118,12 @@ class Sender:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _tidy(self, wake: threading.Event) -> None:
+        swept = False
         while not self._stop.is_set():
             try:
+                if not swept:
+                    self._outbox.sweep()
+                    swept = True
                 purge(self._outbox, self._settings)
             except DeliveryError as error:
                 log.error("%s", error)

@@ -339,9 +339,11 @@ class Outbox:
             numbers = [
                 number
                 for (number,) in database.execute(
+                    # What a connection broke at goes last until another object has got through: else it would block the rest.
                     "SELECT id FROM deliveries WHERE destination = ? AND state = 'queued' AND urgency >= ? AND not_before_s <= ? "
-                    "ORDER BY urgency DESC, id LIMIT ?",
-                    (destination, int(least), now, most),
+                    "ORDER BY lost_at_success = COALESCE((SELECT successes FROM destinations WHERE name = ?), 0), "
+                    "urgency DESC, id LIMIT ?",
+                    (destination, int(least), now, destination, most),
                 )
             ]
             database.executemany(
