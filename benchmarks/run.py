@@ -27,6 +27,7 @@ BENCHMARKS = {
     "latency": "benchmarks.latency:latency",
     "engine": "benchmarks.engines:engines",
     "export.calibration_peak_mb": "benchmarks.calibration:calibration",
+    "delivery": "benchmarks.delivery:delivery",
     "install": "benchmarks.footprint:install",
     "quality": "benchmarks.quality:quality",
 }

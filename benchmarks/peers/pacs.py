@@ -217,8 +217,10 @@ def running_storescp(*arguments: str, port: int = STORESCP_PORT) -> Iterator[Pac
 
 
 def _start(command: list[str], folder: Path, log: Any) -> subprocess.Popen[bytes]:
+    # dcmtk, which Orthanc receives with, waits for full segments unless this is set: 40 ms an object.
+    tuned = {**os.environ, "TCP_NODELAY": "1"}
     return subprocess.Popen(
-        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, user=NOBODY, group=NOBODY, extra_groups=[]
+        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, user=NOBODY, group=NOBODY, extra_groups=[], env=tuned
     )
 
 

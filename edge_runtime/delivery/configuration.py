@@ -126,8 +126,8 @@ class Pace:
         windows: of the local time of day.
         emergency_any_time: emergencies do not wait for a window.
         first_retry_s, longest_retry_s: of the exponential back-off.
-        associations: how many connections send at once.
-        batch: the most objects that one connection is handed.
+        associations: how many connections send at once; two, where nothing else is said, for C-STORE, which waits for each answer.
+        batch: the most objects over one connection.
     """
 
     bandwidth_bytes_per_s: int | None = None
@@ -136,7 +136,7 @@ class Pace:
     first_retry_s: float = 5.0
     longest_retry_s: float = 900.0
     associations: int = 1
-    batch: int = 100
+    batch: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,8 +336,8 @@ def _pace(table: TomlTable, kind: str) -> Pace:
         emergency_any_time=table.flag("emergency_any_time", True),
         first_retry_s=first,
         longest_retry_s=table.number("longest_retry_s", first, 604800, max(first, 900)),
-        associations=1 if kind == "folder" else table.integer("associations", 1, 16, 1),
-        batch=table.integer("batch", 1, 10000, 100),
+        associations=1 if kind == "folder" else table.integer("associations", 1, 16, 2 if kind == "dimse" else 1),
+        batch=table.integer("batch", 1, 1000000, 1000),
     )
 
 

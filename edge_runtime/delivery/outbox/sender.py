@@ -29,10 +29,13 @@ log = logging.getLogger(__name__)
 LEASE_S = 600.0
 """How long what a sender claimed stays its own without a sign of life."""
 
+CLAIM = 32
+"""Objects that are claimed at once."""
+
 POLL_S = 2.0
 """How long a thread waits at most until it looks again: other processes put objects in, too."""
 
-WRITE_DOWN_S = 0.2
+WRITE_DOWN_S = 0.5
 """How long answers are gathered before they are written down; after a crash those objects are sent again."""
 
 GRACE_S = 30.0
@@ -182,10 +185,16 @@ class _Lane:
             if not self._destination.pace.emergency_any_time:
                 return POLL_S
             least = Urgency.EMERGENCY
-        claimed = self._outbox.claim(name, self._owner, most=self._destination.pace.batch, lease_s=LEASE_S, least=least)
+        claimed = self.claim(self._destination.pace.batch, least)
         if not claimed:
             return POLL_S
-        return 0.0 if self._send(claimed) else self._rest_s()
+        return 0.0 if self._send(claimed, least) else self._rest_s()
+
+    def claim(self, most: int, least: Urgency) -> list[Delivery]:
+        """The next few objects; no more, so that the other connections of the destination find some, too."""
+        return self._outbox.claim(
+            self._destination.name, self._owner, most=min(most, CLAIM), lease_s=LEASE_S, least=least
+        )
 
     def _rest_s(self) -> float:
         return min(POLL_S, max(0.0, self._outbox.line(self._destination.name).not_before_s - self._outbox.time.now_s()))
@@ -193,12 +202,12 @@ class _Lane:
     def _is_open(self) -> bool:
         return self._destination.pace.windows.open_at(self._outbox.time.clock.local())
 
-    def _send(self, claimed: list[Delivery]) -> bool:
+    def _send(self, claimed: list[Delivery], least: Urgency) -> bool:
         """Whether the connection held."""
         ledger = _Ledger(self._outbox, self._destination, self._owner, self._draw, self._tally)
-        turn = _Turn(self, claimed, ledger)
+        kinds = {_kind(one) for one in claimed}
+        turn = _Turn(self, claimed, ledger, kinds, self._destination.pace.batch, least)
         try:
-            kinds = {(one.identity.sop_class_uid, one.identity.transfer_syntax_uid) for one in claimed}
             self._courier.send(iter(turn), kinds, ledger.settle)
             return True
         except DestinationError as error:
@@ -253,16 +262,32 @@ class _Lane:
 
 
 class _Turn:
-    """The objects of one claim, one after the other, as long as it is their turn."""
+    """The objects of one connection, one after the other, as long as it is their turn.
 
-    def __init__(self, lane: _Lane, claimed: list[Delivery], ledger: _Ledger) -> None:
+    Args:
+        kinds: that the connection was made for.
+        most: objects on one connection.
+    """
+
+    def __init__(
+        self,
+        lane: _Lane,
+        claimed: list[Delivery],
+        ledger: _Ledger,
+        kinds: set[tuple[str, str]],
+        most: int,
+        least: Urgency,
+    ) -> None:
         self._lane = lane
         self._left = claimed[::-1]
         self._ledger = ledger
+        self._kinds = kinds
+        self._more = most - len(claimed)
+        self._least = least
         self._renewed = time.monotonic()
 
     def __iter__(self) -> Iterator[Delivery]:
-        while self._left:
+        while self._left or self._claim_more():
             if not self._lane.goes_on(self._left[-1].urgency):
                 return
             if time.monotonic() - self._renewed > LEASE_S / 10:
@@ -272,10 +297,22 @@ class _Turn:
             if self._ledger.is_whole(delivery):
                 yield delivery
 
+    def _claim_more(self) -> bool:
+        """Whether there is more for this connection."""
+        if self._more <= 0:
+            return False
+        self._left = self._lane.claim(self._more, self._least)[::-1]
+        self._more -= len(self._left)
+        return bool(self._left) and all(_kind(one) in self._kinds for one in self._left)
+
     def give_back(self) -> None:
         """What was not sent is queued again."""
         if self._left:
             self._ledger.give_back(self._left)
+
+
+def _kind(delivery: Delivery) -> tuple[str, str]:
+    return delivery.identity.sop_class_uid, delivery.identity.transfer_syntax_uid
 
 
 class _Ledger:
