@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -312,8 +313,13 @@ def tls_text(authority: Path, certificate: Path, key: Path) -> str:
         ("the pacs speaks no TLS", "does not speak TLS"),
     ],
 )
-def test_certificates(start_orthanc: StartOrthanc, tmp_path: Path, trouble: str, said: str) -> None:
-    shared = Path("/tmp") / f"edge-tls-{os.getpid()}-{abs(hash(trouble))}"
+def test_certificates(
+    start_orthanc: StartOrthanc, tmp_path: Path, request: pytest.FixtureRequest, trouble: str, said: str
+) -> None:
+    # Not below tmp_path, which only this user may enter, and Orthanc runs as another.
+    holder = tempfile.TemporaryDirectory(prefix="edge-tls-")
+    request.addfinalizer(holder.cleanup)
+    shared = Path(holder.name)
     good, rogue = Authority(shared / "good"), Authority(shared / "rogue", "rogue")
     theirs = (rogue if trouble == "the pacs' is a rogue's" else good).issue(
         "pacs", **({"begins": -3 * DAY, "ends": -DAY} if "pacs' has expired" in trouble else {})

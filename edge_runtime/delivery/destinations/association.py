@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.delivery.configuration import DicomPeer
-from edge_runtime.delivery.destinations.diagnosis import diagnose
+from edge_runtime.delivery.destinations.diagnosis import HANGS, diagnose
 from edge_runtime.delivery.destinations.progress import tune, watched
 from edge_runtime.delivery.destinations.tls import client_context
 from edge_runtime.errors import DeliveryConfigurationError, DestinationError, NotAdmitted, Unreachable
@@ -126,6 +127,7 @@ def associated(
     if peer.tls is not None:
         tls = (client_context(peer.tls), peer.tls.server_name or peer.host)
     with watched(lambda: held[-1] if held else None, lambda: steps[0], peer.timeout_s) as gave_up:
+        began = time.monotonic()
         try:
             association = entity.associate(
                 peer.host,
@@ -139,7 +141,8 @@ def associated(
         except OSError:  # a name that is not known
             raise _refusal(None, calling, peer, where) from None
         if not association.is_established:
-            raise _refusal(association, calling, peer, where)
+            broke_off = bool(held) and time.monotonic() - began < 0.9 * peer.timeout_s
+            raise _refusal(association, calling, peer, where, broke_off)
         done = False
         try:
             yield Association(association, step)
@@ -153,7 +156,10 @@ def associated(
         raise Unreachable(f"{where}: nothing moved for {peer.timeout_s:g} s: it hangs, or the link is down")
 
 
-def _refusal(association: Pynetdicom | None, calling: str, peer: DicomPeer, where: str) -> DestinationError:
+def _refusal(
+    association: Pynetdicom | None, calling: str, peer: DicomPeer, where: str, broke_off: bool = False
+) -> DestinationError:
+    """Why there is no association; ``broke_off``: the other side ended the connection, before anybody lost patience."""
     if association is not None and association.is_rejected:
         primitive: Any = association.acceptor.primitive
         source, reason = int(primitive.result_source), int(primitive.diagnostic)
@@ -164,4 +170,10 @@ def _refusal(association: Pynetdicom | None, calling: str, peer: DicomPeer, wher
         return kind(f"{where}: it rejects the association: {text}")
     if association is not None and association.is_aborted and association.acceptor.primitive is not None:
         return NotAdmitted(f"{where}: it takes none of what this device offers: does it store MR images?")
-    return diagnose(peer.host, peer.port, peer.timeout_s, peer.tls)
+    found = diagnose(peer.host, peer.port, peer.timeout_s, peer.tls)
+    if broke_off and HANGS in str(found):
+        return NotAdmitted(
+            f"{where}: it breaks off at the association request: does it know the AE title {calling!r} with this device's "
+            "address, and may that store there?"
+        )
+    return found

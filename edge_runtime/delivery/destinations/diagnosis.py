@@ -13,6 +13,9 @@ from edge_runtime.errors import DestinationError, NotAdmitted, Unreachable
 ANSWER_S = 2.0
 """How long a server that is called wrongly may take to say so."""
 
+HANGS = "it hangs"
+"""What is said of a server that was not found to be anything else."""
+
 _TLS_ALERT = b"\x15\x03"
 
 
@@ -122,7 +125,7 @@ def diagnose(host: str, port: int, timeout_s: float, tls: TlsFiles | None) -> De
                 except OSError as error:
                     return explain_tls(error, where, tls)
             return Unreachable(
-                f"{where}: TLS works, but an association request gets no answer in {timeout_s:g} s: it hangs, or is no DICOM port"
+                f"{where}: TLS works, but an association request gets no answer in {timeout_s:g} s: {HANGS}, or is no DICOM port"
             )
         with connection:
             return _who_is_there(connection, where, timeout_s)
@@ -148,5 +151,5 @@ def _who_is_there(connection: socket.socket, where: str, timeout_s: float) -> De
             f"{where}: another service is there ({answer[:12].decode('ascii', 'replace')!r}), no DICOM: the port is wrong"
         )
     return Unreachable(
-        f"{where}: it takes the connection, but an association request gets no answer in {timeout_s:g} s: it hangs"
+        f"{where}: it takes the connection, but an association request gets no answer in {timeout_s:g} s: {HANGS}"
     )

@@ -100,7 +100,9 @@ class Service:
                 ):
                     raise NotAdmitted(f"{self.where}: no web server is there: the port is wrong") from None
                 else:
-                    reason = f"the connection broke ({error or type(error).__name__})"
+                    reason = (
+                        f"the connection broke ({getattr(error, 'strerror', None) or error or type(error).__name__})"
+                    )
                 raise Unreachable(f"{self.where}: {reason}") from None
         if len(content) > LARGEST_ANSWER_BYTES:
             self.close()
