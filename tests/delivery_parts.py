@@ -46,9 +46,9 @@ def sending(settings: DeliverySettings, outbox: Outbox) -> Iterator[Sender]:
         assert sender.join(PATIENCE_S), "the sender does not end"
 
 
-def until(what: Callable[[], object]) -> None:
+def until(what: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     """Waits for something that must come."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while not what():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.05)
@@ -214,11 +214,10 @@ class Receiver:
 
 
 class Link:
-    """A user-space link to a server: delay, a rate, and cuts after some bytes.
+    """A user-space link to a server: a rate, and cuts after some bytes.
 
     Args:
         bytes_per_s: ``None``: as fast as it goes.
-        delay_s: each way.
         cut_after: draws how many bytes a connection carries until it breaks; ``None``: it does not.
     """
 
@@ -228,11 +227,10 @@ class Link:
         target: int,
         *,
         bytes_per_s: float | None = None,
-        delay_s: float = 0.0,
         cut_after: Callable[[], int] | None = None,
     ) -> None:
         self.port, self._target = port, target
-        self._rate, self._delay_s, self._cut_after = bytes_per_s, delay_s, cut_after
+        self._rate, self._cut_after = bytes_per_s, cut_after
         self.cuts = 0
         self.carried_bytes = 0
         self._lock = threading.Lock()
@@ -250,10 +248,6 @@ class Link:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self._thread.join()
-
-    def mend(self) -> None:
-        """From now on nothing is cut."""
-        self._cut_after = None
 
     def _accept(self) -> None:
         while not self._ended.is_set():
@@ -281,10 +275,8 @@ class Link:
                 if most is not None and carried + len(data) >= most:
                     self.cuts += 1
                     break
-                if (self._rate is not None and most is not None) or self._rate is not None:
+                if self._rate is not None:
                     self._take_turn(len(data))
-                if self._delay_s:
-                    time.sleep(0)
                 target.sendall(data)
                 carried += len(data)
                 self.carried_bytes += len(data)
@@ -315,10 +307,12 @@ class Gate(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int, target: int, token: str) -> None:
+    def __init__(self, port: int, target: int, token: str, tls: ssl.SSLContext | None = None) -> None:
         self.token, self.target = token, target
         self.fail_with = 0
         super().__init__(("127.0.0.1", port), _Passing)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
         self._thread.start()
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import ssl
 from pathlib import Path
 
 import pytest
-from delivery_objects import DIMSE, add_images, settings_of, write_images
-from delivery_parts import Gate, all_are, sending, until
+from delivery_objects import DIMSE, add_images, settings_of, settings_text, write_images
+from delivery_parts import Authority, Gate, all_are, sending, until
 from pacs_fixtures import StartStoreScp
 from pydicom import dcmread
 from pydicom.fileset import FileSet
+from pynetdicom import AE
 
 from benchmarks.peers.pacs import EDGE_PORT, PACS_HTTP_PORT, STORESCP_AE, STORESCP_PORT, Orthanc
+from benchmarks.server import serving
+from edge_runtime.delivery.configuration import load_delivery, parse_delivery
 from edge_runtime.delivery.destinations.callback import listening
 from edge_runtime.delivery.outbox.states import State
 from edge_runtime.delivery.outbox.store import Outbox
@@ -94,6 +99,58 @@ def test_stow_with_a_bearer_token_and_qido(orthanc: Orthanc, tmp_path: Path) -> 
             same(path, orthanc.file(uid))
 
 
+@pytest.mark.parametrize("trouble", ["none", "rogue", "no certificate of ours"])
+def test_https_with_certificates_of_both_sides(orthanc: Orthanc, tmp_path: Path, trouble: str) -> None:
+    good = Authority(tmp_path / "good")
+    theirs = (Authority(tmp_path / "rogue", "rogue") if trouble == "rogue" else good).issue("pacs")
+    ours = good.issue("edge")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*theirs)
+    context.load_verify_locations(good.path)
+    context.verify_mode = ssl.CERT_REQUIRED
+    files = f'[destination.tls]\nauthorities = "{good.path}"\n'
+    if trouble != "no certificate of ours":
+        files += f'certificate = "{ours[0]}"\nkey = "{ours[1]}"\n'
+    settings = settings_of(tmp_path, WEB.format(port=8765).replace("http:", "https:") + files)
+    (tmp_path / "token").write_text("t")
+    with Gate(8765, PACS_HTTP_PORT, "t", context), Outbox(settings.outbox.folder) as outbox:
+        uids = add_images(outbox, write_images(tmp_path / "images", 2))
+        with sending(settings, outbox):
+            if trouble == "none":
+                until(all_are(outbox, State.COMMITTED))
+                assert orthanc.instances() == set(uids)
+                return
+            until(lambda: outbox.line("pacs").failures)
+        reason = outbox.line("pacs").reason
+        said = {"rogue": "not signed by an authority", "no certificate of ours": "it wants one"}[trouble]
+        assert said in reason, reason
+        assert orthanc.instances() == set()
+
+
+def test_reports_of_commitment_over_tls_only_from_who_shows_a_certificate(loopback: None, tmp_path: Path) -> None:
+    good, rogue = Authority(tmp_path / "good"), Authority(tmp_path / "rogue", "rogue")
+    files = good.issue("edge")
+    text = settings_text(DIMSE, callback=True).replace(
+        'callers = ["TESTPACS"]\nplain = true\n',
+        'callers = ["TESTPACS"]\n[device.callback.tls]\n'
+        f'authorities = "{good.path}"\ncertificate = "{files[0]}"\nkey = "{files[1]}"\n',
+    )
+    settings = parse_delivery(text, "test", tmp_path)
+    assert settings.device.callback is not None and settings.device.callback.tls is not None
+    entity = AE(ae_title="TESTPACS")
+    entity.add_requested_context("1.2.840.10008.1.1")
+    with Outbox(settings.outbox.folder) as outbox, listening(settings, settings.device.callback, outbox):
+        for authority, admitted in ((good, True), (rogue, False)):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(good.path)
+            context.load_cert_chain(*authority.issue("pacs"))
+            association = entity.associate("127.0.0.1", EDGE_PORT, ae_title="EDGE1", tls_args=(context, "localhost"))
+            assert association.is_established is admitted
+            if admitted:
+                assert association.send_c_echo().Status == 0
+                association.release()
+
+
 def test_a_web_server_that_is_busy_is_tried_again(orthanc: Orthanc, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, WEB.format(port=8765))
     (tmp_path / "token").write_text("t")
@@ -147,13 +204,6 @@ def test_a_medium_that_is_not_there_at_first(tmp_path: Path, dicomdir: str) -> N
 def test_images_of_a_scan_go_from_the_server_to_the_pacs(
     orthanc: Orthanc, tmp_path: Path, whole_scan: bytes, tiny_bundle: Path
 ) -> None:
-    import socket
-
-    from delivery_objects import settings_text
-
-    from benchmarks.server import serving
-    from edge_runtime.delivery.configuration import load_delivery
-
     configuration = tmp_path / "delivery.toml"
     configuration.write_text(settings_text(DIMSE, callback=True).replace('"none"', '"learned"', 1))
     with serving("--delivery", str(configuration), "--classical-only") as server:

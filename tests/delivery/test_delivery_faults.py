@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from delivery_objects import DIMSE, MadeClock, add_images, settings_of, settings
 from delivery_parts import DAY, Authority, Link, Receiver, all_are, drawn_cuts, sending, until
 from pacs_fixtures import StartOrthanc
 
-from benchmarks.peers.pacs import EDGE_PORT, NOBODY, PACS_PORT, Orthanc, running_orthanc
-from edge_runtime.delivery.configuration import load_delivery
+from benchmarks.peers.pacs import EDGE_PORT, NOBODY, PACS_AE, PACS_PORT, Orthanc, running_orthanc
+from edge_runtime.delivery.configuration import Callback, load_delivery
 from edge_runtime.delivery.destinations.callback import listening
 from edge_runtime.delivery.destinations.ways import courier_for
 from edge_runtime.delivery.outbox.sender import Sender, Tally, _Lane
@@ -28,6 +29,7 @@ from edge_runtime.errors import OutboxError
 
 pytestmark = pytest.mark.full
 
+CALLBACK = Callback("127.0.0.1", EDGE_PORT, frozenset({PACS_AE}))
 WEEK_S = 7 * 86400
 RECEIVER = DIMSE.replace(str(PACS_PORT), "14300").replace("TESTPACS", "RECEIVER")
 
@@ -363,6 +365,41 @@ def test_a_slow_link_that_is_cut_again_and_again(orthanc: Orthanc, tmp_path: Pat
             until(all_are(outbox, State.SENT))
         assert link.cuts > 0
         assert orthanc.instances() == set(uids)
+
+
+def lossy_link(tmp_path: Path, count: int, side: int) -> None:
+    """Two megabits a second, and every twentieth packet is dropped, by the kernel."""
+    loss = "add table inet lossy; add chain inet lossy out { type filter hook output priority 0; };"
+    loss += f"add rule inet lossy out tcp dport {PACS_PORT} numgen random mod 100 < 5 counter drop"
+    settings = settings_of(tmp_path, DIMSE)
+    settings = dataclasses.replace(settings, device=dataclasses.replace(settings.device, callback=CALLBACK))
+    with running_orthanc() as orthanc, Outbox(settings.outbox.folder) as outbox, listening(settings, CALLBACK, outbox):
+        subprocess.run(
+            ["tc", "qdisc", "add", "dev", "lo", "root", "tbf", "rate", "2mbit", "burst", "70k", "limit", "256k"],
+            check=True,
+        )
+        subprocess.run(["nft", loss], check=True)
+        uids = add_images(outbox, write_images(tmp_path / "images", count, side=side))
+        with sending(settings, outbox):
+            until(all_are(outbox, State.COMMITTED), patience_s=600)
+        dropped = subprocess.run(
+            ["nft", "list", "table", "inet", "lossy"], capture_output=True, text=True, check=True
+        ).stdout
+        subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], check=True)
+        subprocess.run(["nft", "delete table inet lossy"], check=True)
+        assert "packets 0 " not in dropped
+        assert orthanc.instances() == set(uids)
+
+
+def test_a_slow_link_that_loses_packets(start_orthanc: StartOrthanc, tmp_path: Path) -> None:
+    if shutil.which("nft") is None:
+        pytest.skip("pacs: not installed: nft (Debian nftables)")
+    lossy_link(tmp_path, 4, 32)
+
+
+@pytest.mark.soak
+def test_a_hundred_images_over_a_slow_link_that_loses_packets(start_orthanc: StartOrthanc, tmp_path: Path) -> None:
+    lossy_link(tmp_path, 100, 256)
 
 
 def test_duplicate_deliveries_leave_one_object(orthanc: Orthanc, tmp_path: Path) -> None:

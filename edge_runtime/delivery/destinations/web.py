@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from edge_runtime.delivery.configuration import Destination, WebPeer
 from edge_runtime.delivery.destinations.courier import Settle
-from edge_runtime.delivery.destinations.diagnosis import connected, shaken_hands
+from edge_runtime.delivery.destinations.diagnosis import connected, diagnose, shaken_hands
 from edge_runtime.delivery.destinations.progress import tune, watched
 from edge_runtime.delivery.outbox.store import Delivery, Failed, Lost, Outcome, Sent, Untried
 from edge_runtime.errors import DestinationError, NotAdmitted, Unreachable
@@ -93,6 +93,8 @@ class Service:
                 self._moved += 1
             except (OSError, http.client.HTTPException) as error:
                 self.close()
+                if self._secure and isinstance(found := self._diagnosis(), NotAdmitted):
+                    raise found from None  # TLS 1.3 tells late that this side's certificate is refused
                 if gave_up.is_set():
                     reason = f"nothing moved for {self.peer.timeout_s:g} s: it hangs, or the link is down"
                 elif isinstance(error, http.client.BadStatusLine) and not isinstance(
@@ -145,6 +147,9 @@ class Service:
         connection.sock = secured
         self._connection = connection
         return connection
+
+    def _diagnosis(self) -> DestinationError:
+        return diagnose(self._host, self._port, self.peer.timeout_s, self.peer.tls)
 
     def _counted(self, body: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in body:
