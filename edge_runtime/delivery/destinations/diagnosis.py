@@ -18,6 +18,8 @@ HANGS = "it hangs"
 
 _TLS_ALERT = b"\x15\x03"
 
+_WANTS_TLS = "it wants TLS: give [destination.tls], or use its unencrypted port"
+
 
 def connected(host: str, port: int, timeout_s: float) -> socket.socket:
     """A connection.
@@ -128,9 +130,24 @@ def diagnose(host: str, port: int, timeout_s: float, tls: TlsFiles | None) -> De
                 f"{where}: TLS works, but an association request gets no answer in {timeout_s:g} s: {HANGS}, or is no DICOM port"
             )
         with connection:
-            return _who_is_there(connection, where, timeout_s)
+            found = _who_is_there(connection, where, timeout_s)
+        if HANGS in str(found) and _speaks_tls(host, port, timeout_s):
+            return NotAdmitted(f"{where}: {_WANTS_TLS}")
+        return found
     except DestinationError as error:
         return error
+
+
+def _speaks_tls(host: str, port: int, timeout_s: float) -> bool:
+    """Whether a server answers TLS, if only with a certificate that nobody here knows."""
+    try:
+        with connected(host, port, min(timeout_s, ANSWER_S)) as connection:
+            client_context(TlsFiles()).wrap_socket(connection, server_hostname=host).close()
+        return True
+    except ssl.SSLCertVerificationError:
+        return True
+    except (OSError, DestinationError) as error:
+        return "alert" in (getattr(error, "reason", None) or "").lower()
 
 
 def _who_is_there(connection: socket.socket, where: str, timeout_s: float) -> DestinationError:
@@ -141,7 +158,7 @@ def _who_is_there(connection: socket.socket, where: str, timeout_s: float) -> De
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = connection.recv(16)
     if answer.startswith(_TLS_ALERT):
-        return NotAdmitted(f"{where}: it wants TLS: give [destination.tls], or use its unencrypted port")
+        return NotAdmitted(f"{where}: {_WANTS_TLS}")
     if answer.startswith(b"HTTP/"):
         return NotAdmitted(
             f'{where}: a web server (HTTP) is there, no DICOM: the port is wrong, or kind should be "web"'

@@ -191,10 +191,10 @@ class _Lane:
         return 0.0 if self._send(claimed, least) else self._rest_s()
 
     def claim(self, most: int, least: Urgency) -> list[Delivery]:
-        """The next few objects; no more, so that the other connections of the destination find some, too."""
-        return self._outbox.claim(
-            self._destination.name, self._owner, most=min(most, CLAIM), lease_s=LEASE_S, least=least
-        )
+        """The next few objects; no more than this connection's share, so that the others of the destination find some, too."""
+        name, connections = self._destination.name, self._destination.pace.associations
+        share = -(-self._outbox.due(name, least, most=CLAIM * connections) // connections)
+        return self._outbox.claim(name, self._owner, most=min(most, max(1, share)), lease_s=LEASE_S, least=least)
 
     def _rest_s(self) -> float:
         return min(POLL_S, max(0.0, self._outbox.line(self._destination.name).not_before_s - self._outbox.time.now_s()))

@@ -332,7 +332,7 @@ class Outbox:
             lease_s: for how long.
             least: of the urgency.
         """
-        if not self._is_due(destination, least):
+        if not self.due(destination, least, most=1):
             return []  # nothing is written while there is nothing to do
         with self._transaction() as database:
             now, local = self._now()
@@ -363,16 +363,17 @@ class Outbox:
 
     def more_urgent(self, destination: str, than: Urgency) -> bool:
         """Whether something waits for a destination that goes before the rest."""
-        return than < max(Urgency) and self._is_due(destination, Urgency(than + 1))
+        return than < max(Urgency) and self.due(destination, Urgency(than + 1), most=1) > 0
 
-    def _is_due(self, destination: str, least: Urgency) -> bool:
+    def due(self, destination: str, least: Urgency, *, most: int) -> int:
+        """How many objects could be claimed, counted no further than ``most``."""
         with self._reading() as database:
-            found = database.execute(
-                "SELECT 1 FROM deliveries WHERE destination = ? AND state = 'queued' AND urgency >= ? AND not_before_s <= ? "
-                "LIMIT 1",
-                (destination, int(least), self.time.now_s()),
+            (count,) = database.execute(
+                "SELECT COUNT(*) FROM (SELECT 1 FROM deliveries WHERE destination = ? AND state = 'queued' AND urgency >= ? "
+                "AND not_before_s <= ? LIMIT ?)",
+                (destination, int(least), self.time.now_s(), most),
             ).fetchone()
-        return found is not None
+        return int(count)
 
     def settle(self, owner: str, outcomes: Mapping[int, Outcome], most_attempts: int) -> None:
         """Writes down what became of objects that an owner had claimed; what is not its any more is left alone.
