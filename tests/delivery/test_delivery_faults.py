@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.full
 
 CALLBACK = Callback("127.0.0.1", EDGE_PORT, frozenset({PACS_AE}))
 WEEK_S = 7 * 86400
-RECEIVER = DIMSE.replace(str(PACS_PORT), "14300").replace("TESTPACS", "RECEIVER")
+RECEIVER = DIMSE.replace(str(PACS_PORT), "14300").replace("TESTPACS", "RECEIVER") + "associations = 1\n"
 
 
 def test_a_pacs_that_is_down_for_a_week(start_orthanc: StartOrthanc, tmp_path: Path) -> None:
@@ -257,6 +258,36 @@ def test_a_full_disk(orthanc: Orthanc, tmp_path: Path) -> None:
                 until(all_are(outbox, State.SENT))
             assert {one.identity.sop_instance_uid for one in outbox.deliveries()} == set(taken)
             assert orthanc.instances() == set(taken)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_while_objects_are_sent(loopback: None, tmp_path: Path) -> None:
+    """What was answered then is written down when there is room again, and not sent a second time."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=True)
+    filler = disk / "filler"
+    filler.touch()
+
+    def store(_uid: str, before: int) -> int:
+        if before == 4:
+            with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        return 0x0000
+
+    receiver = Receiver(14300, store=store)
+    try:
+        settings = settings_of(disk, RECEIVER + 'confirm = "none"\n')
+        with receiver.running(), Outbox(settings.outbox.folder) as outbox:
+            uids = add_images(outbox, write_images(tmp_path / "images", 8, side=8))
+            with sending(settings, outbox):
+                until(lambda: len(receiver.received) >= 8)
+                time.sleep(1)
+                filler.unlink()
+                until(all_are(outbox, State.SENT))
+        assert sorted(receiver.received) == sorted(uids)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

@@ -155,6 +155,7 @@ class _Lane:
         self._draw = draw
         self._stop = stop
         self._tally = tally
+        self._unfinished: tuple[_Ledger, _Turn] | None = None
 
     def run(self, wake: threading.Event) -> None:
         clock = self._outbox.time.clock
@@ -173,6 +174,7 @@ class _Lane:
     def round(self) -> float:
         """Does what can be done now; returns how long to wait until there may be more, 0 where there is."""
         name = self._destination.name
+        self._finish()
         self._outbox.recover()
         line = self._outbox.line(name)
         resting_s = line.not_before_s - self._outbox.time.now_s()
@@ -214,8 +216,20 @@ class _Lane:
             self.failed(error)
             return False
         finally:
+            self._unfinished = (ledger, turn)
+            self._finish()
+
+    def _finish(self) -> None:
+        """Writes down what the latest connection brought about; what a full disk keeps from that is written down later.
+
+        Raises:
+            OutboxError: it could not be.
+        """
+        if self._unfinished is not None:
+            ledger, turn = self._unfinished
             ledger.write_down()
             turn.give_back()
+            self._unfinished = None
 
     def failed(self, error: DestinationError) -> None:
         """Leaves the destination alone for a while."""
