@@ -12,6 +12,7 @@ import random
 import shutil
 import socket
 import statistics
+import struct
 import subprocess
 import tempfile
 import threading
@@ -246,8 +247,9 @@ class _CutLink:
             while data := source.recv(4096):
                 if time.monotonic() >= ends:
                     self.cuts += forward
-                    with contextlib.suppress(OSError):
-                        target.shutdown(socket.SHUT_RDWR)
+                    for one in (source, target):  # at once, with what is on its way: the other end is told by a reset
+                        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        one.close()
                     break
                 if forward:
                     with self._lock:
