@@ -28,6 +28,7 @@ BENCHMARKS = {
     "warm_start": "benchmarks.warm_start:warm_start",
     "engine": "benchmarks.engines:engines",
     "export.calibration_peak_mb": "benchmarks.calibration:calibration",
+    "delivery": "benchmarks.delivery:delivery",
     "install": "benchmarks.footprint:install",
     "quality": "benchmarks.quality:quality",
 }

@@ -38,6 +38,15 @@
     │   └── DeviceFailed       a kernel or a copy that failed; the process's GPU work is lost
     ├── ProfileError           a hardware profile that is missing or invalid
     ├── DeliveryError          an image that could not be written or sent
+    │   ├── DeliveryConfigurationError  a configuration of delivery that is missing or wrong; names key, value and what is expected
+    │   ├── OutboxError        an outbox that can't be used: no such folder, of another version, or damaged
+    │   │   ├── OutboxFull     less room on its disk than it leaves free
+    │   │   ├── OutboxConflict an object under an identifier that stands for other content already
+    │   │   └── NotPossible    a wish that an object's state does not allow, such as to hold back what has left
+    │   └── DestinationError   a destination that did not take what it was sent, in plain words
+    │       ├── Unreachable    nobody answers there, or the connection broke; tried again by itself
+    │       ├── NotAdmitted    it answers and turns this device away: AE titles, certificates, tokens; needs a person
+    │       └── NotTaken       it refuses one object and would do so again
     ├── RecordingError         a recorded scan that can't be read
     ├── ServiceError           a part of the running server that can't begin: its control socket, its metrics
     │   └── AuditError         an audit log that can't be read or written
@@ -232,6 +241,42 @@ class ProfileError(EdgeRuntimeError):
 
 class DeliveryError(EdgeRuntimeError):
     """An image that could not be written or sent."""
+
+
+class DeliveryConfigurationError(DeliveryError):
+    """A configuration of delivery that is missing or wrong."""
+
+
+class OutboxError(DeliveryError):
+    """An outbox that can't be used."""
+
+
+class OutboxFull(OutboxError):
+    """Less room on the outbox's disk than it leaves free."""
+
+
+class OutboxConflict(OutboxError):
+    """An object whose identifier stands for other content already."""
+
+
+class NotPossible(OutboxError):
+    """A wish that an object's state does not allow."""
+
+
+class DestinationError(DeliveryError):
+    """A destination that did not take what it was sent."""
+
+
+class Unreachable(DestinationError):
+    """Nobody answers at a destination, or the connection to it broke."""
+
+
+class NotAdmitted(DestinationError):
+    """A destination that answers and turns this device away."""
+
+
+class NotTaken(DestinationError):
+    """A destination that refuses one object and would do so again."""
 
 
 class RecordingError(EdgeRuntimeError):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
@@ -30,6 +31,9 @@ from edge_runtime.profile import Profile
 from edge_runtime.scan import Provenance
 from edge_runtime.service.heart import Heart
 from edge_runtime.service.observers import Observers
+
+if TYPE_CHECKING:
+    from edge_runtime.delivery.handover import Handover
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ class Runtime:
         plans: kernels of the slices that are being reconstructed.
         output: folder for DICOM series and reports, ``None`` to keep nothing.
         memory: what scans reserve before they allocate.
+        handover: what written images are handed to for delivery; ``None``: they stay where they are.
         giving_up: set when the server ends and what still waits shall not be reconstructed any more.
         previews: shares of a slice's expected readouts at which a preview is made.
         notes: on this process, that every image carries.
@@ -104,6 +109,7 @@ class Runtime:
     output: Path | None
     memory: MemoryBudget
     previews: tuple[float, ...] = DEFAULT_PREVIEWS
+    handover: Handover | None = None
     giving_up: threading.Event = field(default_factory=threading.Event)
     notes: tuple[str, ...] = ()
     took: Took = field(default_factory=Took)
@@ -232,6 +238,7 @@ def open_runtime(
     previews: tuple[float, ...] = (0.25, 0.5, 0.75),
     crumbs: Crumbs | None = None,
     machine: Path = Path("/"),
+    handover: Handover | None = None,
 ) -> Iterator[Runtime]:
     """Makes everything ready, and ends the threads afterwards.
 
@@ -239,6 +246,7 @@ def open_runtime(
 
     Args:
         bundle: the model bundle, ``None`` for classical images only.
+        handover: what written images are handed to for delivery.
         trust: folder of the keys that may sign it; without one the profile's, without that the one that comes with the package.
         crumbs: where it is written down what engines do, for the next start to find.
         machine: root of ``/sys`` and the like.
@@ -278,6 +286,7 @@ def open_runtime(
             output,
             memory,
             previews,
+            handover,
             notes=notes,
             heart=heart,
             counters=counters,

@@ -744,7 +744,10 @@ class Session:
         if self._writer is not None and image.completeness is not Completeness.PREVIEW:
             try:
                 with self._writing:
-                    record["dicom"] = str(self._writer.write(image, index))
+                    path = self._writer.write(image, index)
+                record["dicom"] = str(path)
+                if self._runtime.handover is not None and self._header is not None:
+                    self._runtime.handover.image(path, image, self._header)
             except DeliveryError as error:
                 log.error("scan %s: %s", self.report.scan_id, error)
                 self._out.text(f"error: {error}")

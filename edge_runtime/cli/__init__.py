@@ -1,5 +1,4 @@
-"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor | engines | status | swap | audit``, each command in
-a file of its own.
+"""The command line: ``edge-runtime COMMAND``, each command in a file of its own, but for those of delivery, which are beside it.
 
 Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
 143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 
 from edge_runtime.cli import audit, bundle, demo, doctor, engines, replay, serve, status, swap
 from edge_runtime.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
+from edge_runtime.delivery.commands import add_outbox, add_pacs
 from edge_runtime.errors import EdgeRuntimeError
 
 OF_A_SERVER = ("out", "profile", "bundle", "trust", "classical_only", "precision", "previews")
@@ -89,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add(commands)
     doctor.add(commands)
     engines.add(commands)
+    add_outbox(commands)
+    add_pacs(commands)
     status.add(commands)
     swap.add(commands)
     audit.add(commands)

@@ -11,6 +11,7 @@ from edge_runtime.cli.values import shares
 from edge_runtime.errors import DeliveryError
 
 if TYPE_CHECKING:
+    from edge_runtime.delivery.handover import Handover
     from edge_runtime.engines.crumbs import Crumbs
 
 
@@ -33,7 +34,9 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_runtime(options: argparse.Namespace, output: Path | None, crumbs: Crumbs | None = None) -> Any:
+def open_runtime(
+    options: argparse.Namespace, output: Path | None, crumbs: Crumbs | None = None, handover: Handover | None = None
+) -> Any:
     from edge_runtime.bundle import DEFAULT_BUNDLE
     from edge_runtime.profile import DEFAULT_PROFILE, load_profile
     from edge_runtime.runtime import DEFAULT_PREVIEWS, open_runtime
@@ -51,6 +54,7 @@ def open_runtime(options: argparse.Namespace, output: Path | None, crumbs: Crumb
         trust=options.trust,
         previews=previews,
         crumbs=crumbs,
+        handover=handover,
     )
 
 

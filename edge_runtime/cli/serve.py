@@ -36,6 +36,9 @@ def add(commands: Any) -> None:
     serve.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for DICOM series and reports; without it nothing is kept"
     )
+    serve.add_argument(
+        "--delivery", type=Path, metavar="FILE", help="where images go: PACS, DICOMweb, folders; see docs/delivery.md"
+    )
     serve.add_argument("--json", action="store_true", help="announce the address as one line of JSON")
     serve.add_argument(
         "--log", choices=("text", "json"), default="text", help="form of the log on standard error (%(default)s)"
@@ -75,7 +78,13 @@ def run(options: argparse.Namespace) -> int:
         try:
             cache = load_profile(options.profile or DEFAULT_PROFILE).compilation.cache
             crumbs = stack.enter_context(recorded(cache))
-            runtime = stack.enter_context(open_runtime(options, options.out, crumbs))
+            output, handover = options.out, None
+            if options.delivery is not None:
+                from edge_runtime.delivery.handover import open_handover
+
+                handover = stack.enter_context(open_handover(options.delivery))
+                output = output or handover.folder
+            runtime = stack.enter_context(open_runtime(options, output, crumbs, handover))
         except EdgeRuntimeError as error:
             if audit is not None:
                 audit.write("start_refused", reason=f"{type(error).__name__}: {error}")
