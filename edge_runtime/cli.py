@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.delivery.commands import add_outbox, add_pacs
+from edge_runtime.delivery.worklist.command import add_worklist
 from edge_runtime.errors import BundleError, DeliveryError, EdgeRuntimeError, RecordingError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     add_outbox(commands)
     add_pacs(commands)
+    add_worklist(commands)
     return parser
 
 
