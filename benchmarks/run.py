@@ -29,6 +29,7 @@ BENCHMARKS = {
     "engine": "benchmarks.engines:engines",
     "export.calibration_peak_mb": "benchmarks.calibration:calibration",
     "delivery": "benchmarks.delivery:delivery",
+    "delivery.build_100_s": "benchmarks.dicom_build:dicom_build",
     "install": "benchmarks.footprint:install",
     "quality": "benchmarks.quality:quality",
 }

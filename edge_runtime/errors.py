@@ -39,6 +39,8 @@
     ├── ProfileError           a hardware profile that is missing or invalid
     ├── DeliveryError          an image that could not be written or sent
     │   ├── DeliveryConfigurationError  a configuration of delivery that is missing or wrong; names key, value and what is expected
+    │   ├── WorklistError      a worklist that can't be used or has no such order; says what would do
+    │   │   └── ResponseRefused  an entry of a worklist that names no patient or no procedure, or is hostile
     │   ├── OutboxError        an outbox that can't be used: no such folder, of another version, or damaged
     │   │   ├── OutboxFull     less room on its disk than it leaves free
     │   │   ├── OutboxConflict an object under an identifier that stands for other content already
@@ -245,6 +247,14 @@ class DeliveryError(EdgeRuntimeError):
 
 class DeliveryConfigurationError(DeliveryError):
     """A configuration of delivery that is missing or wrong."""
+
+
+class WorklistError(DeliveryError):
+    """A worklist that can't be used, or that has no such order."""
+
+
+class ResponseRefused(WorklistError):
+    """An entry of a worklist that can't be an order."""
 
 
 class OutboxError(DeliveryError):

@@ -131,13 +131,14 @@ class MriEncoding:
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """Who is scanned; empty strings where the scanner did not say. Dates are DICOM DA (YYYYMMDD)."""
+    """Who is scanned; empty strings where the scanner did not say. Dates are DICOM DA (YYYYMMDD). ``issuer``: of the identifier."""
 
     identifier: str = ""
     name: str = ""
     birth_date: str = ""
     sex: str = ""
     weight_kg: float | None = None
+    issuer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,41 @@ class Study:
     date: str = ""
     time: str = ""
     referring_physician: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded term (PS3.3 8.8): a value of a scheme, and what it means in words."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The order that a scan answers, as the hospital's worklist tells it; empty where no order is bound.
+
+    Attributes:
+        procedure_id: Requested Procedure ID.
+        step_id: Scheduled Procedure Step ID; empty where an order with several steps is bound as a whole.
+        performed_uid: SOP Instance UID of the performed procedure step that the hospital is told of.
+        performed_id: that step's ID.
+        started_date, started_time: when this step began. DA and TM.
+        unscheduled: no order was found: this patient and study are not confirmed.
+    """
+
+    procedure_id: str = ""
+    procedure_description: str = ""
+    procedure_codes: tuple[Code, ...] = ()
+    step_id: str = ""
+    step_description: str = ""
+    protocol_codes: tuple[Code, ...] = ()
+    performed_uid: str = ""
+    performed_id: str = ""
+    started_date: str = ""
+    started_time: str = ""
+    unscheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +219,7 @@ class ScanHeader:
     """One scan as declared before its first readout.
 
     Attributes:
+        request: the order that the scan is bound to; ``None`` where there is no worklist.
         parameters: the header's user parameters, by name.
         simulated: the scan was made by a simulator and must be labelled so wherever it goes.
         notes: what the parser had to assume or mend, in plain words; shown with every image.
@@ -193,6 +230,7 @@ class ScanHeader:
     patient: Patient = Patient()
     study: Study = Study()
     sequence: Sequence = Sequence()
+    request: Request | None = None
     measurement_id: str = ""
     protocol_name: str = ""
     series_description: str = ""

@@ -57,7 +57,7 @@ from edge_runtime.service.heart import progress as progressed
 from edge_runtime.service.logs import of_scan
 
 if TYPE_CHECKING:
-    from edge_runtime.delivery.dicom import SeriesWriter
+    from edge_runtime.delivery.files import SeriesWriter
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ class Session:
         granted = budget - self._network_bytes
         self._assembler = Assembler(header, layout, granted, device, self._working_copies)
         if self._runtime.output is not None:
-            from edge_runtime.delivery.dicom import SeriesWriter  # pydicom is a tenth of a second at every start
+            from edge_runtime.delivery.files import SeriesWriter  # pydicom is a tenth of a second at every start
 
             self._writer = SeriesWriter(self._runtime.output / self.report.scan_id, header, scan_id=self.report.scan_id)
         for note in (*self._runtime.notes, *header.notes, *layout.notes):

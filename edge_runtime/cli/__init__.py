@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from edge_runtime.cli import audit, bundle, demo, doctor, engines, replay, serve, status, swap
 from edge_runtime.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 from edge_runtime.delivery.commands import add_outbox, add_pacs
+from edge_runtime.delivery.worklist.command import add_worklist
 from edge_runtime.errors import EdgeRuntimeError
 
 OF_A_SERVER = ("out", "profile", "bundle", "trust", "classical_only", "precision", "previews")
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     engines.add(commands)
     add_outbox(commands)
     add_pacs(commands)
+    add_worklist(commands)
     status.add(commands)
     swap.add(commands)
     audit.add(commands)

@@ -104,6 +104,8 @@ def printable(text: str) -> str:
     These are controls (Cc), lone surrogates (Cs), line and paragraph separators (Zl, Zp) and the explicit directional
     characters that make a name read as another.
     """
+    if text.isascii() and text.isprintable():  # nearly all there is
+        return text
     disguises = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
     return "".join(
         "_" if unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or unicodedata.bidirectional(c) in disguises else c

@@ -17,7 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from edge_runtime.delivery.dicom import ScanUids, SeriesWriter, build_dataset, scan_uids, series_uid
+from edge_runtime.delivery.dicom import build_dataset, series_number
+from edge_runtime.delivery.files import SeriesWriter
+from edge_runtime.delivery.uids import ScanUids, scan_uids, series_uid
 from edge_runtime.errors import DeliveryError
 from edge_runtime.scan import (
     Completeness,
@@ -544,3 +546,32 @@ def test_what_is_no_image_is_refused(tmp_path: Path, image: Image, message: str)
 def test_series_uid_is_the_one_in_the_file() -> None:
     uids = scan_uids(HEADER)
     assert dataset_of(uids=uids).SeriesInstanceUID == series_uid(uids, IMAGE)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 65535), st.data())
+def test_no_two_series_of_a_scan_have_one_number(most_contrasts: int, data: st.DataObject) -> None:
+    limits = {"contrast": Limit(0, most_contrasts)}
+    header = dataclasses.replace(HEADER, encoding=dataclasses.replace(ENCODING, limits=limits))
+    kinds = st.tuples(
+        st.integers(0, most_contrasts + 2),
+        st.integers(0, 65535),
+        st.sampled_from(Method),
+        st.sampled_from(Completeness),
+    )
+    one, other = data.draw(kinds), data.draw(kinds)
+
+    def number(kind: tuple[int, int, Method, Completeness]) -> int | None:
+        contrast, of_set, method, completeness = kind
+        image = changed(key=SliceKey(contrast=contrast, set=of_set), method=method, completeness=completeness)
+        return series_number(header, image)
+
+    if number(one) is not None and number(one) == number(other):
+        assert one == other
+
+
+def test_a_scan_of_eleven_contrasts_numbers_its_series_apart() -> None:
+    encoding = dataclasses.replace(ENCODING, limits={"contrast": Limit(0, 10)})
+    header = dataclasses.replace(HEADER, encoding=encoding)
+    numbers = [series_number(header, changed(key=SliceKey(contrast=c, set=s))) for c, s in ((10, 0), (0, 1))]
+    assert numbers == [1010, 10010]

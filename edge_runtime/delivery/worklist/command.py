@@ -1,0 +1,122 @@
+"""The command ``edge-runtime worklist``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import DeliveryConfigurationError
+
+CONFIG_VARIABLE = "EDGE_DELIVERY"
+
+
+def add_worklist(commands: Any) -> None:
+    """Adds ``worklist`` to the command line."""
+    worklist = commands.add_parser(
+        "worklist",
+        help="the hospital's orders: query, show",
+        description="Asks the worklist of a configuration of delivery, and shows the orders that are kept for when the network "
+        "is down.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n"
+        "  edge-runtime worklist query --dates 20261127 --config delivery.toml\n"
+        "  edge-runtime worklist show --config delivery.toml\n"
+        f"The variable {CONFIG_VARIABLE} stands in for --config.",
+    )
+    actions = worklist.add_subparsers(required=True, metavar="ACTION")
+    asking = _action(actions, "query", _query, "ask the worklist, and keep what it answers")
+    asking.add_argument("--modality", default="MR", help="%(default)s")
+    asking.add_argument(
+        "--dates", default="", metavar="D[-D]", help="scheduled start, YYYYMMDD or a range (default: any)"
+    )
+    asking.add_argument("--station", default="", metavar="AE", help="scheduled station AE title (default: any)")
+    asking.add_argument("--patient-id", default="", metavar="ID")
+    asking.add_argument("--accession", default="", metavar="NUMBER")
+    _action(actions, "show", _show, "orders that are kept, with their age")
+
+
+def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"the configuration of delivery (default: ${CONFIG_VARIABLE})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from edge_runtime.delivery.configuration import load_delivery
+
+    path = options.config or os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        options.parser.error(f"--config FILE is missing, and {CONFIG_VARIABLE} is not set")
+    return load_delivery(Path(str(path)))
+
+
+def _query(options: argparse.Namespace) -> int:
+    from edge_runtime.delivery.worklist.query import Matching, query
+    from edge_runtime.delivery.worklist.store import WorklistStore
+
+    settings = _settings(options)
+    if settings.worklist is None:
+        raise DeliveryConfigurationError(
+            "[worklist] is missing in the configuration: host, port and ae_title are expected"
+        )
+    matching = Matching(
+        modality=options.modality,
+        dates=options.dates,
+        station_ae=options.station,
+        patient_id=options.patient_id,
+        accession_number=options.accession,
+    )
+    answer = query(settings.device.ae_title, settings.worklist, matching)
+    with WorklistStore(settings.outbox.folder / "worklist") as store:
+        store.keep(answer.orders, settings.worklist.ae_title, len(answer.refused))
+    if options.json:
+        orders = [{"key": one.key, **one.document()} for one in answer.orders]
+        print(json.dumps({"orders": orders, "refused": answer.refused, "truncated": answer.truncated}))
+        return 0
+    print(f"{len(answer.orders)} orders from {settings.worklist.ae_title}")
+    for reason in answer.refused:
+        print(f"  refused: {reason}")
+    if answer.truncated:
+        print("  there are more: ask for fewer, by --dates or --station")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from edge_runtime.delivery.worklist.store import WorklistStore
+
+    with WorklistStore(_settings(options).outbox.folder / "worklist") as store:
+        cached, last = store.orders(), store.last_query()
+    now = time.time()
+    if options.json:
+        orders = [
+            {"key": one.order.key, "age_s": round(now - one.seen_at, 1), **one.order.document()} for one in cached
+        ]
+        print(json.dumps({"orders": orders, "last_query_at": None if last is None else last[0]}))
+        return 0
+    print("never asked" if last is None else f"last asked {_age(now - last[0])}")
+    for one in cached:
+        order = one.order
+        when = f"{order.start_date} {order.start_time[:4]}"
+        what = order.step_description or order.procedure_description
+        print(
+            f"{order.key}  {when:<13}  {order.accession_number:<16}  {order.patient.identifier}  {order.patient.name}  {what}"
+            f"  (seen {_age(now - one.seen_at)})"
+        )
+    return 0
+
+
+def _age(seconds: float) -> str:
+    if seconds < 0:
+        return "in the future: the clock was set"
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{int(seconds // unit)} {name} ago"
+    return f"{int(seconds)} seconds ago"
