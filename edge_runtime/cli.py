@@ -1,4 +1,4 @@
-"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor``.
+"""The command line: ``edge-runtime demo | serve | replay | bundle | doctor | bench``.
 
 Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete image, damaged bundle); 2 wrong usage; 130 interrupted,
 143 terminated. A server that is told to stop, by Ctrl-C too, has done its work.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import BundleError, DeliveryError, EdgeRuntimeError, RecordingError
+from edge_runtime.hil.bench.command import add_bench
 
 if TYPE_CHECKING:
     from edge_runtime.hil.player import Event, PlayResult
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_bundle(commands)
     _add_doctor(commands)
+    add_bench(commands, _add_model_options)
     return parser
 
 

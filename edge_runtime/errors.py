@@ -36,6 +36,8 @@
     ├── ProfileError           a hardware profile that is missing or invalid
     ├── DeliveryError          an image that could not be written or sent
     ├── RecordingError         a recorded scan that can't be read
+    ├── BenchError             a run of the bench that can't be made or compared; says what is missing, and the mend
+    │   └── ProtocolFileError  a scanner's protocol (TOML) that is missing or invalid
     ├── ArgumentError          an array that is not what a kernel's plan was made for; a caller's mistake
     └── PlaybackError          a recorded scan that can't be played; in hil/player.py
 
@@ -206,6 +208,14 @@ class DeliveryError(EdgeRuntimeError):
 
 class RecordingError(EdgeRuntimeError):
     """A recorded scan that can't be read."""
+
+
+class BenchError(EdgeRuntimeError):
+    """A run of the bench that can't be made, or reports that can't be compared."""
+
+
+class ProtocolFileError(BenchError):
+    """A scanner's protocol that is missing or invalid."""
 
 
 class ArgumentError(EdgeRuntimeError, ValueError):

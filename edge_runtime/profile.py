@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
+from edge_runtime.budget import Budget, budget_of
 from edge_runtime.errors import ProfileError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edge_runtime.toml_table import TomlTable, read_toml
 
 DEFAULT_PROFILE = "x86-cpu"
 SOURCE_FOLDER = Path(__file__).parent.parent / "hw_profiles"
@@ -107,6 +100,7 @@ class Profile:
         device: that the profile is for, if it is for one.
         gpu: of the device, if it has one.
         compilation: the table ``compile``.
+        budget: what ``edge-runtime bench`` holds the device against.
     """
 
     name: str
@@ -126,6 +120,7 @@ class Profile:
     device: DeviceFacts | None = None
     gpu: GpuFacts | None = None
     compilation: Compilation = Compilation()
+    budget: Budget = Budget()  # noqa: RUF009
 
     @property
     def session_bytes(self) -> int:
@@ -184,11 +179,7 @@ def available_profiles() -> dict[str, str]:
 
 def parse_profile(text: str, where: str) -> Profile:
     """Checks a profile's text; unknown keys are errors, since a misspelt limit would be no limit."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"{where}: not valid TOML: {error}") from error
-    table = _Table(where, document)
+    table = read_toml(text, where, ProfileError)
     session_mb = table.integer("memory.session_mb", 16, 1 << 20)
     profile = Profile(
         name=table.text("name"),
@@ -208,6 +199,7 @@ def parse_profile(text: str, where: str) -> Profile:
         device=_device(table) if table.has_section("device") else None,
         gpu=_gpu(table) if table.has_section("gpu") else None,
         compilation=_compilation(table),
+        budget=budget_of(table),
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)
@@ -219,7 +211,7 @@ def parse_profile(text: str, where: str) -> Profile:
     return profile
 
 
-def _device(table: _Table) -> DeviceFacts:
+def _device(table: TomlTable) -> DeviceFacts:
     usual = DeviceFacts("")
     return DeviceFacts(
         architecture=table.text("device.architecture"),
@@ -240,7 +232,7 @@ def _device(table: _Table) -> DeviceFacts:
     )
 
 
-def _gpu(table: _Table) -> GpuFacts:
+def _gpu(table: TomlTable) -> GpuFacts:
     return GpuFacts(
         capability=table.text("gpu.capability"),
         multiprocessors=table.integer("gpu.multiprocessors", 1, 1024),
@@ -250,7 +242,7 @@ def _gpu(table: _Table) -> GpuFacts:
     )
 
 
-def _compilation(table: _Table) -> Compilation:
+def _compilation(table: TomlTable) -> Compilation:
     usual = Compilation()
     largest = table.integer("compile.largest", 64, 4096, usual.largest)
     has_dla = table.has("compile.dla_core")
@@ -261,94 +253,3 @@ def _compilation(table: _Table) -> Compilation:
         workspace_mb=table.integer("compile.workspace_mb", 1, 1 << 20, usual.workspace_mb),
         dla_core=table.integer("compile.dla_core", 0, 15) if has_dla else None,
     )
-
-
-class _Table:
-    """Reads typed values out of a nested table by dotted key, and remembers which were asked for."""
-
-    def __init__(self, where: str, document: Mapping[str, Any]) -> None:
-        self._where = where
-        self._values = dict(_flatten(document))
-        self._read: set[str] = set()
-
-    def has_section(self, section: str) -> bool:
-        """Whether there is anything of a section."""
-        return any(key.startswith(f"{section}.") for key in self._values)
-
-    def text(self, key: str) -> str:
-        value = self._value(key)
-        if not isinstance(value, str) or not value:
-            raise self._wrong(key, value, "a text")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self._value(key)
-        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-            raise self._wrong(key, value, "a list of texts with at least one entry")
-        return tuple(value)
-
-    def texts_or(self, key: str) -> tuple[str, ...]:
-        """Texts that may be left out."""
-        return self.texts(key) if self.has(key) else ()
-
-    def text_or(self, key: str) -> str:
-        """A text that may be left out."""
-        return self.text(key) if self.has(key) else ""
-
-    def choices(self, key: str, known: tuple[str, ...], otherwise: tuple[str, ...]) -> tuple[str, ...]:
-        """Some of those that are known, in order; may be left out."""
-        self._read.add(key)
-        if key not in self._values:
-            return otherwise
-        chosen = self.texts(key)
-        if len(set(chosen)) != len(chosen) or not set(chosen) <= set(known):
-            raise self._wrong(key, list(chosen), f"some of {', '.join(known)}, each once")
-        return chosen
-
-    def path(self, key: str) -> Path | None:
-        """A path that may be left out."""
-        return Path(self.text(key)) if self.has(key) else None
-
-    def has(self, key: str) -> bool:
-        """Whether a key that may be left out is there."""
-        self._read.add(key)
-        return key in self._values
-
-    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        if default is not None and not self.has(key):
-            return default
-        value = self._value(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise self._wrong(key, value, f"a whole number from {low} to {high}")
-        return value
-
-    def number(self, key: str, low: float, high: float) -> float:
-        value = self._value(key)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not (math.isfinite(value) and low <= value <= high)
-        ):
-            raise self._wrong(key, value, f"a number from {low} to {high}")
-        return float(value)
-
-    def refuse_unknown(self) -> None:
-        unknown = sorted(set(self._values) - self._read)
-        if unknown:
-            raise ProfileError(f"{self._where}: unknown key {unknown[0]}; known are {', '.join(sorted(self._read))}")
-
-    def _value(self, key: str) -> Any:
-        self._read.add(key)
-        if key not in self._values:
-            raise ProfileError(f"{self._where}: {key} is missing")
-        return self._values[key]
-
-    def _wrong(self, key: str, value: object, expected: str) -> ProfileError:
-        return ProfileError(f"{self._where}: {key} = {value!r}: expected {expected}")
-
-
-def _flatten(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for key, value in document.items():
-        flat.extend(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)])
-    return flat
