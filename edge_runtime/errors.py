@@ -53,6 +53,8 @@
     ├── ServiceError           a part of the running server that can't begin: its control socket, its metrics
     │   └── AuditError         an audit log that can't be read or written
     ├── SwapRefused            a bundle that was not taken into use in place of the running one; says why
+    ├── BenchError             a run of the bench that can't be made or compared; says what is missing, and the mend
+    │   └── ProtocolFileError  a scanner's protocol (TOML) that is missing or invalid
     ├── ArgumentError          an array that is not what a kernel's plan was made for; a caller's mistake
     └── PlaybackError          a recorded scan that can't be played; in hil/player.py
 
@@ -303,6 +305,14 @@ class AuditError(ServiceError):
 
 class SwapRefused(EdgeRuntimeError):
     """A bundle that was not taken into use in place of the running one."""
+
+
+class BenchError(EdgeRuntimeError):
+    """A run of the bench that can't be made, or reports that can't be compared."""
+
+
+class ProtocolFileError(BenchError):
+    """A scanner's protocol that is missing or invalid."""
 
 
 class ArgumentError(EdgeRuntimeError, ValueError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from edge_runtime.budget import Budget, budget_of
 from edge_runtime.deadline.policy import KINDS, STAGES, Deadlines, Thermal
 from edge_runtime.errors import ProfileError
 from edge_runtime.toml_table import TomlTable, read_toml
@@ -111,6 +112,7 @@ class Profile:
         gpu: of the device, if it has one.
         compilation: the table ``compile``.
         deadlines, thermal: the tables of these names.
+        budget: what ``edge-runtime bench`` holds the device against.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Profile:
     compilation: Compilation = Compilation()
     deadlines: Deadlines = field(default_factory=Deadlines)
     thermal: Thermal = field(default_factory=Thermal)
+    budget: Budget = Budget()  # noqa: RUF009
 
     @property
     def session_bytes(self) -> int:
@@ -213,6 +216,7 @@ def parse_profile(text: str, where: str) -> Profile:
         compilation=_compilation(table),
         deadlines=_deadlines(table),
         thermal=_thermal(table, (device or DeviceFacts("")).throttles_c),
+        budget=budget_of(table),
     )
     table.refuse_unknown()
     needed_mb = profile.sessions * min(profile.session_mb, USUAL_SCAN_MB)

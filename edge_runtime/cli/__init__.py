@@ -16,9 +16,11 @@ from collections.abc import Sequence
 
 from edge_runtime.cli import audit, bundle, demo, doctor, engines, replay, serve, status, swap
 from edge_runtime.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
+from edge_runtime.cli.model import add_model_options
 from edge_runtime.delivery.commands import add_outbox, add_pacs
 from edge_runtime.delivery.worklist.command import add_worklist
 from edge_runtime.errors import EdgeRuntimeError
+from edge_runtime.hil.bench.command import add_bench
 
 OF_A_SERVER = ("out", "profile", "bundle", "trust", "classical_only", "precision", "previews")
 """Options of `replay` that speak of the server that it starts itself."""
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add_outbox(commands)
     add_pacs(commands)
     add_worklist(commands)
+    add_bench(commands, add_model_options)
     status.add(commands)
     swap.add(commands)
     audit.add(commands)

@@ -1,0 +1,131 @@
+"""The report of a run as JSON, with everything that is needed to make the run again; and reading it back for a comparison."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import BenchError
+from edge_runtime.hil.bench.run import Result
+from edge_runtime.hil.bench.verdict import NOT_MEASURED, Verdict
+
+FORMAT = 1
+MOST_REPORT_BYTES = 1 << 28
+PACKAGES = ("edge-runtime", "numpy", "onnxruntime", "openvino")
+
+
+def report_of(result: Result, verdict: Verdict, command: Sequence[str], profile: str) -> dict[str, Any]:
+    """The report's document.
+
+    Args:
+        command: as it was typed.
+        profile: name of the hardware profile whose budget holds; "" for none.
+    """
+    plan, measures = result.plan, result.measures
+    document = {
+        "format": FORMAT,
+        "made": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "provenance": {
+            "command": list(command),
+            "bench": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "bench_machine": f"{platform.machine()} {platform.release()}, load {os.getloadavg()[0]:.2f} at the end",
+            "target": str(plan.address),
+            "target_notes": list(result.target.notes),
+            "server_arguments": list(plan.serve),
+            "server_machine": result.sensed.machine or NOT_MEASURED,
+            "power_mode": result.sensed.machine.get("power_mode") or NOT_MEASURED,
+            "profile": profile or NOT_MEASURED,
+            "bundle_digests": list(measures.bundles),
+            "cpu_limit": plan.cpu_limit,
+            "link": asdict(plan.link) | {"words": str(plan.link)},
+        },
+        "protocol": _protocol(result),
+        "phases": [asdict(phase) for phase in result.phases],
+        "verdict": {"passed": verdict.passed, "valid": verdict.valid, **asdict(verdict)},
+        "measures": asdict(measures) | {"scans_per_minute": measures.scans_per_minute},
+        "readouts_taken": NOT_MEASURED if result.readouts_taken is None else result.readouts_taken,
+        "stages": [asdict(stage) for stage in result.stages] or NOT_MEASURED,
+        "usage": {name: NOT_MEASURED if value is None else value for name, value in asdict(result.usage).items()},
+        "schedulers": list(result.schedulers),
+        "readings": list(result.sensed.readings),
+    }
+    finite: dict[str, Any] = _finite(document)
+    return finite
+
+
+def _protocol(result: Result) -> dict[str, Any]:
+    plan = result.plan
+    document = asdict(plan.protocol)
+    for scan in document["scans"]:
+        scan["file"] = Path(scan["file"]).name  # paths of this machine are nobody else's
+    document["budget"] = {name: value for name, value in document["budget"].items() if value is not None}
+    asked = {"scanners": plan.scanners, "rounds": plan.rounds, "duration_s": plan.duration_s, "speed": plan.speed}
+    return document | {"asked": asked | {"warm_up_s": plan.warm_up_s, "cool_down_s": plan.cool_down_s}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: such values become text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return value
+
+
+def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Writes ``bench.json``; replaced as a whole.
+
+    Raises:
+        BenchError: it can't be written.
+    """
+    path = folder / "bench.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / "bench.json.partial"
+        partial.write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise BenchError(f"{path}: can't be written: {error.strerror or error}") from None
+    return path
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report; of a folder, its ``bench.json``.
+
+    Raises:
+        BenchError: no report of this format; says what is missing.
+    """
+    if path.is_dir():
+        path = path / "bench.json"
+    try:
+        if path.stat().st_size > MOST_REPORT_BYTES:
+            raise BenchError(f"{path}: more than {MOST_REPORT_BYTES} bytes")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise BenchError(f"{path}: no report of a bench: {error}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise BenchError(f"{path}: format {found!r}: this version reads reports of format {FORMAT}")
+    for key in ("protocol", "measures", "verdict", "provenance"):
+        if not isinstance(document.get(key), dict):
+            raise BenchError(f"{path}: {key} is missing: this is no whole report")
+    return document

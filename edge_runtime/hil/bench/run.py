@@ -1,0 +1,254 @@
+"""A run of the bench: the golden result, warm-up, the measured part, cool-down."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edge_runtime.demo.run import SCAN
+from edge_runtime.errors import BenchError
+from edge_runtime.hil.bench.fleet import play_all, staggered
+from edge_runtime.hil.bench.golden import Golden, golden_of, read_golden
+from edge_runtime.hil.bench.links import Link, Way, laid
+from edge_runtime.hil.bench.measures import Measures, measure
+from edge_runtime.hil.bench.protocol import SHIPPED_SCAN, Protocol, ScanStep
+from edge_runtime.hil.bench.record import ScanSeen
+from edge_runtime.hil.bench.scanner import Orders, Step
+from edge_runtime.hil.bench.sensing import Sensed, Usage, Watcher, usage
+from edge_runtime.hil.bench.stages import Reports, Stage, read_metrics, stages_between
+from edge_runtime.hil.bench.target import Address, SshOptions, Target, opened
+from edge_runtime.hil.bench.wire import WireError, read_script
+
+ATTEMPTS_OVER_A_BAD_LINK = 5
+"""At one scan; what is cut is measured again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        address: of the server; see `edge_runtime.hil.bench.target.parse_address`.
+        scanners: at the same time.
+        speed: times the protocol's pace, pauses too.
+        duration_s: of the measured part; None to go by ``rounds``.
+        rounds: through the protocol, of each scanner.
+        warm_up_s, cool_down_s: before, with the same load, and after, without any.
+        golden: folder of the golden images of another run; None to make them first.
+        metrics: where the server's metrics are, ``http://…``; "" for none.
+    """
+
+    protocol: Protocol
+    address: Address
+    scanners: int
+    rounds: int
+    duration_s: float | None = None
+    speed: float = 1.0
+    warm_up_s: float = 0.0
+    cool_down_s: float = 0.0
+    link: Link = Link()  # noqa: RUF009
+    golden: Path | None = None
+    keep_golden: Path | None = None
+    serve: tuple[str, ...] = ()
+    ssh: SshOptions = SshOptions()  # noqa: RUF009
+    cpu_limit: float | None = None
+    metrics: str = ""
+    realtime: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the run, in seconds since its beginning."""
+
+    name: str
+    first_s: float
+    last_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run has shown.
+
+    Attributes:
+        usage: of the server's machine, in the measured part.
+        readouts_taken: that the server says it took in, in the measured part; None where its reports can't be read.
+        schedulers: what each scanner was granted.
+    """
+
+    plan: Plan
+    target: Target
+    measures: Measures
+    usage: Usage
+    stages: tuple[Stage, ...]
+    phases: tuple[Phase, ...]
+    sensed: Sensed
+    readouts_taken: int | None
+    schedulers: tuple[str, ...] = field(default=())
+
+
+Tell = Callable[[str], None]
+"""Told what goes on, a line at a time."""
+
+
+def check_scans(protocol: Protocol) -> None:
+    """Reads every scan of a protocol once, before anything is started.
+
+    Raises:
+        BenchError: one can't be played.
+    """
+    for path in {step_file(step) for step in protocol.scans}:
+        try:
+            read_script(Path(path))
+        except WireError as error:
+            raise BenchError(
+                f"{error}; recordings of other kinds become MRD streams by edge-runtime bench convert"
+            ) from None
+
+
+def step_file(step: ScanStep) -> str:
+    """The path of a step's scan."""
+    return str(SCAN) if step.file == SHIPPED_SCAN else step.file
+
+
+def run(plan: Plan, tell: Tell) -> Result:
+    """Runs it, and returns what it has shown.
+
+    Raises:
+        BenchError: the server can't be had, a scan can't be played, or not one image came.
+    """
+    check_scans(plan.protocol)
+    with contextlib.ExitStack() as stack:
+        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-bench-pixels-")))
+        target = stack.enter_context(opened(plan.address, plan.serve, plan.ssh, plan.cpu_limit))
+        return Bench(plan, target, spool, tell).run()
+
+
+class Bench:
+    """A run against a server that listens."""
+
+    def __init__(self, plan: Plan, target: Target, spool: Path, tell: Tell) -> None:
+        self._plan, self._target, self.spool, self._tell = plan, target, spool, tell
+        self._zero_s = time.perf_counter()
+        self._reports = Reports(target.output)
+        self._collected_s = 0.0
+
+    def run(self) -> Result:
+        """All phases in turn."""
+        plan, phases = self._plan, []
+        with (
+            Watcher(self._target.watch, self._zero_s) as watcher,
+            laid(plan.link, self._target.host, self._target.port) as way,
+        ):
+            golden = self.golden()
+            if plan.warm_up_s:
+                phases.append(self._phase("warm-up", lambda: self.load(way, 1.0, None, plan.warm_up_s)))
+            self._reports.forget()
+            before = read_metrics(plan.metrics) if plan.metrics else ""
+            seen: list[tuple[list[ScanSeen], tuple[str, ...]]] = []
+            phases.append(
+                self._phase("measured", lambda: seen.append(self.load(way, plan.speed, plan.rounds, plan.duration_s)))
+            )
+            after = read_metrics(plan.metrics) if plan.metrics else ""
+            self._reports.collect()
+            if plan.cool_down_s:
+                phases.append(self._phase("cool-down", lambda: time.sleep(plan.cool_down_s)))
+        scans, schedulers = seen[0]
+        measures = measure(scans, plan.protocol.scans, golden, self.spool)
+        sensed = watcher.sensed()
+        measured = next(phase for phase in phases if phase.name == "measured")
+        return Result(
+            plan=plan,
+            target=self._target,
+            measures=measures,
+            usage=usage(sensed.between(measured.first_s, measured.last_s)),
+            stages=tuple(self._reports.stages() or stages_between(before, after)),
+            phases=tuple(phases),
+            sensed=sensed,
+            readouts_taken=None if self._target.output is None else self._reports.readouts,
+            schedulers=schedulers,
+        )
+
+    def golden(self) -> Golden:
+        """The golden result: every scan of the protocol once, alone and over a good link; or another run's."""
+        plan = self._plan
+        if plan.golden is not None:
+            return read_golden(plan.golden)
+        self._tell("golden result: the protocol once, alone")
+        orders = self.orders(Way(self._target.host, self._target.port), 1.0, 1, None)
+        scans, _ = play_all([replace(orders, steps=tuple(replace(step, pause_s=0.0) for step in orders.steps))])
+        golden = golden_of(scans, self.spool)
+        if not golden.pictures:
+            said = [one.error or "; ".join(one.texts) or "no final image" for one in scans]
+            raise BenchError(f"no image came back from {self._target.host}:{self._target.port}: {said[0][:500]}")
+        if plan.keep_golden is not None:
+            golden.write(plan.keep_golden)
+        return golden
+
+    def load(
+        self, way: Way, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None
+    ) -> tuple[list[ScanSeen], tuple[str, ...]]:
+        """Plays the protocol by all scanners; returns when the last has finished."""
+        orders = self.orders(way, speed, None if duration_s is not None else rounds, duration_s)
+        fleet = staggered(orders, scanners or self._plan.scanners, self._plan.protocol.stagger_s / speed)
+        return play_all(fleet, way.prefix, self._seen)
+
+    def orders(self, way: Way, speed: float, rounds: int | None, duration_s: float | None) -> Orders:
+        """For the first scanner."""
+        start_s = time.perf_counter() - self._zero_s + 0.3  # a process needs so long to begin
+        return Orders(
+            scanner=0,
+            host=way.host,
+            port=way.port,
+            steps=tuple(
+                Step(one.name, step_file(one), one.repetition_time_ms / speed, one.config, one.pause_s / speed)
+                for one in self._plan.protocol.scans
+            ),
+            zero_s=self._zero_s,
+            start_s=start_s,
+            rounds=rounds,
+            end_s=None if duration_s is None else start_s + duration_s,
+            spool=str(self.spool),
+            attempts=1 if self._plan.link.good else ATTEMPTS_OVER_A_BAD_LINK,
+            realtime=self._plan.realtime,
+        )
+
+    def forget(self) -> None:
+        """What the server has kept until now counts no more, and takes no room."""
+        self._reports.forget()
+
+    def _seen(self, scan: ScanSeen) -> None:
+        images = [image for image in scan.images if image.completeness == "final"]
+        last = max((1000 * image.since_last_readout_s for image in images), default=None)
+        what = scan.error or (
+            f"{len(images)} final images, the last {last:.0f} ms after its readouts" if last is not None else "no image"
+        )
+        self._tell(f"scanner {scan.scanner}, scan {scan.number} ({scan.name}): {what}")
+        now = time.perf_counter()
+        if now - self._collected_s > 5:
+            self._collected_s = now
+            self._reports.collect()
+
+    def _phase(self, name: str, work: Callable[[], object]) -> Phase:
+        self._tell(f"{name} …")
+        first = time.perf_counter() - self._zero_s
+        work()
+        return Phase(name, first, time.perf_counter() - self._zero_s)
+
+
+@contextlib.contextmanager
+def benches(plan: Plan, tell: Tell) -> Iterator[tuple[Bench, Way]]:
+    """A bench whose load is driven by the caller, such as a search.
+
+    Raises:
+        BenchError: see `run`.
+    """
+    check_scans(plan.protocol)
+    with contextlib.ExitStack() as stack:
+        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-bench-pixels-")))
+        target = stack.enter_context(opened(plan.address, plan.serve, plan.ssh, plan.cpu_limit))
+        way = stack.enter_context(laid(plan.link, target.host, target.port))
+        yield Bench(plan, target, spool, tell), way

@@ -1,0 +1,163 @@
+"""A run against its budget, line by line, and what the sensors say of why a line was missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_runtime.budget import Budget
+from edge_runtime.hil.bench.links import Link
+from edge_runtime.hil.bench.measures import Latency, Measures
+from edge_runtime.hil.bench.sensing import Usage
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the budget.
+
+    Attributes:
+        name: what is held against what.
+        measured: None where it was not measured.
+        passed: None where there was nothing to hold against the limit.
+        detail: what the figure rests on.
+    """
+
+    name: str
+    unit: str
+    limit: float
+    measured: float | None
+    passed: bool | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All lines together.
+
+    Attributes:
+        lines: of the budget.
+        reasons: for what was missed, as far as anything was seen; first the one that explains most.
+        valid: false where the bench itself was too late for the figures to speak of the server.
+    """
+
+    lines: tuple[Line, ...]
+    reasons: tuple[str, ...]
+    valid: bool
+
+    @property
+    def passed(self) -> bool:
+        """No line was missed, and the bench kept its own time."""
+        return self.valid and all(line.passed is not False for line in self.lines)
+
+
+def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttles_c: float | None = None) -> Verdict:
+    """Holds a run against its budget. That nothing is lost is a line of every budget."""
+    lines = [
+        Line(
+            "images lost",
+            "",
+            0.0,
+            float(measures.images_lost),
+            measures.images_lost == 0 and measures.images_expected > 0,
+            f"of {measures.images_expected} that {measures.scans} scans should yield" + _first(measures.lost),
+        )
+    ]
+    for name, limit, p in (("p90", budget.image_p90_ms, 0.9), ("p99", budget.image_p99_ms, 0.99)):
+        if limit is not None:
+            lines.append(_latency_line(name, limit, p, measures.image))
+    if budget.preview_ms is not None:
+        median = measures.preview.median_ms
+        detail = f"of {len(measures.preview.samples_ms)} scans with previews, from the first readout"
+        lines.append(_line("first preview, p50", "ms", budget.preview_ms, median, detail))
+    if budget.miss_share is not None and measures.misses is not None:
+        seen = measures.misses
+        detail = f"{seen.count} of {seen.of}; 95 % bounds {100 * seen.low:.1f} to {100 * seen.high:.1f} %"
+        lines.append(_line("deadlines missed", "share", budget.miss_share, seen.value, detail))
+    if budget.nrmse is not None:
+        quality = measures.quality
+        detail = f"the worst of {quality.compared}; {quality.identical} identical to the last bit"
+        lines.append(_line("image against golden, NRMSE", "", budget.nrmse, quality.nrmse, detail))
+    if budget.resident_mb is not None:
+        lines.append(_line("server's memory", "MB", budget.resident_mb, usage.resident_mb, "the most, resident"))
+    if budget.temperature_c is not None:
+        lines.append(_line("temperature", "°C", budget.temperature_c, usage.temperature_c, "the hottest sensor"))
+    valid = True
+    if budget.lateness_p99_ms is not None:
+        late = _line(
+            "scanner's own lateness, p99",
+            "ms",
+            budget.lateness_p99_ms,
+            measures.pacing.p99_ms,
+            "of the bench, not of the server",
+        )
+        lines.append(late)
+        valid = late.passed is not False
+    missed = [line for line in lines if line.passed is False]
+    return Verdict(tuple(lines), tuple(_reasons(measures, usage, link, throttles_c)) if missed else (), valid)
+
+
+def _first(lost: tuple[str, ...]) -> str:
+    return f"; the first: {lost[0]}" if lost else ""
+
+
+def _line(name: str, unit: str, limit: float, measured: float | None, detail: str) -> Line:
+    passed = None if measured is None else measured <= limit
+    return Line(name, unit, limit, measured, passed, detail if measured is not None else NOT_MEASURED)
+
+
+def _latency_line(name: str, limit: float, p: float, latency: Latency) -> Line:
+    """MLPerf's estimate where there are enough samples, else the plain quantile, which says less."""
+    stopping = next((one for one in latency.stopping if one.p == p), None)
+    plain = next((one.value for one in latency.quantiles if one.p == p), None)
+    if stopping is not None and stopping.estimate is not None:
+        detail = f"MLPerf single-stream estimate of {stopping.samples}, confidence {stopping.confidence:g}"
+        return _line(f"last readout to image, {name}", "ms", limit, stopping.estimate, detail)
+    detail = (
+        f"plain quantile of {len(latency.samples_ms)}: MLPerf's rule needs {stopping.needed if stopping else 'some'}"
+    )
+    return _line(f"last readout to image, {name}", "ms", limit, plain, detail)
+
+
+def _reasons(measures: Measures, usage: Usage, link: Link, throttles_c: float | None) -> list[str]:
+    reasons: list[tuple[float, str]] = []
+    if usage.throttled_share:
+        quota = f" to {usage.quota_cores:g} processors" if usage.quota_cores else ""
+        reasons.append(
+            (
+                usage.throttled_share,
+                f"the server's control group limits it{quota}, and it was held up in {usage.throttled_share:.0%} of the periods, "
+                f"for {usage.throttled_s or 0:.1f} s in all: give it more processor time",
+            )
+        )
+    if usage.waited_share is not None and usage.waited_share > 0.2 and not usage.throttled_share:
+        reasons.append(
+            (
+                min(usage.waited_share, 1.0),
+                f"its threads were ready and had no processor for {usage.waited_share:.2f} s of every second: something else "
+                f"runs there{f' (load {usage.load:g})' if usage.load else ''}, or it has more to do than processors",
+            )
+        )
+    if throttles_c is not None and usage.temperature_c is not None and usage.temperature_c >= throttles_c - 2:
+        reasons.append(
+            (
+                0.9,
+                f"{usage.temperature_c:.0f} °C were reached, and the device slows down at {throttles_c:.0f}: cool it better",
+            )
+        )
+    if not link.good:
+        reasons.append((0.5, f"the link was made bad on purpose: {link}"))
+    if measures.pacing.held_up_s > 0.1:
+        reasons.append(
+            (
+                0.4,
+                f"the server took no readouts for up to {measures.pacing.held_up_s:.2f} s: it, or the link, was behind",
+            )
+        )
+    for text, count in sorted(measures.errors.items(), key=lambda one: -one[1])[:3]:
+        reasons.append((0.95, f"{count} times: {text}"))
+    if not reasons:
+        reasons.append(
+            (0.0, "nothing that was measured explains it: the reconstruction itself takes longer than the budget")
+        )
+    return [text for _, text in sorted(reasons, key=lambda one: -one[0])]

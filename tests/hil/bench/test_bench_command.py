@@ -1,0 +1,79 @@
+"""The bench as it is called: real processes, a real server, real files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from edge_runtime.cli import main
+
+PROTOCOL = """
+name = "quick"
+version = 1
+[[scan]]
+name = "T1"
+file = "colin27"
+repetition_time_ms = 2
+config = "edge-classical"
+image = "classical"
+deadline_ms = 60000
+pause_s = 0.1
+[budget]
+image_p90_ms = {p90}
+nrmse = 0.001
+"""
+
+
+def bench(folder: Path, p90: float, *options: str) -> tuple[int, dict[str, object]]:
+    protocol = folder / "quick.toml"
+    protocol.write_text(PROTOCOL.format(p90=p90), encoding="utf-8")
+    usual = (
+        "--protocol",
+        str(protocol),
+        "--out",
+        str(folder / "out"),
+        "--classical-only",
+        "--warm-up",
+        "0",
+        "--repeat",
+        "1",
+    )
+    code = main(["bench", "run", "--quiet", *usual, *options])
+    return code, json.loads((folder / "out" / "bench.json").read_text())
+
+
+def test_a_run_against_a_server_of_its_own(tmp_path: Path) -> None:
+    code, report = bench(tmp_path, 60000)
+    assert code == 0
+    measures = report["measures"]
+    assert (measures["images_expected"], measures["images_lost"], measures["completed"]) == (2, 0, 1)  # type: ignore[index]
+    assert measures["quality"]["identical"] == measures["quality"]["compared"] > 0  # type: ignore[index]
+    assert report["readouts_taken"] == measures["readouts"] == 104  # type: ignore[index]
+    page = (tmp_path / "out" / "bench.html").read_text()
+    assert "<svg" in page and not re.search(r"(src|href)=|url[(]|<script", page)
+    cases = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()
+    assert cases.attrib["failures"] == "0"
+
+
+def test_a_missed_budget_fails_and_says_why(tmp_path: Path) -> None:
+    code, report = bench(tmp_path, 0.001)
+    assert code == 1
+    assert report["verdict"]["reasons"]  # type: ignore[index]
+    assert ElementTree.parse(tmp_path / "out" / "junit.xml").getroot().attrib["failures"] == "1"
+
+
+def test_what_is_cut_is_measured_again_and_nothing_is_lost(tmp_path: Path) -> None:
+    code, report = bench(tmp_path, 60000, "--link", "cut=0.05")
+    measures = report["measures"]
+    assert code == 0 and measures["attempts_cut"] == 1 and measures["images_lost"] == 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("target", ["localhost", "ssh://-oProxyCommand=x", "http://x:1", "host:0"])
+def test_targets_that_are_none(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "run", "--target", target])
+    assert end.value.code == 2 and "HOST:PORT or ssh://" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""What is called a change, and what is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import BenchError
+from edge_runtime.hil.bench.compare import Comparison, Report, compare
+
+N = 360
+
+
+def report(
+    seed: int, added_ms: float = 0.0, missed: int = 0, name: str = "p", luck: float = 0.004, n: int = N
+) -> Report:
+    """Of a run whose latencies follow each other, and which has its own luck."""
+    generator = np.random.default_rng(seed)
+    level = 100 * (1 + luck * generator.standard_normal())
+    noise, samples = 0.0, []
+    for _ in range(n):
+        noise = 0.7 * noise + generator.normal(0, 3)
+        samples.append(level + noise + added_ms + generator.exponential(2))
+    latency = {"samples_ms": samples}
+    measures = {"steps": {"T1": latency}, "preview": {"samples_ms": []}, "misses": {"count": missed, "of": n}}
+    measures |= {"images_lost": 0, "images_expected": n}
+    return {
+        "protocol": {"name": name, "version": 1, "asked": {}},
+        "measures": measures,
+        "verdict": {"valid": True},
+        "provenance": {},
+    }
+
+
+def verdicts(comparison: Comparison) -> dict[str, str]:
+    return {change.name: change.verdict for change in comparison.changes}
+
+
+def test_twenty_repeats_of_one_build_are_called_the_same() -> None:
+    for seed in range(20):
+        comparison = compare([report(2 * seed)], [report(2 * seed + 1)])
+        assert not comparison.worse and set(verdicts(comparison).values()) == {"same"}, comparison
+
+
+def test_five_milliseconds_of_a_hundred_are_found_in_most_runs() -> None:
+    """Of 360 images whose noise is strong and alike from one to the next; the price of no false alarm."""
+    found = 0
+    for seed in range(20):
+        comparison = compare([report(2 * seed)], [report(2 * seed + 1, added_ms=5)])
+        found += verdicts(comparison)["scan T1, last readout to image, p50"] == "slower"
+        assert not compare([report(2 * seed, added_ms=5)], [report(2 * seed + 1)]).worse  # faster is not worse
+    assert found >= 14, f"{found} of 20"
+
+
+def test_missed_deadlines_are_compared_as_shares() -> None:
+    assert verdicts(compare([report(1)], [report(2, missed=20)]))["deadlines missed"] == "more"
+    assert verdicts(compare([report(1, missed=1)], [report(2, missed=2)]))["deadlines missed"] == "same"
+
+
+def test_too_few_samples_are_called_that() -> None:
+    comparison = compare([report(1, n=5)], [report(2, n=5)])
+    assert verdicts(comparison)["scan T1, last readout to image, p50"] == "too few samples"
+
+
+def test_several_reports_a_side_are_compared_run_by_run() -> None:
+    before, after = (
+        [report(seed, n=12) for seed in range(7)],
+        [report(50 + seed, added_ms=8, n=12) for seed in range(7)],
+    )
+    comparison = compare(before, after)
+    assert "ranks of reports" in comparison.method
+    assert comparison.worse
+    assert not compare(before, [report(80 + seed, n=12) for seed in range(7)]).worse
+
+
+def test_what_else_differs_is_said() -> None:
+    other = report(2)
+    other["provenance"] = {"power_mode": "15W"}
+    other["verdict"] = {"valid": False}
+    remarks = compare([report(1)], [other]).remarks
+    assert any(remark.startswith("power modes differ") for remark in remarks)
+    assert any("too late" in remark for remark in remarks)
+    with pytest.raises(BenchError, match="different protocols can't be compared: p 1, q 1"):
+        compare([report(1)], [report(2, name="q")])
