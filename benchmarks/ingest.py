@@ -31,7 +31,7 @@ from edge_runtime.memory import MemoryBudget
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.pool import Lane, Priority, ReconstructionPool
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
-from edge_runtime.runtime import Runtime
+from edge_runtime.runtime import ModelInUse, Runtime
 from edge_runtime.scan import (
     READOUT_DTYPE,
     EncodingSpace,
@@ -197,7 +197,7 @@ def assembled_rate(repetitions: int) -> float:
     pool = _NoReconstruction(workers=1, depth=1)
     profile = load_profile(DEFAULT_PROFILE)
     runtime = Runtime(
-        profile, None, pool, Plans(Workers(threads=1)), None, MemoryBudget(profile.total_bytes), previews=()
+        profile, ModelInUse(None), pool, Plans(Workers(threads=1)), None, MemoryBudget(profile.total_bytes), previews=()
     )
     with mock.patch.object(mrd, "Session", TimedSession):
         server = mrd.MrdServer(runtime, port=0)
