@@ -72,6 +72,7 @@ class Attempt:
     Attributes:
         learned: what makes the learned image; ``None`` where there is none to be made.
         degraded: in which steps less work goes into the images, and why; empty where all of it does.
+        step: the kind of the step, in a word; ``failed`` where the network did.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Attempt:
         self._began = time.monotonic()
         self._judged = False
         self.degraded = decision.degraded if decision is not None else ""
+        self.step = decision.kind if decision is not None else ""
         self.learned: Learned | None = ready.of(decision.step) if ready is not None and decision is not None else None
         if decision is not None and decision.kind and final:
             runtime.counters.add("degraded", step=decision.kind, cause=decision.cause)
@@ -124,7 +126,7 @@ class Attempt:
 
     def failed(self, error: Exception) -> None:
         """There is no learned image, and the others will say why."""
-        self.degraded = f"no learned image: {type(error).__name__}: {error}"
+        self.degraded, self.step = f"no learned image: {type(error).__name__}: {error}", "failed"
         self._began = time.monotonic()  # the classical image is not to blame for what was waited
         if self._ready is not None and self._lineup is not None:
             self._lineup.failed(self._ready, self._scan_id, error)

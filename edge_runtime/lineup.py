@@ -113,6 +113,8 @@ class Lineup:
         fewest = min(iterations, deadlines.fewest_iterations.get(named, iterations))
         self.steps = steps_of(self._precisions, iterations, fewest, deadlines.steps)
         """From all of the work to the least."""
+        self.quarantined: Callable[[str, str, str], None] = lambda engine, precision, why: None
+        """Told of an engine that is taken out of service, its form and the reason."""
         self._changing = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._places = {precision: _Place({}) for precision in self._precisions}
@@ -167,6 +169,7 @@ class Lineup:
         engine = ready.admitted.engine.name
         log.error("%s is taken out of service for %s: %s", engine, ready.precision, why)
         self._counters.add("engines_out_of_service", engine=engine, kind=ready.precision)
+        self.quarantined(engine, ready.precision, why)
         place.ready, place.out[engine] = None, why
         self._seek(ready.precision, place, f"{engine} is out of service ({why})")
 

@@ -278,7 +278,7 @@ def open_runtime(
     try:
         memory = MemoryBudget(profile.total_bytes)
         scheduler.start()
-        yield Runtime(
+        runtime = Runtime(
             profile,
             in_use,
             pool,
@@ -293,6 +293,9 @@ def open_runtime(
             scheduler=scheduler,
             crumbs=crumbs,
         )
+        if model is not None:
+            model.lineup.quarantined = runtime.observers.quarantined
+        yield runtime
     finally:
         scheduler.stop()
         pool.close()

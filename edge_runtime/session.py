@@ -664,12 +664,12 @@ class Session:
             samples.hybrid.shape, stages.age_s(), self._lane.finals_waiting() if final else 0, final=final
         )
         if attempt.degraded and final:
-            self._degraded(key, attempt.degraded)
+            self._degraded(key, attempt)
 
         def failed(error: Exception) -> None:
             attempt.failed(error)
             if final:
-                self._degraded(key, attempt.degraded)
+                self._degraded(key, attempt)
 
         scan_at_work.set(self.report.scan_id)
 
@@ -754,7 +754,11 @@ class Session:
                 record["dicom_error"] = str(error)
             stages.ended("dicom")
         stages_s = stages.take()
-        record |= {"stages_s": stages_s, "deadline": attempt.judged(latency_s, stages_s)}
+        judged = attempt.judged(latency_s, stages_s)
+        record |= {"stages_s": stages_s, "deadline": judged}
+        if judged is not None:
+            for stage in (*judged["over_ms"], *(["image"] if judged["met"] is False else [])):
+                self._runtime.observers.deadline_missed(self.report.scan_id, stage)
         self._folder.add("images", record)
         self._runtime.observers.image_made(self.report.scan_id, record)
 
@@ -789,9 +793,10 @@ class Session:
         self._folder.add("no_preview", reason)
         self._out.text(f"no preview: {reason}")
 
-    def _degraded(self, key: SliceKey, reason: str) -> None:
-        self._folder.add("degraded", f"{key}: {reason}")
-        self._out.text(f"degraded: {key}: {reason}")
+    def _degraded(self, key: SliceKey, attempt: Attempt) -> None:
+        self._folder.add("degraded", f"{key}: {attempt.degraded}")
+        self._out.text(f"degraded: {key}: {attempt.degraded}")
+        self._runtime.observers.degraded(self.report.scan_id, attempt.step)
 
     def _say(self, text: str) -> None:
         if text not in self._said:

@@ -167,9 +167,10 @@ class Swapper(Observer):
                 f"{self._runtime.memory.free_bytes >> 20} are free: try again when fewer scans run, or raise memory.total_mb"
             )
         tell(f"{path.name} is verified and made ready")
-        return open_model(
-            path, self._runtime.profile, self._precision, self._trust, self._runtime.counters, self._runtime.crumbs
-        )
+        runtime = self._runtime
+        model = open_model(path, runtime.profile, self._precision, self._trust, runtime.counters, runtime.crumbs)
+        model.lineup.quarantined = runtime.observers.quarantined
+        return model
 
     def _check_new(self, model: Model, running: Model) -> None:
         digest = model.bundle.digest
