@@ -47,14 +47,6 @@ CREATE TABLE bindings (
 );
 CREATE INDEX bindings_by_scan ON bindings (scan_id, id);
 CREATE INDEX bindings_by_study ON bindings (study_uid, id);
-
--- Messages on performed steps, in the order in which they must arrive.
-CREATE TABLE messages (
-    id INTEGER PRIMARY KEY, performed_uid TEXT NOT NULL, kind TEXT NOT NULL, content BLOB NOT NULL, state TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', queued_at REAL NOT NULL,
-    UNIQUE (performed_uid, kind)
-);
-CREATE INDEX messages_by_state ON messages (state, id);
 """
 
 
@@ -99,26 +91,6 @@ class Bound:
     remark: str
     bound_at: float
     ended: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class StepMessage:
-    """An N-CREATE or N-SET that waits to be delivered.
-
-    Attributes:
-        kind: ``create`` or ``set``.
-        content: the dataset, explicit VR little endian.
-        state: ``queued``, ``done`` or ``refused``; what is refused waits for an operator.
-    """
-
-    number: int
-    performed_uid: str
-    kind: Literal["create", "set"]
-    content: bytes
-    state: str
-    attempts: int
-    reason: str
-    queued_at: float
 
 
 class WorklistStore:
@@ -283,56 +255,6 @@ class WorklistStore:
             "SELECT started_date, started_time FROM bindings WHERE study_uid = ? ORDER BY id LIMIT 1", (study_uid,)
         )
         return (str(rows[0][0]), str(rows[0][1])) if rows else None
-
-    # Messages on performed steps
-
-    def queue(self, performed_uid: str, kind: Literal["create", "set"], content: bytes) -> bool:
-        """Queues a message; one of the same step and kind that is queued already stays as it is.
-
-        Returns:
-            Whether it is new.
-        """
-        with self._transaction() as database:
-            made = database.execute(
-                "INSERT OR IGNORE INTO messages (performed_uid, kind, content, state, queued_at) VALUES (?, ?, ?, 'queued', ?)",
-                (performed_uid, kind, content, self._clock()),
-            )
-            return made.rowcount == 1
-
-    def messages(self, state: str | None = None, performed_uid: str | None = None) -> list[StepMessage]:
-        """In the order in which they must arrive."""
-        rows = self._rows(
-            "SELECT id, performed_uid, kind, content, state, attempts, reason, queued_at FROM messages "
-            "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR performed_uid = ?2) ORDER BY id",
-            (state, performed_uid),
-        )
-        return [StepMessage(*row) for row in rows]
-
-    def settle(self, number: int, state: str, reason: str = "") -> None:
-        """Writes down what became of a message."""
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE messages SET state = ?, reason = ?, attempts = attempts + 1 WHERE id = ?",
-                (state, reason, number),
-            )
-
-    def retry(self, number: int | None = None) -> int:
-        """Puts refused messages back into the queue: one, or all. Returns how many."""
-        with self._transaction() as database:
-            done = database.execute(
-                "UPDATE messages SET state = 'queued' WHERE state = 'refused' AND (?1 IS NULL OR id = ?1)", (number,)
-            )
-            return int(done.rowcount)
-
-    def withdraw(self, performed_uid: str) -> bool:
-        """Takes back the messages of a step, if the other side has seen none of them."""
-        with self._transaction() as database:
-            tried = database.execute(
-                "SELECT 1 FROM messages WHERE performed_uid = ? AND attempts > 0", (performed_uid,)
-            ).fetchone()
-            if tried is None:
-                database.execute("DELETE FROM messages WHERE performed_uid = ?", (performed_uid,))
-            return tried is None
 
     # SQLite
 
