@@ -67,10 +67,10 @@ def run(options: argparse.Namespace) -> int:
     from edge_runtime.profile import DEFAULT_PROFILE, load_profile
     from edge_runtime.service.audit import AuditLog
     from edge_runtime.service.life import Around, living
-    from edge_runtime.service.logs import start_logging
+    from edge_runtime.service.logs import logging_as
 
-    start_logging(options.log)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(logging_as(options.log))
         audit = None
         if options.audit is not None:
             audit = AuditLog(options.audit)

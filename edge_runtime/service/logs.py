@@ -90,16 +90,26 @@ class TextFormatter(logging.Formatter):
         return text
 
 
-def start_logging(form: str) -> None:
-    """Logs to standard error, ``text`` or ``json``, what a server should tell; warnings of libraries and threads' failures too."""
+@contextlib.contextmanager
+def logging_as(form: str) -> Iterator[None]:
+    """Logs to standard error, ``text`` or ``json``, what a server should tell; warnings of libraries and threads' failures too. At
+    the end all of that is as it was."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    root = logging.getLogger()
+    root, ours = logging.getLogger(), logging.getLogger(OURS)
+    before = root.handlers[:], root.level, ours.level, threading.excepthook
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger(OURS).setLevel(logging.INFO)
+    ours.setLevel(logging.INFO)
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
+    try:
+        yield
+    finally:
+        root.handlers[:], root_level, ours_level, threading.excepthook = before
+        root.setLevel(root_level)
+        ours.setLevel(ours_level)
+        logging.captureWarnings(False)
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -198,10 +198,11 @@ def test_no_patient_data_in_logs_metrics_and_audit(form, tmp_path, tiny_bundle, 
 
 def test_warnings_and_failures_of_threads_are_logged_without_their_words(tmp_path):
     code = (
-        "import threading, warnings; from edge_runtime.service.logs import start_logging; start_logging('json')\n"
-        f"warnings.warn('{CANARY}')\n"
+        "import threading, warnings; from edge_runtime.service.logs import logging_as\n"
         f"def fail(): raise ValueError('{CANARY}')\n"
-        "thread = threading.Thread(target=fail, name='one'); thread.start(); thread.join()"
+        "with logging_as('json'):\n"
+        f"    warnings.warn('{CANARY}')\n"
+        "    thread = threading.Thread(target=fail, name='one'); thread.start(); thread.join()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
     first, second = (json.loads(line) for line in done.stderr.splitlines())
