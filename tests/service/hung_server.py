@@ -16,14 +16,14 @@ def hang(*_: object) -> None:
 
 def hang_engine() -> None:
     """From the first slice on: the golden input is answered."""
-    run = onnxruntime._OnnxRuntimeSession.run
+    run = onnxruntime.OnnxRuntimeSession.run
     runs = []
 
     def hangs(self, batch):  # type: ignore[no-untyped-def]
         runs.append(batch)
         return run(self, batch) if len(runs) == 1 else hang()
 
-    onnxruntime._OnnxRuntimeSession.run = hangs  # type: ignore[method-assign]
+    onnxruntime.OnnxRuntimeSession.run = hangs  # type: ignore[method-assign]
 
 
 def deadlock_session() -> None:
