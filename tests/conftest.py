@@ -19,7 +19,6 @@ import pytest
 import sense_problems
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import settings
-from pacs_fixtures import loopback, orthanc, start_orthanc, start_storescp, storescp  # noqa: F401
 from simulated import readouts_of, scan_bytes, usual_kspace
 from strict_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 

@@ -78,14 +78,14 @@ class Stand(LearnedReconstruction):
 class Nothing(Stand):
     """A network that corrects nothing: the learned image is then the classical one of the samples it may see."""
 
-    def run(self, plan, first, scale, noise, plans, wanted):
+    def run(self, plan, first, *_):
         return first
 
 
 class Eraser(Stand):
     """A network that leaves nothing but the coarse: it keeps no small structure."""
 
-    def run(self, plan, first, scale, noise, plans, wanted):
+    def run(self, plan, first, *_):
         blurred = ndimage.gaussian_filter(first.real, 6) + 1j * ndimage.gaussian_filter(first.imag, 6)
         return blurred.astype(np.complex64)
 
