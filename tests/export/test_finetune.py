@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the extra 'export' is not installed")
 
 import torch
+from exact_int8 import exact_int8
 from made_search import SIZE, MadeSearch, made_search, small_matrices, small_network, spoilt
 
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -30,14 +31,6 @@ from export.split import regulariser_onnx
 from export.states import reconstruction_states
 
 pytestmark = pytest.mark.full
-
-HAS_VNNI = any(
-    name in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace") for name in ("_vnni", "asimddp")
-)
-exact_int8 = pytest.mark.skipif(
-    not HAS_VNNI, reason="int8: this processor's sums saturate in ONNX Runtime, whose rounding is then not the graph's"
-)
-"""Without VNNI, products of eight bits are added in pairs in sixteen (pmaddubsw), which saturates for large weights."""
 
 TRAINING = TrainingConfig(seed=0, steps=1, batch=2, columns=SIZE, learning_rate=0.1, warmup_steps=0)
 

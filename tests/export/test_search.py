@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the extra 'export' is not installed")
 
+from exact_int8 import exact_int8
 from made_search import SPOILT_LAYERS, MadeSearch, made_search, small_matrices, small_network, spoilt
 
 from export.quantization.choice import Budget, choice, ranked
@@ -34,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     small_matrices(monkeypatch)
 
 
+@exact_int8
 def test_the_layers_that_quantize_badly_are_kept_first_and_that_mends_the_images(made: MadeSearch) -> None:
     result = made.search().run(ANYTHING)
     assert {one.layer for one in result.sensitivities[:2]} == set(SPOILT_LAYERS)
