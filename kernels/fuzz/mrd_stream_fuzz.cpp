@@ -33,6 +33,8 @@ std::size_t ingest_chunk(const Transform&, const IngestGeometry&, const IngestJo
 
 namespace {
 
+constexpr int kBaselineRadix = 4;  // as kernels/cpu/table.cpp has it
+
 // Of an acquisition header.
 constexpr edge::HeaderFields kFields = {2, {248, 250, 252, 254, 256}, 242, 244, 246, 172, 168, 170, 174, {182, 194, 206, 218}};
 
@@ -96,7 +98,7 @@ void place_readouts(const edge::Readouts& run) {
     const std::size_t payload = run.coils * run.samples * edge::kSampleBytes;
     const edge::Headers headers{run.begin + edge::kIdBytes, static_cast<std::int64_t>(run.stride), run.count, kFields};
     const edge::Survey found = edge::survey(headers);
-    const edge::Transform transform(static_cast<int>(run.samples));
+    const edge::Transform transform(static_cast<int>(run.samples), kBaselineRadix);
     const edge::IngestGeometry geometry{static_cast<int>(run.coils), static_cast<int>(run.samples)};
     const edge::Scratch scratch(1, edge::ingest_scratch(transform, geometry));
     for (std::size_t begin = 0; begin < run.count;) {
