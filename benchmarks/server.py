@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,9 @@ def serving(*arguments: str) -> Iterator[RunningServer]:
             *arguments,
         ]
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=_as_installed(), stdout=subprocess.PIPE, stderr=said, text=True
+        )
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -84,3 +87,8 @@ def serving(*arguments: str) -> Iterator[RunningServer]:
                 process.wait()
             assert process.stdout is not None
             process.stdout.close()
+
+
+def _as_installed() -> dict[str, str]:
+    """The environment, with Python's byte code kept as pip leaves it on a device: elsewhere each start would compile all modules anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
