@@ -4,7 +4,7 @@ image quality, which `benchmarks.quality` measures on real scans."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,29 @@ def phantom() -> Phantom:
     images = to_image(to_image(kspace, axis=1), axis=2)
     reference = root_sum_of_squares(np.asarray(images, np.complex64))
     return Phantom(undersampled(recording, mask), np.asarray(kspace * mask[:, None], np.complex64), mask, reference)
+
+
+def slices(scan: Phantom, count: int, *, interleaved: bool) -> Recording:
+    """The scan so many times over, as slices of one.
+
+    Args:
+        interleaved: a line of each slice in turn, so that all are open to the end; else one slice after another.
+    """
+    (batch,) = scan.recording.readouts()
+    header = scan.recording.header
+    limits = {**header.encoding.limits, "slice": Limit(0, count - 1, 0)}
+    lines = len(batch)
+
+    def readouts() -> Iterator[ReadoutBatch]:
+        for first in range(count) if not interleaved else range(lines):
+            picked = np.full(count, first) if interleaved else np.arange(lines)
+            part = batch[picked]
+            part.header["slice"] = np.arange(count) if interleaved else first
+            part.header["scan_counter"] = first * len(picked) + np.arange(len(picked))
+            yield part
+
+    header = replace(header, encoding=replace(header.encoding, limits=limits))
+    return Recording(Path("phantom"), "simulated", header, count * lines, None, readouts)
 
 
 def head(size: int) -> npt.NDArray[np.complex64]:

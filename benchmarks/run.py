@@ -21,6 +21,8 @@ from benchmarks.records import Record, environment, merge, read, table, write
 BENCHMARKS = {
     "start": "benchmarks.footprint:start",
     "memory": "benchmarks.footprint:memory",
+    "memory.scan": "benchmarks.footprint:memory_of_a_scan",
+    "load": "benchmarks.load:load",
     "kernels": "benchmarks.kernels:kernels",
     "kernels.sense_cg_ms": "benchmarks.sense_cg:sense_cg",
     "ingest": "benchmarks.ingest:ingest",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.hil.footprint import peak_bytes
+from edge_runtime.hil.footprint import peak_bytes, resident_bytes
 
 ROOT = Path(__file__).parents[1]
 END_TIMEOUT_S = 30.0
@@ -37,6 +37,15 @@ class RunningServer:
     def peak_bytes(self) -> int:
         """Largest resident memory of the process so far (``VmHWM``)."""
         return peak_bytes(self.process_id)
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the process now (``VmRSS``)."""
+        return resident_bytes(self.process_id)
+
+    def reports(self) -> list[dict[str, Any]]:
+        """``report.json`` of every scan, in the order in which they began."""
+        paths = sorted(self.output.glob("*/report.json"))
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
     def latest_report(self) -> dict[str, Any]:
         """``report.json`` of the latest scan (docs/report.md); it is written before the scanner is told CLOSE."""
@@ -90,5 +99,5 @@ def serving(*arguments: str) -> Iterator[RunningServer]:
 
 
 def _as_installed() -> dict[str, str]:
-    """The environment, with Python's byte code kept as pip leaves it on a device: elsewhere each start would compile all modules anew."""
+    """The environment, with Python's byte code kept, as a device has it: without, each start compiles all modules anew."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
