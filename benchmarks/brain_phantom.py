@@ -88,6 +88,7 @@ def slices(scan: Phantom, count: int, *, interleaved: bool) -> Recording:
     header = scan.recording.header
     limits = {**header.encoding.limits, "slice": Limit(0, count - 1, 0)}
     lines = len(batch)
+    batch.header["flags"] &= ~np.uint64(ReadoutFlag.LAST_IN_MEASUREMENT)
 
     def readouts() -> Iterator[ReadoutBatch]:
         for first in range(count) if not interleaved else range(lines):
@@ -95,6 +96,8 @@ def slices(scan: Phantom, count: int, *, interleaved: bool) -> Recording:
             part = batch[picked]
             part.header["slice"] = np.arange(count) if interleaved else first
             part.header["scan_counter"] = first * len(picked) + np.arange(len(picked))
+            if first == (lines if interleaved else count) - 1:
+                part.header["flags"][-1] |= np.uint64(ReadoutFlag.LAST_IN_MEASUREMENT)
             yield part
 
     header = replace(header, encoding=replace(header.encoding, limits=limits))

@@ -25,6 +25,7 @@ SCAN_TARGET_MB = 250.0
 SLICES = 20
 
 IDLE_S = 1.0
+SCAN_REPETITION_TIME_MS = 10.0
 INSTALL_TARGET_MB = 250.0
 MEGABYTE = 1e6
 
@@ -87,7 +88,7 @@ def memory_of_a_scan(quick: bool) -> list[Record]:
     scan, threads = phantom(), load_profile(DEFAULT_PROFILE).threads
     count = 3 if quick else SLICES
     records = []
-    for name, interleaved in (("memory.scan_mb", True), ("memory.scan_sequential_mb", False)):
+    for name, interleaved in (("memory.scan_mb", False), ("memory.scan_interleaved_mb", True)):
         recording, peaks = slices(scan, count, interleaved=interleaved), []
         for _ in range(1 if quick else PROCESSES):
             with serving() as server:
@@ -125,9 +126,6 @@ def _play_whole(host: str, port: int, recording: Recording, count: int) -> None:
         raise RuntimeError(
             f"{len(final)} learned images of {count}; the server said {[text.text for text in result.texts]}"
         )
-
-
-SCAN_REPETITION_TIME_MS = 5.0
 
 
 def install(quick: bool) -> list[Record]:

@@ -72,8 +72,8 @@ def load(quick: bool) -> list[Record]:
         f"{SCANNERS} simulated scanners at once, {scans} scans each of 256 x 256, 8 coils, R = 4, a line every "
         f"{repetition_time_ms:g} ms, begun at random within the first scan; scanners and server share {CORES} cores; the server's "
         f"default options: previews, learned and classical images, DICOM; {sent} of {due} readouts sent, {arrived} taken in, "
-        f"{images} of {images_due} final images delivered, {degraded} of the learned ones made with less work; readouts left at most "
-        f"{max(one.lateness_ms for one in scanners):.0f} ms late"
+        f"{images} of {images_due} final images delivered, {degraded} of the learned ones made with less work; readouts left at "
+        f"most {max(one.lateness_ms for one in scanners):.0f} ms late"
     )
     for failure in sorted({failure for one in scanners for failure in one.failures}):
         how += f"; {failure}"

@@ -185,6 +185,7 @@ class Session:
         self._writer: SeriesWriter | None = None
         self._progress: dict[SliceKey, _SliceProgress] = {}
         self._unfinished: list[Future[None]] = []
+        self._copies: list[Future[None]] = []  # of them those that hold copies of a slice that goes on
         self._tried = False
         self._lines_of_a_slice = 0  # that the latest slice had
         self._steps: Steps | None = None  # of a network whose runs need not all wait for the last readout
@@ -425,9 +426,7 @@ class Session:
             return
         if not self._runtime.scheduler.previews():
             return  # hot: the network runs for the final image alone
-        if not steps.is_due(pace, 0 if anew else done) or not self._lane.has_room():
-            return
-        if not self._room_for_one_more(self._waiting()):
+        if not steps.is_due(pace, 0 if anew else done) or not self._room_for_a_copy():
             return
         assert isinstance(learned, Stepwise)
         samples, counts = assembler.snapshot(key), assembler.counts(key).copy()
@@ -456,6 +455,7 @@ class Session:
         progress.step = self._lane.offer(Priority.STEP, self._guarded(job))
         if progress.step is not None:
             self._unfinished.append(progress.step)
+            self._copies.append(progress.step)
 
     def _calibrate_ahead(self, key: SliceKey, progress: _SliceProgress) -> None:
         """Sensitivities while readouts still arrive, so that the last one leaves less to do: when the ACS is as large as it can
@@ -488,7 +488,7 @@ class Session:
     def _preview(self, key: SliceKey, progress: _SliceProgress) -> bool:
         """Queues a preview; false where there is no room for one."""
         assert self._assembler is not None
-        if not self._lane.has_room() or not self._room_for_one_more(self._waiting()):
+        if not self._room_for_a_copy():
             return False
         samples, to_calibrate = self._assembler.snapshot(key), self._assembler.calibration_snapshot(key)
         geometry, notes = self._assembler.geometry(key), (*self._notes(), *to_calibrate.notes)
@@ -523,6 +523,7 @@ class Session:
             return False
         progress.preview = future
         self._unfinished.append(future)
+        self._copies.append(future)
         return True
 
     def _final(self, key: SliceKey, completeness: Completeness) -> None:
@@ -578,6 +579,15 @@ class Session:
         if len(waiting) >= assembler.slices_that_may_wait() or not self._out.has_room(self._images_bytes * more):
             return False
         return self._memory.resize(self._needed_bytes(assembler.layout, more), self._runtime.profile.share_bytes)
+
+    def _room_for_a_copy(self) -> bool:
+        """Whether a slice's samples may be copied for an image, or a part of one, that is not due yet. One such job waits beside
+        those that run: slices that are measured in turn would all copy theirs, for what would be done too late. A slice tries again
+        when it has grown."""
+        self._copies = [job for job in self._copies if not job.done()]
+        if len(self._copies) > self._runtime.profile.reconstruction_workers or not self._lane.has_room():
+            return False
+        return self._room_for_one_more(self._waiting())
 
     def _guarded(self, job: Callable[[], None]) -> Callable[[], None]:
         """The job, whose failure for a reason that nobody foresaw is told where it happens."""

@@ -215,6 +215,32 @@ def test_the_readouts_wait_where_the_images_of_the_next_slice_have_no_room(sessi
     assert scanner.waited_for == [len(BOTH) * LINES * COLUMNS * 4]
 
 
+def test_slices_that_are_measured_in_turn_do_not_all_copy_their_samples(runtime, scanner, pool, monkeypatch):
+    header = header_of(limits={"slice": Limit(0, 9, 0)})
+    session = Session(runtime, scanner, "a-scan")
+    session.configure("edge")
+    session.begin(header)
+    copied = []
+    snapshot = type(session._assembler).snapshot
+    monkeypatch.setattr(type(session._assembler), "snapshot", lambda *one: copied.append(one) or snapshot(*one))
+    for first in (0.0, 0.25, 0.5):
+        for number in range(10):
+            batch = part(first, first + 0.25)
+            batch.header["slice"] = number
+            session.readouts(batch)
+    workers = runtime.profile.reconstruction_workers
+    assert len(copied) == workers + 1  # whatever is due, so many wait
+    pool.work()
+    for number in range(10):
+        batch = part(0.75, 1)
+        batch.header["slice"] = number
+        session.readouts(batch)
+    pool.work()
+    session.close()
+    finals = [kind for kind in scanner.kinds() if kind in FINALS]
+    assert len(finals) == 10 * len(FINALS)
+
+
 def test_nothing_is_copied_for_a_pool_that_is_full(session, pool, monkeypatch):
     def copied(*_: object) -> None:
         raise AssertionError("a copy that nobody can use")

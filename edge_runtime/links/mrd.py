@@ -32,7 +32,7 @@ from edge_runtime.links.mrd_messages import (
     WireLimits,
 )
 from edge_runtime.links.mrd_pack import pack_close, pack_magnitude_image, pack_text
-from edge_runtime.memory import MemoryBudget, Reservation
+from edge_runtime.memory import MemoryBudget, Reservation, return_unused
 from edge_runtime.profile import Profile
 from edge_runtime.report import ScanReport
 from edge_runtime.runtime import Runtime
@@ -51,6 +51,9 @@ POLL_S = 0.25
 TIDYING_S = 0.5
 """How long a newcomer waits for a session that has said its last word and is putting its things away: a scanner that begins the
 next scan at once must not be told that we are busy with the last."""
+
+RETURN_MEMORY_S = 10.0
+"""How long after the last scan the process keeps the memory that it took."""
 
 AFTER_CLOSE_MS = 50
 """How long bytes are awaited that should not come, before a scanner's CLOSE is answered."""
@@ -84,6 +87,7 @@ class MrdServer:
         self._listener = socket.create_server((host, port), family=family, backlog=32)
         self._listener.settimeout(POLL_S)
         self.host, self.port = self._listener.getsockname()[:2]
+        self._rests_at = math.inf
         self.reports: deque[ScanReport] = deque(maxlen=KEPT_REPORTS)
         """Reports of the latest sessions, newest last."""
 
@@ -98,6 +102,15 @@ class MrdServer:
             for thread in list(self._connections):
                 thread.join()
 
+    def _rest(self) -> None:
+        """Once no scanner has come for a while, gives back what the last scans took; not at once, as the next one would have to
+        fetch it anew, in the time that its image takes."""
+        if self._connections:
+            self._rests_at = time.monotonic() + RETURN_MEMORY_S
+        elif time.monotonic() > self._rests_at:
+            self._rests_at = math.inf
+            return_unused()
+
     def _accept(self, pulse: Pulse) -> None:
         with pulse.working():
             while not self._stop.is_set():
@@ -105,6 +118,7 @@ class MrdServer:
                 try:
                     peer, address = self._listener.accept()
                 except TimeoutError:
+                    self._rest()
                     continue
                 except OSError as error:  # out of descriptors, or the listener was closed
                     if self._stop.is_set():
@@ -143,6 +157,7 @@ class MrdServer:
                     log.debug("%s left before it was refused", address)
             return
         number, place = next(self._numbers), _Place(self._slots)
+        self._rests_at = time.monotonic() + RETURN_MEMORY_S
 
         def run() -> None:
             try:

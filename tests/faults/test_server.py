@@ -150,6 +150,20 @@ def test_the_log_says_what_became_of_a_scan(serve, whole_scan, caplog):
     assert f"{LINES} readouts, {len(FINAL)} images" in said[0]
 
 
+def test_memory_is_given_back_once_when_no_scanner_has_come_for_a_while(serve, whole_scan, monkeypatch):
+    given = threading.Semaphore(0)
+    give = mrd.return_unused
+    monkeypatch.setattr(mrd, "return_unused", lambda: (give(), given.release()))
+    monkeypatch.setattr(mrd, "RETURN_MEMORY_S", 0.1)
+    server = serve()
+    assert not given.acquire(timeout=1)  # nothing was taken yet
+    server.exchange(whole_scan)
+    assert given.acquire(timeout=PATIENCE_S)
+    assert not given.acquire(timeout=1)
+    server.exchange(whole_scan)
+    assert given.acquire(timeout=PATIENCE_S)
+
+
 def test_missing_directions_are_noted_on_the_wire_and_in_the_report(serve):
     batch = readouts_of(KSPACE)
     batch.header["read_direction"] = batch.header["phase_direction"] = 0
