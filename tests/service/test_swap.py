@@ -407,3 +407,25 @@ def test_swap_and_status_by_the_socket_and_the_audit_log_of_it(runtime_of, tiny_
     assert events[3]["images"] == {"learned final": 1, "classical final": 1}
     assert events[3]["outcome"] == "complete"
     assert events[6]["reason"] == "drained"
+
+
+@pytest.mark.full
+def test_a_network_that_was_never_trained_is_refused_in_place_of_the_shipped_one(runtime_of, make):
+    """At the limits that hold where nobody says otherwise, on the demo's scan."""
+    from edge_runtime.bundle import DEFAULT_BUNDLE
+    from edge_runtime.demo.run import SCAN as DEMO
+    from edge_runtime.hil.player import play
+    from edge_runtime.links.files import open_recording
+
+    with runtime_of(bundle=DEFAULT_BUNDLE, session_mb=256) as runtime:
+        server = RunningServer(runtime)
+        swapper = Swapper(runtime, busy=lambda: False, stopping=lambda: False)
+        runtime.observers.add(swapper)
+        try:
+            play(open_recording(DEMO, None), server.server.host, server.server.port)
+            with pytest.raises(SwapRefused, match=r"held-out residual is 1\.\d+ times the running model's"):
+                swapper.swap(make(gain=0.3), Limits(), unheard)
+            assert str(runtime.model).startswith("brain2d")
+        finally:
+            server.stop()
+            swapper.close()
