@@ -23,6 +23,8 @@ from edge_runtime.delivery.destinations.callback import listening
 from edge_runtime.delivery.outbox.states import State
 from edge_runtime.delivery.outbox.store import Outbox
 
+pytest_plugins = ["pacs_fixtures"]  # real PACS, for the tests of delivery alone
+
 pytestmark = pytest.mark.full
 
 WEB = """

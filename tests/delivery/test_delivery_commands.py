@@ -20,6 +20,8 @@ from edge_runtime.delivery.configuration import load_delivery
 from edge_runtime.delivery.outbox.states import State
 from edge_runtime.delivery.outbox.store import Outbox
 
+pytest_plugins = ["pacs_fixtures"]  # real PACS, for the tests of delivery alone
+
 Run = Callable[..., tuple[int, str]]
 
 

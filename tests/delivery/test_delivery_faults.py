@@ -28,6 +28,8 @@ from edge_runtime.delivery.outbox.states import State, Urgency
 from edge_runtime.delivery.outbox.store import Outbox
 from edge_runtime.errors import OutboxError
 
+pytest_plugins = ["pacs_fixtures"]  # real PACS, for the tests of delivery alone
+
 pytestmark = pytest.mark.full
 
 CALLBACK = Callback("127.0.0.1", EDGE_PORT, frozenset({PACS_AE}))

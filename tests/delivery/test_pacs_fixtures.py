@@ -10,6 +10,8 @@ from pydicom.data import get_testdata_file
 
 from benchmarks.peers.pacs import EDGE_AE, Orthanc, Pacs
 
+pytest_plugins = ["pacs_fixtures"]  # real PACS, for the tests of delivery alone
+
 pytestmark = pytest.mark.full
 
 

@@ -20,6 +20,8 @@ from edge_runtime.delivery.worklist.store import Bound, Choice, WorklistStore
 from edge_runtime.errors import DestinationError, ResponseRefused, Unreachable, WorklistError
 from edge_runtime.scan import EncodingSpace, MriEncoding, Patient, Request, ScanHeader, Study
 
+pytest_plugins = ["pacs_fixtures"]  # real PACS, for the tests of delivery alone
+
 SPACE = EncodingSpace((8, 8, 1), (80.0, 80.0, 5.0))
 HEADER = ScanHeader(encoding=MriEncoding(SPACE, SPACE, "cartesian", {}))
 
