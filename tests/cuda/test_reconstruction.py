@@ -60,9 +60,10 @@ def test_a_streamed_scan_has_the_images_that_it_has_on_the_cpu(scan, order, tiny
     assert there.kinds() == here.kinds() == [(method, "final") for method in ("learned", "classical", "zero_filled")]
     for made, expected in zip(finals(there), finals(here), strict=True):
         assert np.abs(made.pixels - expected.pixels).max() <= 1e-4 * expected.pixels.max()
-        for name in ("EdgeLearnedShare", "EdgeHeldOutResidual"):
+        for name, written_to in (("EdgeLearnedShare", 1e-3), ("EdgeHeldOutResidual", 0)):
             if name in expected.attributes:
-                assert float(attribute(made, name)) == pytest.approx(float(attribute(expected, name)), rel=1e-3)
+                near = pytest.approx(float(attribute(expected, name)), rel=1e-3, abs=1.01 * written_to)
+                assert float(attribute(made, name)) == near
     launched = Counter(line.split()[0] for line in log.read_text().splitlines())
     expected_launches = {"ingest_readouts", "ingest_mean", "coils_compress", "sensitivity_maps_of_image"}
     assert expected_launches | {"sense_regularised", "sense_data_consistent"} <= set(launched)
