@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= ../shared/data
 CONSTRAINTS := -c requirements/constraints.txt
 
-.PHONY: help demo test test-full test-cuda test-tensorrt test-device test-soak cubins gpu-tables cross-aarch64 bench compare train lint clean
+.PHONY: help demo test test-full test-cuda test-tensorrt test-device test-soak cubins gpu-tables cross-aarch64 test-arm64 bench compare train lint clean
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
@@ -133,6 +133,9 @@ cross-aarch64: $(AARCH64)/sysroot/.complete  ## a wheel for 64-bit ARM, cross-co
 	rm -f $(AARCH64)/*.whl
 	CMAKE_ARGS=-DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/kernels/aarch64-linux-gnu.cmake $(AARCH64)/sysroot/usr/bin/python -c \
 		'from scikit_build_core.build import build_wheel; build_wheel("$(AARCH64)")'
+
+test-arm64: cross-aarch64 $(VENV)/.test  ## the wheel in an emulated 64-bit ARM root: import, kernels, parser, a golden reconstruction
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m full tests/test_aarch64.py
 
 bench: $(VENV)/.peers  ## every benchmark beside its peer: build/bench.json
 	$(BIN)/python -m benchmarks.run --out build/bench.json
