@@ -50,6 +50,7 @@
     │       ├── NotAdmitted    it answers and turns this device away: AE titles, certificates, tokens; needs a person
     │       └── NotTaken       it refuses one object and would do so again
     ├── RecordingError         a recorded scan that can't be read
+    ├── JournalError           a journal that can't be written or read, or a scan that needs one and has none
     ├── ServiceError           a part of the running server that can't begin: its control socket, its metrics
     │   └── AuditError         an audit log that can't be read or written
     ├── SwapRefused            a bundle that was not taken into use in place of the running one; says why
@@ -289,6 +290,10 @@ class NotAdmitted(DestinationError):
 
 class NotTaken(DestinationError):
     """A destination that refuses one object and would do so again."""
+
+
+class JournalError(EdgeRuntimeError):
+    """A journal that can't be written or read, or a scan that needs one and has none; names the scan and the cause."""
 
 
 class RecordingError(EdgeRuntimeError):

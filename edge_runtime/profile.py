@@ -10,6 +10,7 @@ from pathlib import Path
 from edge_runtime.budget import Budget, budget_of
 from edge_runtime.deadline.policy import KINDS, STAGES, Deadlines, Thermal
 from edge_runtime.errors import ProfileError
+from edge_runtime.journal.policy import JournalPolicy
 from edge_runtime.toml_table import TomlTable, read_toml
 
 DEFAULT_PROFILE = "x86-cpu"
@@ -112,6 +113,7 @@ class Profile:
         gpu: of the device, if it has one.
         compilation: the table ``compile``.
         deadlines, thermal: the tables of these names.
+        journal: what a site wants of raw readouts; the table ``journal``.
         budget: what ``edge-runtime bench`` holds the device against.
     """
 
@@ -134,6 +136,7 @@ class Profile:
     compilation: Compilation = Compilation()
     deadlines: Deadlines = field(default_factory=Deadlines)
     thermal: Thermal = field(default_factory=Thermal)
+    journal: JournalPolicy = JournalPolicy()  # noqa: RUF009
     budget: Budget = Budget()  # noqa: RUF009
 
     @property
@@ -216,6 +219,7 @@ def parse_profile(text: str, where: str) -> Profile:
         compilation=_compilation(table),
         deadlines=_deadlines(table),
         thermal=_thermal(table, (device or DeviceFacts("")).throttles_c),
+        journal=_journal(table),
         budget=budget_of(table),
     )
     table.refuse_unknown()
@@ -275,6 +279,19 @@ def _thermal(table: TomlTable, throttles_c: float) -> Thermal:
         poll_s=table.number("thermal.poll_s", 0.1, 600, usual.poll_s),
         hold_s=table.number("thermal.hold_s", 0, 3600, usual.hold_s),
         cool_s=table.number("thermal.cool_s", 0, 3600, usual.cool_s),
+    )
+
+
+def _journal(table: TomlTable) -> JournalPolicy:
+    usual = JournalPolicy()
+    return JournalPolicy(
+        interval_ms=table.number("journal.interval_ms", 0, 60_000, usual.interval_ms),
+        grace_s=table.number("journal.grace_s", 0, 86_400, usual.grace_s),
+        patience_s=table.number("journal.patience_s", 0.1, 600, usual.patience_s),
+        required=table.flag("journal.required", usual.required),
+        retention_h=table.number("journal.retention_h", 0, 87_600, usual.retention_h),
+        most_mb=table.integer("journal.most_mb", 1, 1 << 30, usual.most_mb),
+        leave_free_mb=table.integer("journal.leave_free_mb", 0, 1 << 30, usual.leave_free_mb),
     )
 
 

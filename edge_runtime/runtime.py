@@ -34,6 +34,7 @@ from edge_runtime.service.observers import Observers
 
 if TYPE_CHECKING:
     from edge_runtime.delivery.handover import Handover
+    from edge_runtime.journal.folder import Journal
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Runtime:
         output: folder for DICOM series and reports, ``None`` to keep nothing.
         memory: what scans reserve before they allocate.
         handover: what written images are handed to for delivery; ``None``: they stay where they are.
+        journal: where raw readouts go as they come; ``None``: nowhere.
         giving_up: set when the server ends and what still waits shall not be reconstructed any more.
         previews: shares of a slice's expected readouts at which a preview is made.
         notes: on this process, that every image carries.
@@ -110,6 +112,7 @@ class Runtime:
     memory: MemoryBudget
     previews: tuple[float, ...] = DEFAULT_PREVIEWS
     handover: Handover | None = None
+    journal: Journal | None = None
     giving_up: threading.Event = field(default_factory=threading.Event)
     notes: tuple[str, ...] = ()
     took: Took = field(default_factory=Took)
@@ -239,6 +242,7 @@ def open_runtime(
     crumbs: Crumbs | None = None,
     machine: Path = Path("/"),
     handover: Handover | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Runtime]:
     """Makes everything ready, and ends the threads afterwards.
 
@@ -247,6 +251,7 @@ def open_runtime(
     Args:
         bundle: the model bundle, ``None`` for classical images only.
         handover: what written images are handed to for delivery.
+        journal: where raw readouts go as they come.
         trust: folder of the keys that may sign it; without one the profile's, without that the one that comes with the package.
         crumbs: where it is written down what engines do, for the next start to find.
         machine: root of ``/sys`` and the like.
@@ -287,6 +292,7 @@ def open_runtime(
             memory,
             previews,
             handover,
+            journal,
             notes=notes,
             heart=heart,
             counters=counters,

@@ -33,6 +33,7 @@ from edge_runtime.ahead import Ahead, Pace, Steps
 from edge_runtime.attempt import Attempt, Attempts
 from edge_runtime.engines.crumbs import scan_at_work
 from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused, kind_of
+from edge_runtime.journal.delivered import Delivered
 from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
 from edge_runtime.modalities.mri.assemble import COPIES_OF_A_WAITING_SLICE, Assembler
@@ -168,9 +169,10 @@ class Session:
         runtime: what sessions share.
         outbound: where answers go.
         scan_id: names the scan's folder.
+        delivered: knows which images a restart must not deliver again.
     """
 
-    def __init__(self, runtime: Runtime, outbound: Outbound, scan_id: str) -> None:
+    def __init__(self, runtime: Runtime, outbound: Outbound, scan_id: str, delivered: Delivered | None = None) -> None:
         self.state = State.AWAIT_CONFIG
         self.report = ScanReport(scan_id, time.time())
         self._folder = ReportFolder(self.report, runtime.output / scan_id if runtime.output else None)
@@ -200,6 +202,7 @@ class Session:
         self._writing = threading.Lock()
         self._series: dict[tuple[Method, Completeness], int] = {}
         self._said: set[str] = set()
+        self._delivered = delivered or Delivered()
 
     # Messages, in the order of the table
 
@@ -312,6 +315,20 @@ class Session:
             self._end_open_slices(aborted=True)
             self._explain_nothing()
         self._end()
+
+    @_at_work
+    def withdraw(self) -> None:
+        """Ends without a word: the scan goes on elsewhere, or never began."""
+        if self.state is not State.ENDED:
+            self._wait_for_jobs()
+            self.state = State.ENDED
+            self.pulse.end()
+
+    def remember(self, note: str) -> None:
+        """Something that images and the report shall say from here on; from any thread."""
+        if self._assembler is not None and note not in self._assembler.notes:
+            self._assembler.notes.append(note)
+        self._say(f"note: {note}")
 
     def release(self) -> None:
         """Gives back the scan's memory; for the link, when the session has ended and what it sent has gone."""
@@ -751,13 +768,16 @@ class Session:
             "latency_s": latency_s,
             "dicom": None,
         }
-        if self._writer is not None and image.completeness is not Completeness.PREVIEW:
+        if self._delivered.has(image):
+            record["dicom"] = "before the restart"
+        elif self._writer is not None and image.completeness is not Completeness.PREVIEW:
             try:
                 with self._writing:
                     path = self._writer.write(image, index)
                 record["dicom"] = str(path)
                 if self._runtime.handover is not None and self._header is not None:
                     self._runtime.handover.image(path, image, self._header)
+                self._delivered.add(image)
             except DeliveryError as error:
                 log.error("scan %s: %s", self.report.scan_id, error)
                 self._out.text(f"error: {error}")
@@ -775,10 +795,7 @@ class Session:
     # Ends
 
     def _end(self) -> None:
-        with self.pulse.waiting_for_work():
-            for job in self._unfinished:
-                job.exception()  # waits
-        self._unfinished.clear()
+        self._wait_for_jobs()
         self.state = State.ENDED
         if self._assembler is not None:
             self.report.left_out.update(self._assembler.left_out)
@@ -786,6 +803,12 @@ class Session:
         self._folder.write()
         self.pulse.end()
         self._runtime.observers.scan_ended(self.report, self._model if self._assembler is not None else None)
+
+    def _wait_for_jobs(self) -> None:
+        with self.pulse.waiting_for_work():
+            for job in self._unfinished:
+                job.exception()  # waits
+        self._unfinished.clear()
 
     def _notes(self) -> tuple[str, ...]:
         assert self._assembler is not None and self._header is not None

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from edge_runtime.cli import audit, bundle, demo, doctor, engines, replay, serve, status, swap
+from edge_runtime.cli import audit, bundle, demo, doctor, engines, journal, replay, serve, status, swap
 from edge_runtime.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 from edge_runtime.cli.model import add_model_options
 from edge_runtime.delivery.commands import add_outbox, add_pacs
@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add(commands)
     swap.add(commands)
     audit.add(commands)
+    journal.add(commands)
     return parser
 
 
@@ -109,6 +110,8 @@ def _contradiction(options: argparse.Namespace) -> str:
         for name in ("acs", "seed"):
             if name in given and "accelerate" not in given:
                 return f"--{name} needs --accelerate"
+        if "durable" in given and not given & {"host", "port"}:
+            return "--durable is for a server that keeps a journal: give --host or --port"
         for name in OF_A_SERVER:
             if name in given and given & {"host", "port"}:
                 return f"--{name.replace('_', '-')} is for a server of the replay's own: leave it out, or --host and --port"

@@ -13,6 +13,7 @@ from edge_runtime.errors import DeliveryError
 if TYPE_CHECKING:
     from edge_runtime.delivery.handover import Handover
     from edge_runtime.engines.crumbs import Crumbs
+    from edge_runtime.journal.folder import Journal
 
 
 def add_trust(command: argparse.ArgumentParser) -> None:
@@ -35,7 +36,11 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
 
 
 def open_runtime(
-    options: argparse.Namespace, output: Path | None, crumbs: Crumbs | None = None, handover: Handover | None = None
+    options: argparse.Namespace,
+    output: Path | None,
+    crumbs: Crumbs | None = None,
+    handover: Handover | None = None,
+    journal: Journal | None = None,
 ) -> Any:
     from edge_runtime.bundle import DEFAULT_BUNDLE
     from edge_runtime.profile import DEFAULT_PROFILE, load_profile
@@ -55,6 +60,7 @@ def open_runtime(
         previews=previews,
         crumbs=crumbs,
         handover=handover,
+        journal=journal,
     )
 
 

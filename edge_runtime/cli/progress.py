@@ -30,7 +30,7 @@ class ProgressLine:
             self._line(f"  note: {note}")
 
     def __call__(self, event: Event) -> None:
-        from edge_runtime.hil.player import PlayedText, ReadoutsSent
+        from edge_runtime.hil.player import PlayedText, ReadoutsSent, Resumed
         from edge_runtime.links.mrd_pack import parse_meta_attributes
         from edge_runtime.scan import SliceKey
 
@@ -39,6 +39,8 @@ class ProgressLine:
             if sys.stderr.isatty() and (now - self._drawn > 0.1 or event.sent == event.of):
                 self._drawn = now
                 print(f"\r{now:6.2f} s  readout {event.sent} of {event.of} ", end="", file=sys.stderr, flush=True)
+        elif isinstance(event, Resumed):
+            self._line(f"{now:6.2f} s  connected again: goes on with readout {event.durable_through + 1}")
         elif isinstance(event, PlayedText):
             if event.text not in self._told:
                 self._line(f"{now:6.2f} s  {event.text}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,13 @@ def add(commands: Any) -> None:
     replay.add_argument("--seed", type=seed, metavar="N", help="seed of the undersampling (0)")
     replay.add_argument(
         "--order", choices=("as recorded", "linear", "centre-out"), default="as recorded", help="order of the lines"
+    )
+    replay.add_argument(
+        "--durable",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="go on where a broken connection or a restarted server left off (serve --journal); the name is made up without one",
     )
     replay.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for DICOM series and reports of the server of its own"
@@ -112,6 +120,7 @@ def _play(options: argparse.Namespace, recording: Recording, host: str, port: in
         repetition_time_ms=repetition_time_ms,
         keep=keep,
         order=options.order,
+        durable=None if options.durable is None else options.durable or secrets.token_hex(16),
         on_event=show,
     )
     if show is not None:
@@ -140,6 +149,8 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
             "format": recording.format,
             "notes": recording.header.notes,
             "readouts_sent": result.readouts_sent,
+            "durable_through": result.durable_through,
+            "connections": result.connections,
             "images": images,
             "series": series,
             "texts": [text.text for text in result.texts],
@@ -148,6 +159,10 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
         print(json.dumps(summary))
     else:
         print(f"{result.readouts_sent} readouts sent, {len(images)} images received")
+        if result.durable_through is not None:
+            print(
+                f"{result.durable_through} readouts were durable when the last was told, over {result.connections} connections"
+            )
         print_series(series)
     # A server of another make says nothing of completeness; what it sends after the last readout is final.
     parts = [

@@ -39,6 +39,12 @@ def add(commands: Any) -> None:
     serve.add_argument(
         "--delivery", type=Path, metavar="FILE", help="where images go: PACS, DICOMweb, folders; see docs/delivery.md"
     )
+    serve.add_argument(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help="keeps raw readouts as they come; scans survive a power cut: docs/journal.md",
+    )
     serve.add_argument("--json", action="store_true", help="announce the address as one line of JSON")
     serve.add_argument(
         "--log", choices=("text", "json"), default="text", help="form of the log on standard error (%(default)s)"
@@ -76,15 +82,24 @@ def run(options: argparse.Namespace) -> int:
             audit = AuditLog(options.audit)
             stack.callback(audit.close)
         try:
-            cache = load_profile(options.profile or DEFAULT_PROFILE).compilation.cache
-            crumbs = stack.enter_context(recorded(cache))
+            profile = load_profile(options.profile or DEFAULT_PROFILE)
+            crumbs = stack.enter_context(recorded(profile.compilation.cache))
             output, handover = options.out, None
             if options.delivery is not None:
                 from edge_runtime.delivery.handover import open_handover
 
                 handover = stack.enter_context(open_handover(options.delivery))
                 output = output or handover.folder
-            runtime = stack.enter_context(open_runtime(options, output, crumbs, handover))
+            journal = None
+            if options.journal is not None:
+                from edge_runtime.journal.disk import RealDisk
+                from edge_runtime.journal.folder import Journal
+
+                disk = RealDisk(options.journal)
+                stack.callback(disk.close)
+                journal = Journal(disk, profile.journal)
+                journal.tidy()
+            runtime = stack.enter_context(open_runtime(options, output, crumbs, handover, journal))
         except EdgeRuntimeError as error:
             if audit is not None:
                 audit.write("start_refused", reason=f"{type(error).__name__}: {error}")

@@ -23,7 +23,7 @@ from edge_runtime.hil.plan import Order, reordered, undersampled
 from edge_runtime.links.files.recording import Recording
 from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import Close, ImageMessage, MessageReader, Text
-from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
+from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts, pack_text
 
 MAX_REPLY_BYTES = 1 << 30
 """Pixels and text that are kept of what a server sends back."""
@@ -73,6 +73,8 @@ class PlayResult:
         readouts_sent: fewer than ``readout_count`` where the server closed early, for example because it refused the scan.
         closed_early: the server said CLOSE before the scan was sent.
         duration_s: from the first readout to the server's CLOSE.
+        durable_through: how many readouts the server has said to be on its disk; None where it was not asked, or keeps no journal.
+        connections: that it took; more than one where a durable scan was gone on with.
     """
 
     texts: tuple[PlayedText, ...]
@@ -82,6 +84,8 @@ class PlayResult:
     closed_early: bool
     duration_s: float
     pacing: Pacing
+    durable_through: int | None = None
+    connections: int = 1
 
 
 class PlaybackError(EdgeRuntimeError):
@@ -104,7 +108,14 @@ class ReadoutsSent:
     of: int
 
 
-Event = PlayedText | ImageMessage | ReadoutsSent
+@dataclass(frozen=True)
+class Resumed:
+    """A broken connection was made anew, and the scan goes on with the readout after those; an event for ``on_event``."""
+
+    durable_through: int
+
+
+Event = PlayedText | ImageMessage | ReadoutsSent | Resumed
 
 
 def play(
@@ -119,6 +130,8 @@ def play(
     connect_timeout_s: float = 10.0,
     send_timeout_s: float = 60.0,
     reply_timeout_s: float = 60.0,
+    durable: str | None = None,
+    resume_s: float = 60.0,
     on_event: Callable[[Event], None] | None = None,
 ) -> PlayResult:
     """Send a scan and wait for the server's CLOSE.
@@ -130,6 +143,8 @@ def play(
         order: of the lines of a slice, see `edge_runtime.hil.plan.reordered`.
         send_timeout_s: how long the server may take nothing.
         reply_timeout_s: how long it may send nothing once the whole scan is sent.
+        durable: a name of this scan alone, under which it goes on where the connection breaks: see docs/journal.md.
+        resume_s: for how long a broken connection is tried again.
         on_event: told of texts, images and progress, from either thread but never from both at once. It holds up the thread
             that calls it.
 
@@ -146,15 +161,36 @@ def play(
         recording = undersampled(recording, keep)
     recording = reordered(recording, order)
     opening = pack_config_file(config) + pack_header(format_header(recording.header))
+    if durable is not None:
+        opening = pack_text(f"durable {durable}") + opening
     where = f"{host}:{port}"
+    playback = _Playback(where, recording, repetition_time_ms, reply_timeout_s, durable is not None, on_event)
     try:
         connection = socket.create_connection((host, port), timeout=connect_timeout_s)
     except OSError as error:
         raise PlaybackError(f"no MRD server at {where}: {error.strerror or error}") from None
-    with connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(send_timeout_s)
-        return _Playback(connection, where, recording, repetition_time_ms, reply_timeout_s, on_event).run(opening)
+    failure = playback.run(connection, opening, send_timeout_s)
+    pause_s, until = FIRST_PAUSE_S, time.monotonic() + resume_s
+    while failure and playback.may_resume and time.monotonic() < until:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        sent = playback.sent
+        try:
+            connection = socket.create_connection((host, port), timeout=connect_timeout_s)
+        except OSError as error:
+            failure = f"no MRD server: {error.strerror or error}"
+            continue
+        failure = playback.run(connection, opening, send_timeout_s)
+        if playback.sent > sent:  # it gets on
+            pause_s, until = FIRST_PAUSE_S, time.monotonic() + resume_s
+    result = playback.result()
+    if failure:
+        raise PlaybackError(f"{where}: {failure}", result)
+    return result
+
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+"""Between two tries to make a broken connection anew; each waits twice as long as the one before."""
 
 
 @dataclass
@@ -170,18 +206,17 @@ class _Replies:
 
 
 class _Playback:
-    """One connection, from its first byte to its last."""
+    """One scan from its first byte to its last, over one connection, or one after the other."""
 
     def __init__(
         self,
-        connection: socket.socket,
         where: str,
         recording: Recording,
         repetition_time_ms: float | None,
         reply_timeout_s: float,
+        durable: bool,
         on_event: Callable[[Event], None] | None,
     ) -> None:
-        self._connection = connection
         self._where = where
         self._recording = recording
         self._interval_s = None if repetition_time_ms is None else repetition_time_ms / 1000.0
@@ -192,71 +227,108 @@ class _Playback:
         self._finished = threading.Event()  # the receiver has ended
         self._stop = threading.Event()  # it should end
         self._silent_since: float | None = None  # once the whole scan is sent: when the server last said something
-        self._sent = 0
+        self._durable = durable
+        self._answered = threading.Event()  # it has said from where on
+        self._durable_through: int | None = None
+        self._connections = 0
         self._lateness: list[float] = []
+        self.sent = 0
         self._start = self._last_readout = time.perf_counter()
 
-    def run(self, opening: bytes) -> PlayResult:
-        receiver = threading.Thread(target=self._receive, name="edge-hil-receiver", daemon=True)
-        receiver.start()
-        try:
-            failure = self._send(opening)
-            self._finished.wait()
-        except BaseException:
-            # A damaged recording, or Ctrl-C: end the stream where it is, which servers see as an aborted scan.
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-            raise
-        finally:
-            self._stop.set()
-            receiver.join()
-        result = self._result()
+    @property
+    def may_resume(self) -> bool:
+        """Whether a server waits for the rest, as far as one can tell."""
+        return self._durable and self._durable_through is not None and self._replies.listener_error is None
+
+    def run(self, connection: socket.socket, opening: bytes, send_timeout_s: float) -> str:
+        """Sends what is left of the scan over a connection, and closes it.
+
+        Returns:
+            What went wrong; empty where the server said CLOSE.
+        """
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.settimeout(send_timeout_s)
+            self._connection = connection
+            self._connections += 1
+            self._replies.error, self._silent_since = "", None
+            for event in (self._finished, self._stop, self._answered):
+                event.clear()
+            receiver = threading.Thread(target=self._receive, name="edge-hil-receiver", daemon=True)
+            receiver.start()
+            try:
+                failure = self._send(opening)
+                self._finished.wait()
+            except BaseException:
+                # A damaged recording, or Ctrl-C: end the stream where it is, which servers see as an aborted scan.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                raise
+            finally:
+                self._stop.set()
+                receiver.join()
         replies = self._replies
         if replies.listener_error is not None:
             raise replies.listener_error
         if replies.closed_at is None:
-            raise PlaybackError(
-                f"{self._where}: {replies.error or failure or 'the connection ended without CLOSE'}", result
-            )
-        return result
+            return replies.error or failure or "the connection ended without CLOSE"
+        return ""
 
     def _send(self, opening: bytes) -> str:
         """Send the whole scan, or as much as the server takes; returns what went wrong."""
         try:
             self._connection.sendall(opening)
-            self._start = self._last_readout = time.perf_counter()
+            if self._connections == 1:
+                self._start = self._last_readout = time.perf_counter()
+            if self._durable and not self._begins_after_what_is_durable():
+                return "it did not say which readouts are durable"
             for message, readouts in self._packed():
                 if not self._wait_until_due():
                     return "it closed before the scan was sent"
                 self._connection.sendall(message)
                 self._last_readout = time.perf_counter()
-                self._sent += readouts
-                self._tell(ReadoutsSent(self._sent, self._recording.readout_count))
+                self.sent += readouts
+                self._tell(ReadoutsSent(self.sent, self._recording.readout_count))
             if not self._finished.is_set():
                 self._connection.sendall(pack_close())
         except TimeoutError:
             self._stop.set()
-            return f"it took nothing for {self._connection.gettimeout():g} s, {self._sent} readouts were sent: it hangs"
+            return f"it took nothing for {self._connection.gettimeout():g} s, {self.sent} readouts were sent: it hangs"
         except OSError as error:
             # Its reasons may still be on their way to the receiver, which ends by itself now.
             self._silent_since = time.perf_counter()
-            sent = f"{self._sent} of {self._recording.readout_count} readouts"
+            sent = f"{self.sent} of {self._recording.readout_count} readouts"
             return f"it vanished after {sent} ({error.strerror or error})"
         self._silent_since = time.perf_counter()
         return ""
 
+    def _begins_after_what_is_durable(self) -> bool:
+        """Waits until the server has said how much of the scan it has, and goes on from there."""
+        self._silent_since = time.perf_counter()
+        self._answered.wait()
+        self._silent_since = None
+        if self._durable_through is None:  # it keeps no journal
+            return not self._finished.is_set()
+        if self._connections > 1:
+            self.sent = self._durable_through
+            self._tell(Resumed(self.sent))
+        return True
+
     def _packed(self) -> Iterator[tuple[bytes, int]]:
         """Messages to send at once, with the number of their readouts: one where paced, a batch where not."""
+        before, begin = 0, self.sent
         for batch in self._recording.readouts():
             step = len(batch) if self._interval_s is None else 1
-            for first in range(0, len(batch), step):
+            known = min(max(0, begin - before), len(batch))
+            before += len(batch)
+            for first in range(known, len(batch), step):
                 yield pack_readouts(batch[first : first + step]), min(step, len(batch) - first)
 
     def _wait_until_due(self) -> bool:
         """Wait for the next readout's time; False where the server has closed meanwhile."""
         if self._interval_s is None:
             return not self._finished.is_set()
-        due = self._start + self._sent * self._interval_s
+        due = self._start + self.sent * self._interval_s
         ahead = due - time.perf_counter()
         closed = self._finished.wait(ahead) if ahead > 0 else self._finished.is_set()
         if not closed:
@@ -272,6 +344,8 @@ class _Playback:
                 if isinstance(message, Close):
                     replies.closed_at = now
                 elif isinstance(message, Text):
+                    if self._is_acknowledgement(message.text):
+                        continue
                     replies.texts.append((message.text, now))
                     replies.size += len(message.text)
                     self._tell(PlayedText(message.text, now - self._start))
@@ -292,6 +366,21 @@ class _Playback:
             replies.listener_error = error
         finally:
             self._finished.set()
+            self._answered.set()
+
+    def _is_acknowledgement(self, text: str) -> bool:
+        """Takes note of what the server says of its journal; other texts are the caller's."""
+        if not self._durable:
+            return False
+        word, _, number = text.partition(" ")
+        if word == "durable_through" and number.isdecimal():
+            self._durable_through = int(number)
+            self._answered.set()
+            return True
+        if text.startswith("not durable:"):
+            self._durable_through, self._durable = None, False
+            self._answered.set()
+        return False
 
     def _receive_into(self, buffer: memoryview) -> int:
         while not self._stop.is_set():
@@ -314,7 +403,8 @@ class _Playback:
             with self._event_lock:
                 self._on_event(event)
 
-    def _result(self) -> PlayResult:
+    def result(self) -> PlayResult:
+        """What was sent and received so far."""
         replies = self._replies
         count = self._recording.readout_count
         late = np.asarray(self._lateness or [0.0]) * 1000.0
@@ -322,9 +412,11 @@ class _Playback:
         return PlayResult(
             texts=tuple(PlayedText(text, at - self._start) for text, at in replies.texts),
             images=tuple(PlayedImage(image, at - self._start, at - self._last_readout) for image, at in replies.images),
-            readouts_sent=self._sent,
+            readouts_sent=self.sent,
             readout_count=count,
-            closed_early=replies.closed_at is not None and self._sent < count,
+            closed_early=replies.closed_at is not None and self.sent < count,
             duration_s=end - self._start,
             pacing=Pacing(float(late.max()), float(np.percentile(late, 99))) if self._lateness else Pacing(),
+            durable_through=self._durable_through,
+            connections=self._connections,
         )

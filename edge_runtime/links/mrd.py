@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import enum
 import itertools
 import logging
 import math
-import re
 import select
 import socket
 import threading
@@ -17,37 +16,24 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from edge_runtime.errors import EdgeRuntimeError, ProtocolError, ScanRefused
-from edge_runtime.links.mrd_header import parse_header
-from edge_runtime.links.mrd_messages import (
-    SAMPLE_BYTES,
-    Close,
-    ConfigFile,
-    ConfigText,
-    HeaderText,
-    ImageMessage,
-    Message,
-    MessageReader,
-    Text,
-    Waveform,
-    WireLimits,
-)
-from edge_runtime.links.mrd_pack import pack_close, pack_magnitude_image, pack_text
-from edge_runtime.memory import MemoryBudget, Reservation, return_unused
+from edge_runtime.links.live import POLL_S, LiveScan, LiveScans, NotThatScan, Taken, durable_name, wait_for_scanner
+from edge_runtime.links.mrd_messages import SAMPLE_BYTES, MessageReader, WireLimits
+from edge_runtime.links.mrd_pack import pack_close, pack_text
+from edge_runtime.links.mrd_sender import SLOWEST_BYTES_PER_S, Sender
+from edge_runtime.links.recovery import recover
+from edge_runtime.memory import Reservation, return_unused
 from edge_runtime.profile import Profile
 from edge_runtime.report import ScanReport
 from edge_runtime.runtime import Runtime
-from edge_runtime.scan import Completeness, Image, ReadoutBatch, ScanHeader
+from edge_runtime.scan import ScanHeader
 from edge_runtime.service.heart import Pulse
 from edge_runtime.service.logs import of_scan
-from edge_runtime.session import ONE_SCAN, Session
+from edge_runtime.session import ONE_SCAN, State
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 9002
 RECEIVE_BUFFER_BYTES = 4 << 20
-POLL_S = 0.25
-"""How often a waiting connection looks whether the server stops."""
-
 TIDYING_S = 0.5
 """How long a newcomer waits for a session that has said its last word and is putting its things away: a scanner that begins the
 next scan at once must not be told that we are busy with the last."""
@@ -57,9 +43,6 @@ RETURN_MEMORY_S = 10.0
 
 AFTER_CLOSE_MS = 50
 """How long bytes are awaited that should not come, before a scanner's CLOSE is answered."""
-
-SLOWEST_BYTES_PER_S = 128 << 10
-"""What must at least come of a message that a scanner has begun to send, or to take."""
 
 LONGEST_READOUT = 2
 """Times the encoded matrix: how long a readout may be, such as one of noise, that is larger than the receive buffer."""
@@ -83,6 +66,8 @@ class MrdServer:
         self._slots = threading.BoundedSemaphore(runtime.profile.sessions)
         self._connections: set[threading.Thread] = set()
         self._numbers = itertools.count(1)
+        self._scans = LiveScans()
+        self._recovering = recover(runtime, self._scans, self._stop)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=32)
         self._listener.settimeout(POLL_S)
@@ -99,7 +84,7 @@ class MrdServer:
         finally:
             pulse.end()
             self._listener.close()
-            for thread in list(self._connections):
+            for thread in (*self._connections, *self._recovering):
                 thread.join()
 
     def _rest(self) -> None:
@@ -161,7 +146,7 @@ class MrdServer:
 
         def run() -> None:
             try:
-                report = _Connection(self._runtime, peer, address, self._stop, place.give_back).run(number)
+                report = _Connection(self._runtime, peer, address, self._stop, self._scans, place.give_back).run(number)
                 if report is not None:
                     self.reports.append(report)
             except Exception:  # a defect of ours must not take the server down; it is logged whole
@@ -170,6 +155,8 @@ class MrdServer:
                 peer.close()
                 place.give_back()
                 self._connections.discard(threading.current_thread())
+                if self._runtime.journal is not None:
+                    self._runtime.journal.tidy()
 
         thread = threading.Thread(target=run, name=f"session-{number}", daemon=True)
         self._connections.add(thread)
@@ -198,10 +185,19 @@ class _Place:
             self._places.release()
 
 
+class _Outcome(enum.Enum):
+    """What became of a connection's scan."""
+
+    NEVER_BEGAN = enum.auto()
+    ENDED = enum.auto()
+    GOES_ON = enum.auto()  # over another connection, or after the server's next start
+
+
 class _Connection:
-    """Moves messages between a socket and a session.
+    """Moves messages between a socket and a scan.
 
     Args:
+        scans: durable ones, which outlive their connections.
         nobody_waits: called as soon as it is known that the scanner sends nothing more; its images may still be in the making then,
             and hold memory, but no place.
     """
@@ -212,6 +208,7 @@ class _Connection:
         peer: socket.socket,
         address: str,
         stop: threading.Event,
+        scans: LiveScans,
         nobody_waits: Callable[[], None],
     ) -> None:
         self._nobody_waits = nobody_waits
@@ -219,124 +216,137 @@ class _Connection:
         self._peer = peer
         self._address = address
         self._stop = stop
+        self._scans = scans
         self._header_due = time.monotonic() + runtime.profile.idle_timeout_s
-        self._simulated = False
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         peer.settimeout(POLL_S)
         self._inbox = Reservation(runtime.memory)
         self._waited_s = 0.0
         self._received_bytes = 0
-        self._sender = _Sender(peer, address, runtime.profile, runtime.memory)
+        self._sender = Sender(peer, address, runtime.profile, runtime.memory)
 
     def run(self, number: int) -> ScanReport | None:
-        """Serves one scan and returns its report; None where not a byte came: somebody looked whether the port is open."""
+        """Serves one scan and returns its report; None where there is none to tell of: not a byte came, since somebody looked
+        whether the port is open, or the scan goes on over another connection."""
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         scan_id = f"{stamp}-{number:04d}"
         with of_scan(scan_id):
-            return self._run(Session(self._runtime, self, scan_id))
+            return self._run(LiveScan(self._runtime, scan_id))
 
-    def _run(self, session: Session) -> ScanReport | None:
+    def _run(self, scan: LiveScan) -> ScanReport | None:
+        self._scan = scan
+        scan.line.attach(self._sender)
+        outcome = _Outcome.NEVER_BEGAN
         try:
-            if not self._receive(memoryview(bytearray(1)), socket.MSG_PEEK):
-                return None
-            self._serve(session)
+            if self._receive(memoryview(bytearray(1)), socket.MSG_PEEK):
+                outcome = self._serve()
         except _Stalled as error:
-            self.text(f"error: {error}")
-            return None
+            self._scan.line.text(f"error: {error}")
         except OSError:
             self._sender.give_up()
-            return None
         finally:
-            self._finish(session)
-        report = session.report
+            self._finish(outcome)
+        if outcome is not _Outcome.ENDED:
+            return None
+        report = self._scan.session.report
         log.info(
             "%s: scan %s: %d readouts, %d images", self._address, report.scan_id, report.readouts, len(report.images)
         )
         return report
 
-    def _serve(self, session: Session) -> None:
+    def _serve(self) -> _Outcome:
         """From the first message to what the session says of the last."""
         limits = _limits(self._runtime.profile)
         try:
             self._inbox.require(limits.buffer_bytes)
             reader = MessageReader(self._receive, limits, check_image_lines=False)
+
+            def begun(header: ScanHeader) -> None:
+                limits = _limits(self._runtime.profile, header)
+                self._inbox.require(limits.max_message_bytes)
+                reader.accept(limits)
+                self._header_due = math.inf
+
             for message in reader:
-                if isinstance(message, HeaderText):
-                    self._begin(session, reader, parse_header(message.xml))
-                else:
-                    self._handle(session, message)
+                if (name := durable_name(message)) is not None and not self._durable(name):
+                    return _Outcome.NEVER_BEGAN
+                self._scan.take_in(message, reader.wire, begun)
                 self._waited_s, self._received_bytes = 0.0, 0
-            if reader.closed_cleanly:
-                session.close()
-                if reader.holds_more or self._more_comes():
-                    self.text(f"error: {ProtocolError('message', 'bytes after CLOSE', ONE_SCAN)}")
-            else:
-                self._nobody_waits()
-                session.abort("the connection ended without CLOSE")
+            if not reader.closed_cleanly:
+                return self._lost("the connection ended without CLOSE")
+            self._scan.session.close()
+            if reader.holds_more or self._more_comes():
+                self._scan.line.text(f"error: {ProtocolError('message', 'bytes after CLOSE', ONE_SCAN)}")
+        except Taken:
+            return _Outcome.GOES_ON
+        except NotThatScan as error:  # who claims a scan that is another's does not end it
+            self._scan.line.text(f"error: {error}")
+            return self._lost(str(error), has_gone=False)
         except ScanRefused as error:
-            session.abort(str(error), error)
+            self._scan.session.abort(str(error), error)
         except EdgeRuntimeError as error:
-            session.abort(f"{type(error).__name__}: {error}", error)
+            self._scan.session.abort(f"{type(error).__name__}: {error}", error)
         except _Stalled as error:
-            self._nobody_waits()
-            session.abort(str(error))
+            return self._lost(str(error))
         except OSError as error:
-            self._nobody_waits()
             self._sender.give_up()
-            session.abort(f"the connection was lost: {error}")
+            return self._lost(f"the connection was lost: {error}")
         except Exception as error:  # a defect of ours: the scanner is told, and what was measured is saved
             log.exception("%s: session failed", self._address)
-            session.abort(f"internal error: {type(error).__name__}: {error}", error)
+            self._scan.session.abort(f"internal error: {type(error).__name__}: {error}", error)
+        return _Outcome.ENDED
 
-    def _begin(self, session: Session, reader: MessageReader, header: ScanHeader) -> None:
-        session.begin(header)
-        limits = _limits(self._runtime.profile, header)
-        self._inbox.require(limits.max_message_bytes)
-        reader.accept(limits)
-        self._simulated = header.simulated
-        self._header_due = math.inf
+    def _durable(self, name: str) -> bool:
+        """A scanner wants its scan to outlive the connection, or has come back for it; false where that one has ended."""
+        session = self._scan.session
+        if session.state is not State.AWAIT_CONFIG or self._scan.name:
+            raise ProtocolError("text", f"durable {name}", "before the configuration, and once")
+        readouts = self._scans.readouts_of_ended(name)
+        if readouts is not None:
+            self._scan.line.text(f"durable_through {readouts}")
+            self._scan.line.text(f"note: scan {name} has ended; name another scan otherwise")
+            return False
+        other = self._scans.add(name, self._scan)
+        if other is None:
+            return True
+        if not other.take(self._runtime.profile.idle_timeout_s):
+            raise ProtocolError("text", f"durable {name}", "a scan that nobody is busy with; try again")
+        self._scan.session.withdraw()
+        self._scan.release()
+        self._scan = other
+        log.info("%s: scan %s is gone on with", self._address, other.session.report.scan_id)
+        other.line.attach(self._sender)
+        return True
 
-    def has_room(self, size_bytes: int) -> bool:
-        """Whether so many bytes more may wait for a scanner that is slow to take its images."""
-        return self._sender.has_room(size_bytes)
-
-    def wait_for_room(self, size_bytes: int) -> None:
-        """Returns when so many bytes more may wait, or none do."""
-        self._sender.wait_for_room(size_bytes)
-
-    def text(self, message: str) -> None:
-        """Sends a text; a scanner that has gone is no error."""
-        self._sender.put(pack_text(message))
-
-    def image(self, image: Image, series: int, index: int) -> None:
-        """Sends an image with its meta attributes."""
-        attributes = attributes_of(image, simulated=self._simulated)
-        self._sender.put(pack_magnitude_image(image, series, index, attributes))
-
-    def _handle(self, session: Session, message: Message) -> None:
-        if isinstance(message, ReadoutBatch):
-            session.readouts(message)
-        elif isinstance(message, ConfigFile):
-            session.configure(_configuration_name(message.name))
-        elif isinstance(message, ConfigText):
-            session.configure(_configuration_name(message.text))
-        elif isinstance(message, Text):
-            log.info("%s sent a text of %d characters", self._address, len(message.text))  # words may be a patient's
-        elif isinstance(message, Waveform):
-            session.report.left_out["waveform"] = session.report.left_out.get("waveform", 0) + 1
-        elif isinstance(message, ImageMessage):
-            raise ProtocolError("message", "IMAGE", "this server reconstructs readouts; images are not accepted")
-        elif not isinstance(message, Close):
-            raise ProtocolError("message", type(message).__name__, "not expected from a scanner")
+    def _lost(self, reason: str, *, has_gone: bool = True) -> _Outcome:
+        """Nothing more comes over this connection. Waits for the scanner, where it asked for that; then closes the scan."""
+        self._nobody_waits()
+        scan = self._scan
+        if not scan.waits_for_its_scanner:
+            scan.session.abort(reason)
+            return _Outcome.ENDED
+        if has_gone:
+            self._sender.give_up()
+        self._sender.finish()
+        scan.line.detach(self._sender)
+        return _Outcome.GOES_ON if wait_for_scanner(scan, reason, self._stop) else _Outcome.ENDED
 
     def _receive(self, buffer: memoryview, flags: int = 0) -> int:
         """`recv_into` that gives up when no message is completed for too long, in all before the header, or the server stops. Only
-        waiting counts, and a message that has begun has the time that `SLOWEST_BYTES_PER_S` allows for what came of it."""
+        waiting counts, and a message that has begun has the time that `SLOWEST_BYTES_PER_S` allows for what came of it.
+
+        Raises:
+            Taken: another connection goes on with the scan.
+        """
         patience_s = self._runtime.profile.idle_timeout_s
         while True:
             if self._stop.is_set():
                 raise _Stalled("the server is stopping")
+            if self._scan.is_wanted and self._scan.let_go():
+                self._sender.give_up()
+                self._scan.line.detach(self._sender)
+                raise Taken
             late = self._waited_s >= patience_s + self._received_bytes / SLOWEST_BYTES_PER_S
             if late and not self._received_bytes:
                 raise _Stalled(f"nothing was received for {patience_s:g} s")
@@ -363,12 +373,19 @@ class _Connection:
         poll.register(self._peer, select.POLLIN)
         return bool(poll.poll(AFTER_CLOSE_MS)) and bool(self._peer.recv(1, socket.MSG_PEEK))
 
-    def _finish(self, session: Session) -> None:
+    def _finish(self, outcome: _Outcome) -> None:
         """Says CLOSE, and waits until the scanner has taken what was sent to it."""
+        scan = self._scan
+        if outcome is _Outcome.ENDED:
+            self._scans.ended(scan)
+            scan.close_journal()
+        elif outcome is _Outcome.NEVER_BEGAN:
+            scan.session.withdraw()
         self._sender.put(pack_close())
         self._sender.finish()
         self._inbox.release()
-        session.release()
+        if outcome is not _Outcome.GOES_ON:
+            scan.release()
         try:
             _linger(self._peer, LINGER_S, self._stop)
         except OSError:
@@ -388,91 +405,6 @@ def _limits(profile: Profile, header: ScanHeader | None = None) -> WireLimits:
         max_message_bytes=min(max(buffer_bytes, SAMPLE_BYTES * samples), usual.max_message_bytes, granted),
         buffer_bytes=buffer_bytes,
     )
-
-
-class _Sender:
-    """Sends messages in the order they were given, from a thread of its own: a scanner that is slow to take its images holds up
-    nobody but itself. Who makes images asks for room before, since `put` takes whatever it is given.
-
-    Args:
-        profile: says how long a scanner may take for a message, beside what `SLOWEST_BYTES_PER_S` allows for its size, before it
-            has gone and nothing more is sent; and how much should wait.
-        memory: where room for that is reserved.
-    """
-
-    def __init__(self, peer: socket.socket, address: str, profile: Profile, memory: MemoryBudget) -> None:
-        self._peer = peer
-        self._address = address
-        self._patience_s = profile.send_timeout_s
-        self._most_bytes = profile.link_bytes
-        self._leaving_bytes = profile.share_bytes
-        self._room = Reservation(memory)
-        self._changed = threading.Condition()
-        self._waiting: deque[bytes] = deque()
-        self._held_bytes = 0
-        self._gone = False
-        self._complete = False
-        self._thread = threading.Thread(target=self._work, name=f"{threading.current_thread().name}-send", daemon=True)
-        self._thread.start()
-
-    def put(self, data: bytes) -> None:
-        """Adds a whole message, at once; a scanner that has gone is no error."""
-        with self._changed:
-            if not self._gone:
-                self._waiting.append(data)
-                self._held_bytes += len(data)
-                self._changed.notify_all()
-
-    def has_room(self, size_bytes: int) -> bool:
-        """Reserves it, where there is. What waits alone, the session has room for."""
-        needed_bytes = self._held_bytes + size_bytes
-        return self._gone or (needed_bytes <= self._most_bytes and self._room.resize(needed_bytes, self._leaving_bytes))
-
-    def wait_for_room(self, size_bytes: int) -> None:
-        """Returns when there is room, when nothing waits, or when the scanner has gone."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._held_bytes or self.has_room(size_bytes))
-
-    def give_up(self) -> None:
-        """Sends nothing more."""
-        with self._changed:
-            self._gone = True
-            self._waiting.clear()
-            self._changed.notify_all()
-
-    def finish(self) -> None:
-        """Returns when all is sent, or the scanner has gone."""
-        with self._changed:
-            self._complete = True
-            self._changed.notify_all()
-        self._thread.join()
-        self._room.release()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._complete or self._gone)
-                if self._gone or not self._waiting:
-                    return
-                data = self._waiting.popleft()
-            try:
-                self._send(data)
-            except OSError as error:
-                log.warning("%s no longer takes what is sent to it: %s", self._address, error)
-                self.give_up()
-                return
-            with self._changed:
-                self._held_bytes -= len(data)
-                self._changed.notify_all()
-
-    def _send(self, data: bytes) -> None:
-        view = memoryview(data)
-        deadline = time.monotonic() + self._patience_s + len(data) / SLOWEST_BYTES_PER_S
-        while view:
-            with contextlib.suppress(TimeoutError):
-                view = view[self._peer.send(view) :]
-            if view and (self._gone or time.monotonic() > deadline):
-                raise TimeoutError(f"{len(view)} of a message's {len(data)} bytes were not taken in time")
 
 
 def _linger(peer: socket.socket, seconds: float, stop: threading.Event | None = None) -> None:
@@ -498,53 +430,3 @@ LINGER_S = 2.0
 
 class _Stalled(Exception):
     """The scanner was silent or slow for longer than the profile allows, or the server stops."""
-
-
-def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]]:
-    """The meta attributes of an image: ISMRMRD's usual names, and ``Edge…`` for what only this runtime says."""
-    comments = [image.method.label]
-    if image.completeness is not Completeness.FINAL:
-        comments.append(f"{image.completeness.value}: {image.measured_share:.0%} of phase encodes measured")
-    attributes: dict[str, str | list[str]] = {
-        "DataRole": ["Image"],
-        "SeriesDescription": image.method.label,
-        "ImageComments": "; ".join([*comments, *image.notes]),
-        "ImageProcessingHistory": ["edge-runtime", image.method.value],
-        "Keep_image_geometry": "1",
-        "EdgeMethod": image.method.value,
-        "EdgeCompleteness": image.completeness.value,
-        "EdgeMeasuredShare": f"{image.measured_share:.4f}",
-        "EdgeAcceleration": f"{image.acceleration:.3f}",
-        "EdgeRuntime": image.provenance.runtime_version,
-    }
-    if simulated:
-        attributes["EdgeSimulated"] = "1"
-    if image.notes:
-        attributes["EdgeNotes"] = list(image.notes)
-    if image.provenance.bundle_digest:
-        attributes["EdgeBundle"] = f"{image.provenance.bundle_name} {image.provenance.bundle_version}"
-        attributes["EdgeBundleDigest"] = image.provenance.bundle_digest
-        attributes["EdgePrecision"] = image.provenance.precision
-    if image.provenance.degraded:
-        attributes["EdgeDegraded"] = image.provenance.degraded
-    if image.provenance.bundle_override:
-        attributes["EdgeBundleOverride"] = image.provenance.bundle_override
-    if image.evidence is not None:
-        evidence = image.evidence
-        attributes["EdgeFittedResidual"] = f"{evidence.fitted_residual:.6g}"
-        if evidence.noise_floor is not None:
-            attributes["EdgeNoiseFloor"] = f"{evidence.noise_floor:.6g}"
-        if evidence.held_out_residual is not None:
-            attributes["EdgeHeldOutResidual"] = f"{evidence.held_out_residual:.6g}"
-        if evidence.held_out_rms is not None:
-            attributes["EdgeHeldOutRms"] = f"{evidence.held_out_rms:.6g}"
-        if evidence.learned_share is not None:
-            attributes["EdgeLearnedShare"] = f"{evidence.learned_share:.3f}"
-        if evidence.learned_share_source:
-            attributes["EdgeLearnedShareSource"] = evidence.learned_share_source
-    return attributes
-
-
-def _configuration_name(name: str) -> str:
-    """A configuration's name without the ``.xml`` that some clients append."""
-    return re.sub(r"\.xml$", "", name.strip())

@@ -353,6 +353,7 @@ class MessageReader:
 
     Attributes:
         closed_cleanly: a CLOSE was received. False at the end of iteration: the stream ended between two messages.
+        wire: the bytes of what was yielded last, in pieces, as they came; valid as long as a batch is.
 
     Raises:
         ProtocolError: (while iterating) bytes that are no message, or the stream ended within one.
@@ -369,6 +370,7 @@ class MessageReader:
         check_image_lines: bool = True,
     ) -> None:
         self.closed_cleanly = False
+        self.wire: tuple[bytes | memoryview, ...] = ()
         self._receive_into = receive_into
         self._stream = MrdStream(limits.buffer_bytes, None if check_image_lines else int(NOT_AN_IMAGE_LINE))
         self.accept(limits)
@@ -391,11 +393,13 @@ class MessageReader:
         while True:
             item = self._stream.next()
             if isinstance(item, Readouts):
+                self.wire = (item.data.data,)
                 yield _batch(item)
             elif isinstance(item, NeedMore):
                 self._stream.received(self._receive_into(self._stream.room().data))
             elif isinstance(item, Body):
                 self.closed_cleanly = item.message_id == MessageId.CLOSE
+                self.wire = (item.message_id.to_bytes(_ID_BYTES, "little"), item.data)
                 yield _message(item)
             elif isinstance(item, Fault):
                 raise _refused(item)

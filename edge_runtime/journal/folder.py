@@ -1,0 +1,152 @@
+"""All scans of a server: those that are written, those that were interrupted, those that are kept, and until when."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_runtime.errors import JournalError
+from edge_runtime.journal.disk import Disk, Entry, Reader
+from edge_runtime.journal.layout import State, scan_of, state_of
+from edge_runtime.journal.policy import JournalPolicy
+from edge_runtime.journal.record import Record, read_record
+from edge_runtime.journal.writer import ScanJournal
+
+log = logging.getLogger(__name__)
+
+OF_THE_FUTURE_S = 86_400.0
+"""A file that is so much younger than now tells that the clock can't be believed; then age lets nothing go."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptScan:
+    """A scan in the folder."""
+
+    scan_id: str
+    state: State
+    size_bytes: int
+    changed_at: float
+    name: str
+
+
+class Journal:
+    """The folder of one server; from any thread.
+
+    Args:
+        disk: the folder.
+        policy: what the site wants.
+        now: seconds since 1970; a clock that may jump.
+    """
+
+    def __init__(self, disk: Disk, policy: JournalPolicy, now: Callable[[], float] = time.time) -> None:
+        self._disk = disk
+        self.policy = policy
+        self._now = now
+        self._tidying = threading.Lock()
+
+    def begin(self, scan_id: str) -> ScanJournal:
+        """A new scan's journal.
+
+        Raises:
+            JournalError: the disk does not take it.
+        """
+        try:
+            file = self._disk.create(scan_id + State.OPEN.value)
+        except OSError as error:
+            raise JournalError(f"journal of scan {scan_id}: {error.strerror or error}") from None
+        return ScanJournal(self._disk, scan_id, file, self.policy)
+
+    def interrupted(self) -> list[Record]:
+        """Scans that a crash or a power cut left open, oldest first."""
+        found = sorted(kept_scans(self._disk), key=lambda kept: kept.scan_id)
+        return [read_record(self._disk, kept.name, kept.size_bytes) for kept in found if kept.state is State.OPEN]
+
+    def resume(self, record: Record) -> ScanJournal:
+        """Goes on behind what is sound of an interrupted scan; what is torn goes.
+
+        Raises:
+            JournalError: it is damaged, or the disk does not take it.
+        """
+        scan_id = scan_of(record.name)
+        if record.damage:
+            raise JournalError(f"journal of scan {scan_id}: {record.damage}")
+        try:
+            file = self._disk.resume(record.name, record.sound_bytes)
+        except OSError as error:
+            raise JournalError(f"journal of scan {scan_id}: {error.strerror or error}") from None
+        return ScanJournal(
+            self._disk,
+            scan_id,
+            file,
+            self.policy,
+            groups=len(record.groups),
+            chain=record.chain,
+            readouts=record.readouts,
+        )
+
+    def set_aside(self, record: Record) -> None:
+        """Keeps a damaged scan for a person to look at; nothing removes it."""
+        try:
+            self._disk.rename(record.name, scan_of(record.name) + State.DAMAGED.value)
+        except OSError as error:
+            log.error("journal %s: %s", record.name, error.strerror or error)
+
+    @property
+    def disk(self) -> Disk:
+        """Where it is."""
+        return self._disk
+
+    def tidy(self) -> list[str]:
+        """Removes closed scans that are kept no longer, oldest first, and returns their names. Open and damaged ones stay."""
+        with self._tidying:
+            closed = sorted(
+                (kept for kept in kept_scans(self._disk) if kept.state in (State.FINISHED, State.INCOMPLETE)),
+                key=lambda kept: kept.scan_id,
+            )
+            gone = []
+            for kept in self._outdated(closed):
+                try:
+                    self._disk.remove(kept.name)
+                except OSError as error:
+                    log.error("journal %s: %s", kept.name, error.strerror or error)
+                    break
+                log.info("journal: %s is kept no longer", kept.name)
+                gone.append(kept.name)
+            return gone
+
+    def _outdated(self, closed: list[KeptScan]) -> list[KeptScan]:
+        """The oldest of the closed scans, up to the last one that must go."""
+        policy, now = self.policy, self._now()
+        clock_is_sound = all(kept.changed_at <= now + OF_THE_FUTURE_S for kept in closed)
+        total_bytes = sum(kept.size_bytes for kept in closed)
+        lacking_bytes = (policy.leave_free_mb << 20) - self._disk.free_bytes()
+        outdated = []
+        for kept in closed:
+            too_old = clock_is_sound and kept.changed_at < now - policy.retention_h * 3600
+            if not too_old and total_bytes <= policy.most_mb << 20 and lacking_bytes <= 0:
+                break
+            outdated.append(kept)
+            total_bytes -= kept.size_bytes
+            lacking_bytes -= kept.size_bytes
+        return outdated
+
+
+def kept_scans(disk: Reader) -> list[KeptScan]:
+    """What is in a folder; files of others are left alone.
+
+    Raises:
+        JournalError: it can't be read.
+    """
+    try:
+        entries: list[Entry] = disk.entries()
+    except OSError as error:
+        raise JournalError(f"journal: {error.strerror or error}") from None
+    found = []
+    for entry in entries:
+        state = state_of(entry.name)
+        if state is not None:
+            found.append(KeptScan(scan_of(entry.name), state, entry.size_bytes, entry.changed_at, entry.name))
+    return found

@@ -1,0 +1,335 @@
+"""A scan that goes on, whichever connection feeds it.
+
+A scanner that begins its stream with the text ``durable <name>`` is told ``durable_through N`` whenever readouts have reached the disk,
+N of them from the first on. When its connection breaks, the scan waits for it. It comes back with the same text, configuration
+and header, is told N, and goes on with readout N + 1. One thread at a time feeds a scan: who comes takes it from who has it.
+
+    measured, over a connection ──▶ the link breaks ──▶ it waits, at most grace_s ──▶ taken by the next connection
+    read back after a restart  ──▶                      ”                       ──▶ or closed as incomplete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from edge_runtime.errors import JournalError, ProtocolError
+from edge_runtime.journal.delivered import Delivered
+from edge_runtime.journal.layout import Buffer, State
+from edge_runtime.journal.writer import SCAN_BYTES, ScanJournal
+from edge_runtime.links.mrd_header import parse_header
+from edge_runtime.links.mrd_line import Line
+from edge_runtime.links.mrd_messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    HeaderText,
+    ImageMessage,
+    Message,
+    Text,
+    Waveform,
+)
+from edge_runtime.memory import Reservation
+from edge_runtime.runtime import Runtime
+from edge_runtime.scan import ReadoutBatch, ScanHeader
+from edge_runtime.session import Session
+from edge_runtime.session import State as SessionState
+
+log = logging.getLogger(__name__)
+
+_DURABLE = re.compile(r"durable ([A-Za-z0-9][A-Za-z0-9._-]{0,63})")
+
+NOT_DURABLE = "not durable:"
+"""Begins the text that a scanner gets in place of an acknowledgement."""
+
+POLL_S = 0.25
+"""How often a scan that waits looks whether the server stops."""
+
+REMEMBERED = 64
+"""Scans that have ended and whose scanner may come back all the same, since it has not heard of it."""
+
+
+def durable_name(message: Message) -> str | None:
+    """Under which a scanner wants its scan to be durable; None where the message is another one.
+
+    Raises:
+        ProtocolError: a name that can't be one.
+    """
+    if not isinstance(message, Text) or not (message.text == "durable" or message.text.startswith("durable ")):
+        return None
+    found = _DURABLE.fullmatch(message.text.strip())
+    if found is None:
+        raise ProtocolError("text", message.text, "durable <name>: 1 to 64 of A-Z a-z 0-9 . _ -, the first no sign")
+    return found[1]
+
+
+class Taken(Exception):
+    """Another connection has taken the scan."""
+
+
+class NotThatScan(ProtocolError):
+    """What came is no continuation of the scan that it names; the scan itself is sound."""
+
+
+class LiveScan:
+    """A session, its journal, and the line to its scanner.
+
+    Args:
+        delivered: what an earlier life's journal says of images, see `edge_runtime.journal.delivered`.
+
+    Attributes:
+        name: under which it is durable; empty where nobody asked.
+    """
+
+    def __init__(self, runtime: Runtime, scan_id: str, delivered: Iterable[str] = ()) -> None:
+        self.line = Line(runtime.profile.link_bytes)
+        self.session = Session(runtime, self.line, scan_id, Delivered(delivered, self._mark))
+        self.name = ""
+        self._runtime = runtime
+        self._journal: ScanJournal | None = None
+        self._memory = Reservation(runtime.memory)
+        self._opening: list[bytes] = []  # digests of configuration and header
+        self._repeated = 0  # of them, by a scanner that has come back
+        self._resuming = False
+        self._unjournalled = runtime.journal is None
+        self._handing_over, self._taking = threading.Lock(), threading.Lock()
+        self._wanted, self._free = threading.Event(), threading.Event()
+
+    # Messages
+
+    def take_in(self, message: Message, wire: Sequence[Buffer], begun: Callable[[ScanHeader], None]) -> None:
+        """A message of the scanner: to the journal, then to the session.
+
+        Args:
+            wire: the message's bytes.
+            begun: told of the header, once the session has taken it.
+
+        Raises:
+            ScanRefused: see `Session`.
+            JournalError: the scan can't be journalled and must be.
+        """
+        if self._resuming and self._repeats(message, begun):
+            return
+        self._keep(message, wire)
+        self.feed(message, begun)
+
+    def feed(self, message: Message, begun: Callable[[ScanHeader], None]) -> None:
+        """As `take_in`, for what the journal has."""
+        session = self.session
+        if isinstance(message, ReadoutBatch):
+            session.readouts(message)
+        elif isinstance(message, ConfigFile | ConfigText):
+            self._opening.append(_digest(message))
+            session.configure(_configuration_name(message))
+        elif isinstance(message, HeaderText):
+            self._opening.append(_digest(message))
+            header = parse_header(message.xml)
+            session.begin(header)
+            self.line.simulated = header.simulated
+            begun(header)
+            self._promise()
+        elif isinstance(message, Text):
+            log.info(
+                "scan %s: a text of %d characters", session.report.scan_id, len(message.text)
+            )  # may be a patient's
+        elif isinstance(message, Waveform):
+            session.report.left_out["waveform"] = session.report.left_out.get("waveform", 0) + 1
+        elif isinstance(message, ImageMessage):
+            raise ProtocolError("message", "IMAGE", "this server reconstructs readouts; images are not accepted")
+        elif not isinstance(message, Close):
+            raise ProtocolError("message", type(message).__name__, "not expected from a scanner")
+
+    def _repeats(self, message: Message, begun: Callable[[ScanHeader], None]) -> bool:
+        """Whether it is one that the scanner sent before its connection broke."""
+        if isinstance(message, ConfigFile | ConfigText | HeaderText):
+            if self._repeated == len(self._opening) or self._opening[self._repeated] != _digest(message):
+                raise NotThatScan(
+                    "durable", self.name, "the configuration and header that it began with; name another scan otherwise"
+                )
+            self._repeated += 1
+            if isinstance(message, HeaderText):
+                self._resuming = False
+                assert self._journal is not None
+                begun(parse_header(message.xml))
+                self.line.acknowledge(self._journal.flush())
+            return True
+        if isinstance(message, ReadoutBatch):
+            raise NotThatScan("message", "ACQUISITION", "configuration and header again before the next readout")
+        return isinstance(message, Text)
+
+    # Journal
+
+    def journal_with(self, journal: ScanJournal) -> None:
+        """Goes on in a journal that a restart found."""
+        self._journal = journal
+        journal.on_failed = self._journal_failed
+        self._memory.require(SCAN_BYTES)
+
+    def _keep(self, message: Message, wire: Sequence[Buffer]) -> None:
+        if self._unjournalled or isinstance(message, Close):
+            return
+        if self._journal is None:
+            self._begin_journal()
+        if self._journal is not None:
+            self._journal.keep(wire, len(message) if isinstance(message, ReadoutBatch) else 0)
+
+    def _begin_journal(self) -> None:
+        folder = self._runtime.journal
+        assert folder is not None
+        try:
+            if not self._memory.resize(SCAN_BYTES):
+                raise JournalError(f"journal of scan {self.session.report.scan_id}: no memory is left for it")
+            journal = folder.begin(self.session.report.scan_id)
+        except JournalError as error:
+            if folder.policy.required:
+                raise
+            self._unjournalled = True
+            self._journal_failed(str(error))
+            return
+        self._journal = journal
+        journal.on_failed = self._journal_failed
+
+    def _journal_failed(self, reason: str) -> None:
+        self.session.remember(f"the scan is not journalled from here on: {reason}")
+        if self.name:
+            self.line.text(f"{NOT_DURABLE} {reason}")
+
+    def _promise(self) -> None:
+        """What a scanner waits for that asked for durability, before it sends readouts."""
+        if not self.name:
+            return
+        if self._journal is None or self._journal.failed:
+            self.line.text(f"{NOT_DURABLE} {self._journal.failed if self._journal else 'this server keeps no journal'}")
+        else:
+            self._journal.on_durable = self.line.acknowledge
+            self.line.acknowledge(self._journal.durable)
+
+    def _mark(self, text: str) -> None:
+        if self._journal is not None:
+            self._journal.mark(text)
+
+    # Between connections
+
+    @property
+    def waits_for_its_scanner(self) -> bool:
+        """Whether the scan outlives its connection."""
+        journal = self._journal
+        return bool(
+            self.name and journal is not None and not journal.failed and self.session.state is SessionState.RECEIVING
+        )
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether another connection asks for it; who feeds it looks now and then."""
+        return self._wanted.is_set()
+
+    def let_go(self) -> bool:
+        """From here on, who has asked for it feeds it; false where that one waits no more."""
+        with self._handing_over:
+            if self._wanted.is_set():
+                self._free.set()
+            return self._free.is_set()
+
+    def take(self, patience_s: float) -> bool:
+        """Takes it from who feeds it; whether that one let go in time. It expects configuration and header once more."""
+        if not self._taking.acquire(blocking=False):
+            return False
+        try:
+            self._wanted.set()
+            self._free.wait(patience_s)
+            with self._handing_over:
+                taken = self._free.is_set()
+                self._wanted.clear()
+                self._free.clear()
+            if taken:
+                self._resuming, self._repeated = True, 0
+            return taken
+        finally:
+            self._taking.release()
+
+    def wait(self, stop: threading.Event) -> bool:
+        """For its scanner to come back; whether it did, or the server stops, before the policy's grace was over."""
+        assert self._runtime.journal is not None
+        until = time.monotonic() + self._runtime.journal.policy.grace_s
+        while time.monotonic() < until and not stop.is_set():
+            if self._wanted.wait(POLL_S):
+                return True
+        return stop.is_set()
+
+    def suspend(self) -> None:
+        """Leaves it open for the server's next start."""
+        self.session.withdraw()
+        if self._journal is not None:
+            self._journal.abandon()
+        self.release()
+
+    def close_journal(self) -> None:
+        """After the session has ended: names what became of the scan."""
+        if self._journal is not None:
+            whole = not self.session.report.error
+            self._journal.close(State.FINISHED if whole else State.INCOMPLETE)
+
+    def release(self) -> None:
+        """Gives back the scan's memory."""
+        self.session.release()
+        self._memory.release()
+
+
+def wait_for_scanner(scan: LiveScan, reason: str, stop: threading.Event) -> bool:
+    """Keeps a scan whose scanner has gone; whether it goes on: over another connection, or after the server's next start. Else its
+    time is over, and it has ended with that reason."""
+    log.warning("scan %s waits for its scanner: %s", scan.session.report.scan_id, reason)
+    while scan.wait(stop):
+        if not scan.is_wanted:
+            scan.suspend()
+            return True
+        if scan.let_go():
+            return True
+    scan.session.abort(reason)
+    return False
+
+
+class LiveScans:
+    """The durable scans of a server by name, and those that have ended; from any thread."""
+
+    def __init__(self) -> None:
+        self._scans: dict[str, LiveScan] = {}
+        self._ended: dict[str, int] = {}
+        self._changing = threading.Lock()
+
+    def add(self, name: str, scan: LiveScan) -> LiveScan | None:
+        """Adds a scan; or returns the one that has the name."""
+        with self._changing:
+            known = self._scans.setdefault(name, scan)
+            if known is not scan:
+                return known
+            scan.name = name
+            return None
+
+    def ended(self, scan: LiveScan) -> None:
+        """It goes on no longer."""
+        with self._changing:
+            if self._scans.get(scan.name) is scan:
+                del self._scans[scan.name]
+                self._ended[scan.name] = scan.session.report.readouts
+                while len(self._ended) > REMEMBERED:
+                    del self._ended[next(iter(self._ended))]
+
+    def readouts_of_ended(self, name: str) -> int | None:
+        """How many an ended scan had; None where there was none of the name."""
+        return self._ended.get(name)
+
+
+def _digest(message: ConfigFile | ConfigText | HeaderText) -> bytes:
+    content = message.xml if isinstance(message, HeaderText) else _configuration_name(message).encode()
+    return hashlib.sha256(type(message).__name__.encode() + b"\0" + content).digest()
+
+
+def _configuration_name(message: ConfigFile | ConfigText) -> str:
+    """A configuration's name without the ``.xml`` that some clients append."""
+    name = message.name if isinstance(message, ConfigFile) else message.text
+    return re.sub(r"\.xml$", "", name.strip())
