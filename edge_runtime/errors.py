@@ -3,6 +3,7 @@
     EdgeRuntimeError
     ├── ScanRefused            something that came from outside is not acceptable; says field, value and mend
     │   ├── ProtocolError      bytes that do not follow the MRD protocol
+    │   │   └── Truncated      a stream that ended within a message
     │   ├── HeaderError        an XML header that is invalid, hostile or contradicts itself
     │   ├── ReadoutError       a readout that contradicts the header
     │   ├── UnsupportedScan    a valid scan of a kind that this version does not reconstruct
@@ -86,6 +87,10 @@ class ScanRefused(EdgeRuntimeError):
 
 class ProtocolError(ScanRefused):
     """Bytes that do not follow the MRD protocol."""
+
+
+class Truncated(ProtocolError):
+    """A stream that ended within a message."""
 
 
 class HeaderError(ScanRefused):

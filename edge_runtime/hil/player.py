@@ -230,6 +230,7 @@ class _Playback:
         self._durable = durable
         self._answered = threading.Event()  # it has said from where on
         self._durable_through: int | None = None
+        self._told_here = False  # over this connection
         self._connections = 0
         self._lateness: list[float] = []
         self.sent = 0
@@ -251,7 +252,7 @@ class _Playback:
             connection.settimeout(send_timeout_s)
             self._connection = connection
             self._connections += 1
-            self._replies.error, self._silent_since = "", None
+            self._replies.error, self._silent_since, self._told_here = "", None, False
             for event in (self._finished, self._stop, self._answered):
                 event.clear()
             receiver = threading.Thread(target=self._receive, name="edge-hil-receiver", daemon=True)
@@ -270,6 +271,9 @@ class _Playback:
         replies = self._replies
         if replies.listener_error is not None:
             raise replies.listener_error
+        if self._durable and not self._told_here:  # such as by a server that stops
+            replies.closed_at = None
+            return failure or "it closed without a word of what is durable"
         if replies.closed_at is None:
             return replies.error or failure or "the connection ended without CLOSE"
         return ""
@@ -307,8 +311,10 @@ class _Playback:
         self._silent_since = time.perf_counter()
         self._answered.wait()
         self._silent_since = None
-        if self._durable_through is None:  # it keeps no journal
-            return not self._finished.is_set()
+        if not self._durable:  # it keeps no journal
+            return True
+        if not self._told_here or self._durable_through is None:
+            return False
         if self._connections > 1:
             self.sent = self._durable_through
             self._tell(Resumed(self.sent))
@@ -374,7 +380,7 @@ class _Playback:
             return False
         word, _, number = text.partition(" ")
         if word == "durable_through" and number.isdecimal():
-            self._durable_through = int(number)
+            self._durable_through, self._told_here = int(number), True
             self._answered.set()
             return True
         if text.startswith("not durable:"):

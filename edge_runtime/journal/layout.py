@@ -10,8 +10,8 @@ A file is a row of groups. Each is a TEXT message (id 5) of `HEAD_BYTES` bytes a
 before it and of the head before: a group of another file, or of another place in this one, does not pass for the next. (CRC-32 is
 that of IEEE 802.3, zlib's.) Any MRD reader takes such a file for what it is, a scan with a few texts in it.
 
-Groups ``from=scanner`` hold what was received. Groups ``from=runtime`` hold texts about it: that an image was made and handed on, which
-a restart must not do again.
+Groups ``from=scanner`` hold what was received. Groups ``from=runtime`` hold texts about it: that an image was made and handed on,
+which a restart must not do again.
 """
 
 from __future__ import annotations

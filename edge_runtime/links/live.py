@@ -1,8 +1,9 @@
 """A scan that goes on, whichever connection feeds it.
 
-A scanner that begins its stream with the text ``durable <name>`` is told ``durable_through N`` whenever readouts have reached the disk,
-N of them from the first on. When its connection breaks, the scan waits for it. It comes back with the same text, configuration
-and header, is told N, and goes on with readout N + 1. One thread at a time feeds a scan: who comes takes it from who has it.
+A scanner that begins its stream with the text ``durable <name>`` is told ``durable_through N`` whenever readouts have reached the
+disk, N of them from the first on. When its connection breaks, the scan waits for it. It comes back with the same text,
+configuration and header, is told N, and goes on with readout N + 1. One thread at a time feeds a scan: who comes takes it from
+who has it.
 
     measured, over a connection ──▶ the link breaks ──▶ it waits, at most grace_s ──▶ taken by the next connection
     read back after a restart  ──▶                      ”                       ──▶ or closed as incomplete

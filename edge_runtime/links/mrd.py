@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 
-from edge_runtime.errors import EdgeRuntimeError, ProtocolError, ScanRefused
+from edge_runtime.errors import EdgeRuntimeError, ProtocolError, ScanRefused, Truncated
 from edge_runtime.links.live import POLL_S, LiveScan, LiveScans, NotThatScan, Taken, durable_name, wait_for_scanner
 from edge_runtime.links.mrd_messages import SAMPLE_BYTES, MessageReader, WireLimits
 from edge_runtime.links.mrd_pack import pack_close, pack_text
@@ -280,9 +280,11 @@ class _Connection:
                 self._scan.line.text(f"error: {ProtocolError('message', 'bytes after CLOSE', ONE_SCAN)}")
         except Taken:
             return _Outcome.GOES_ON
+        except Truncated as error:
+            return self._lost(str(error), error)
         except NotThatScan as error:  # who claims a scan that is another's does not end it
-            self._scan.line.text(f"error: {error}")
-            return self._lost(str(error), has_gone=False)
+            self._sender.put(pack_text(f"error: {error}"))
+            return self._lost(str(error), error, has_gone=False)
         except ScanRefused as error:
             self._scan.session.abort(str(error), error)
         except EdgeRuntimeError as error:
@@ -319,15 +321,16 @@ class _Connection:
         other.line.attach(self._sender)
         return True
 
-    def _lost(self, reason: str, *, has_gone: bool = True) -> _Outcome:
+    def _lost(self, reason: str, error: Exception | None = None, *, has_gone: bool = True) -> _Outcome:
         """Nothing more comes over this connection. Waits for the scanner, where it asked for that; then closes the scan."""
         self._nobody_waits()
         scan = self._scan
         if not scan.waits_for_its_scanner:
-            scan.session.abort(reason)
+            scan.session.abort(reason, error)
             return _Outcome.ENDED
         if has_gone:
             self._sender.give_up()
+        self._sender.put(pack_close())
         self._sender.finish()
         scan.line.detach(self._sender)
         return _Outcome.GOES_ON if wait_for_scanner(scan, reason, self._stop) else _Outcome.ENDED
@@ -381,7 +384,8 @@ class _Connection:
             scan.close_journal()
         elif outcome is _Outcome.NEVER_BEGAN:
             scan.session.withdraw()
-        self._sender.put(pack_close())
+        if outcome is not _Outcome.GOES_ON:
+            self._sender.put(pack_close())
         self._sender.finish()
         self._inbox.release()
         if outcome is not _Outcome.GOES_ON:

@@ -11,8 +11,8 @@ from edge_runtime.scan import Completeness, Image
 
 
 class Line:
-    """The `edge_runtime.session.Outbound` of a scan. Between two connections answers wait for the next one, the newest of them where
-    there is not room for all: images are on the disk too, where there is a folder for them. From any thread.
+    """The `edge_runtime.session.Outbound` of a scan. Between two connections answers wait for the next one, the newest of them
+    where there is not room for all: images are on the disk too, where there is a folder for them. From any thread.
 
     Args:
         most_bytes: that wait while nobody is connected.

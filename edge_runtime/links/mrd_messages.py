@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime._kernels import Body, Check, Fault, MrdStream, NeedMore, Readouts
-from edge_runtime.errors import BudgetExceeded, ProtocolError, ReadoutError, ScanRefused
+from edge_runtime.errors import BudgetExceeded, ProtocolError, ReadoutError, ScanRefused, Truncated
 from edge_runtime.scan import COUNTERS, NOT_AN_IMAGE_LINE, ReadoutBatch
 
 Records: TypeAlias = npt.NDArray[np.void]
@@ -259,7 +259,7 @@ _KNOWN_IDS = ", ".join(str(known.value) for known in MessageId)
 _REFUSALS: Mapping[Check, _Refusal] = {
     Check.MESSAGE_ID: _Refusal(ProtocolError, "message id", "{0}", f"one of {_KNOWN_IDS}"),
     Check.END: _Refusal(
-        ProtocolError,
+        Truncated,
         "message {name}",
         "the stream ended after {0} bytes",
         "at least {1} bytes; send it again from its start",

@@ -14,8 +14,8 @@ from edge_runtime.links.files.twix import looks_like_twix, open_twix
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MATLAB_SIGNATURE = b"MATLAB "
-STREAM_STARTS = (b"\x01\x00", b"\x02\x00", b"\x03\x00")
-"""Ids of the messages a conversation can begin with: config file, config text, header."""
+STREAM_STARTS = (b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x05\x00")
+"""Ids of the messages a conversation can begin with: config file, config text, header, text."""
 
 FIRST_BYTES = 512
 """Enough for every test, the longest of which looks for the name of the first buffer of a twix header."""
