@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks.peers import plain_receiver
 from benchmarks.records import Record, summarise
+from edge_runtime.journal.folder import Journal
 from edge_runtime.kernels import Plans, Workers
-from edge_runtime.links import mrd
+from edge_runtime.links import live, mrd
 from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import ACQUISITION_HEADER, MessageReader
 from edge_runtime.links.mrd_pack import pack_close, pack_config_file, pack_header, pack_readouts
@@ -185,8 +186,8 @@ class _NoLane(Lane):
     offer = submit
 
 
-def assembled_rate(repetitions: int) -> float:
-    """Readouts a second into a session of ours."""
+def assembled_rate(repetitions: int, journal: Journal | None = None) -> float:
+    """Readouts a second into a session of ours, which may keep a journal of them."""
     meter = _Meter()
 
     class TimedSession(Session):
@@ -197,9 +198,16 @@ def assembled_rate(repetitions: int) -> float:
     pool = _NoReconstruction(workers=1, depth=1)
     profile = load_profile(DEFAULT_PROFILE)
     runtime = Runtime(
-        profile, ModelInUse(None), pool, Plans(Workers(threads=1)), None, MemoryBudget(profile.total_bytes), previews=()
+        profile,
+        ModelInUse(None),
+        pool,
+        Plans(Workers(threads=1)),
+        None,
+        MemoryBudget(profile.total_bytes),
+        previews=(),
+        journal=journal,
     )
-    with mock.patch.object(mrd, "Session", TimedSession):
+    with mock.patch.object(live, "Session", TimedSession):
         server = mrd.MrdServer(runtime, port=0)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

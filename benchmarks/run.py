@@ -26,6 +26,8 @@ BENCHMARKS = {
     "kernels": "benchmarks.kernels:kernels",
     "kernels.sense_cg_ms": "benchmarks.sense_cg:sense_cg",
     "ingest": "benchmarks.ingest:ingest",
+    "ingest.journal_share_of_disk": "benchmarks.journal:journal_share_of_disk",
+    "start.recover_ms": "benchmarks.journal:recovery",
     "latency": "benchmarks.latency:latency",
     "warm_start": "benchmarks.warm_start:warm_start",
     "engine": "benchmarks.engines:engines",

@@ -151,6 +151,7 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
             "readouts_sent": result.readouts_sent,
             "durable_through": result.durable_through,
             "connections": result.connections,
+            "forgotten": result.forgotten,
             "images": images,
             "series": series,
             "texts": [text.text for text in result.texts],

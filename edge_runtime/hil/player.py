@@ -75,6 +75,7 @@ class PlayResult:
         duration_s: from the first readout to the server's CLOSE.
         durable_through: how many readouts the server has said to be on its disk; None where it was not asked, or keeps no journal.
         connections: that it took; more than one where a durable scan was gone on with.
+        forgotten: readouts that it said were on its disk, and had no more when the scan was gone on with.
     """
 
     texts: tuple[PlayedText, ...]
@@ -86,6 +87,7 @@ class PlayResult:
     pacing: Pacing
     durable_through: int | None = None
     connections: int = 1
+    forgotten: int = 0
 
 
 class PlaybackError(EdgeRuntimeError):
@@ -231,6 +233,7 @@ class _Playback:
         self._answered = threading.Event()  # it has said from where on
         self._durable_through: int | None = None
         self._told_here = False  # over this connection
+        self._forgotten = 0
         self._connections = 0
         self._lateness: list[float] = []
         self.sent = 0
@@ -380,6 +383,7 @@ class _Playback:
             return False
         word, _, number = text.partition(" ")
         if word == "durable_through" and number.isdecimal():
+            self._forgotten += max(0, (self._durable_through or 0) - int(number))
             self._durable_through, self._told_here = int(number), True
             self._answered.set()
             return True
@@ -425,4 +429,5 @@ class _Playback:
             pacing=Pacing(float(late.max()), float(np.percentile(late, 99))) if self._lateness else Pacing(),
             durable_through=self._durable_through,
             connections=self._connections,
+            forgotten=self._forgotten,
         )
