@@ -66,11 +66,12 @@ def add_evidence(
 
 
 def slope_of_series(dataset: Dataset) -> float | None:
-    """The slope that an image's series began with; ``None`` where it does not say."""
+    """The slope that an image's series began with; ``None`` where it does not say, or says what can be none."""
     try:
-        return float(dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)[_SERIES_SLOPE].value)
-    except KeyError:
+        slope = float(dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)[_SERIES_SLOPE].value)
+    except (KeyError, TypeError, ValueError):
         return None
+    return slope if 0 < slope < math.inf else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -6,9 +6,9 @@ from pydicom.dataset import Dataset
 
 from edge_runtime.delivery.codes import add_known, coded_items
 from edge_runtime.delivery.fit import LO, SH, Fit
-from edge_runtime.delivery.plane import Plane
+from edge_runtime.delivery.kind import Kind
 from edge_runtime.delivery.uids import ScanUids
-from edge_runtime.scan import Completeness, Image, Request, ScanHeader
+from edge_runtime.scan import Completeness, Request, ScanHeader
 
 ModalityPerformedProcedureStep = "1.2.840.10008.3.1.2.3.3"
 
@@ -31,7 +31,7 @@ _UNPAIRED_BODY_PARTS = frozenset(
 )
 
 
-def add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: ScanUids, plane: Plane, fit: Fit) -> None:
+def add_identity(dataset: Dataset, header: ScanHeader, kind: Kind, uids: ScanUids, fit: Fit) -> None:
     """Patient, General Study, General Series and General Image modules (PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.6.1)."""
     patient, study = header.patient, header.study
     dataset.PatientName = fit.person_name("Patient's name", patient.name)
@@ -59,11 +59,11 @@ def add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: ScanU
     if body_part not in _UNPAIRED_BODY_PARTS:
         dataset.Laterality = None  # Type 2C, for paired body parts; the header does not say which side
     position = fit.one_of("Patient position", header.patient_position, _PATIENT_POSITIONS)
-    dataset.PatientPosition = position if plane.known else None
+    dataset.PatientPosition = position if kind.placed else None
 
-    image_type = ["ORIGINAL", "PRIMARY", "OTHER", image.method.value.upper()]
-    if image.completeness is not Completeness.FINAL:
-        image_type.append(image.completeness.value.upper())
+    image_type = ["ORIGINAL", "PRIMARY", "OTHER", kind.method.value.upper()]
+    if kind.completeness is not Completeness.FINAL:
+        image_type.append(kind.completeness.value.upper())
     dataset.ImageType = image_type
     dataset.ContentQualification = "RESEARCH"
     if header.simulated:
