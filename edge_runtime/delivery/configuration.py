@@ -21,6 +21,7 @@ from edge_runtime.toml_table import TomlTable, read_toml
 Review = Literal["all", "learned", "none"]
 Confirm = Literal["commitment", "qido", "read-back", "none"]
 Compress = Literal["never", "slow-link", "always"]
+Objects = Literal["classic", "enhanced"]
 
 LONGEST_SECRET_BYTES = 64 << 10
 
@@ -156,6 +157,7 @@ class Destination:
         verify: the DICOMweb service that is asked where ``confirm`` is ``qido``; the destination itself where it is one.
         confirm_timeout_s: after so long without confirmation an object is asked for again, and sent again when it is missing.
         attempts: how often one object may fail by itself before it goes to the dead letters.
+        objects: images one by one as they come, or one object a series when the scan has ended.
         compress: whether objects are compressed without loss where the destination takes that.
         slow_link_bytes_per_s: below which a connection counts as slow.
     """
@@ -169,6 +171,7 @@ class Destination:
     verify: WebPeer | None = None
     confirm_timeout_s: float = 3600.0
     attempts: int = 10
+    objects: Objects = "classic"
     compress: Compress = "never"
     slow_link_bytes_per_s: int = SLOW_LINK_KBIT_S * 125
 
@@ -330,6 +333,7 @@ def _destination(table: TomlTable, base: Path) -> Destination:
         verify=verify,
         confirm_timeout_s=table.number("confirm_timeout_s", 1, 604800, 3600),
         attempts=table.integer("attempts", 1, 1000, 10),
+        objects=table.choice("objects", ("classic", "enhanced"), "classic"),  # type: ignore[arg-type]  # one of those
         compress=compress,  # type: ignore[arg-type]  # one of those
         slow_link_bytes_per_s=125 * slow,
     )
