@@ -31,6 +31,7 @@ from edge_runtime.delivery.codes import coded_items
 from edge_runtime.delivery.encoding import LONGEST_VALUE_BYTES, beginning, element_header, encoded_in_order
 from edge_runtime.delivery.evidence import PRIVATE_CREATOR, PRIVATE_GROUP, record_of
 from edge_runtime.delivery.fit import LT
+from edge_runtime.delivery.identity import SYNTHETIC_DATA
 from edge_runtime.delivery.uids import derived_uid
 from edge_runtime.errors import DeliveryError
 
@@ -63,8 +64,6 @@ _KEPT = """
 Those of the MR Image module are not of this IOD, which makes it a Standard Extended SOP Class, too: the groups MR Timing and MR
 FOV/Geometry, where they belong, take no repetition time without trains of echoes, specific absorption rates and more.
 """
-
-_SYNTHETIC_DATA = 0x0008001C  # by tag: its keyword is unknown to dictionaries older than DICOM 2023e
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,8 +112,8 @@ def enhanced_series(paths: Sequence[Path]) -> EnhancedSeries:
     for keyword in _KEPT:
         if keyword in first:
             dataset[keyword] = first[keyword]
-    if _SYNTHETIC_DATA in first:
-        dataset[_SYNTHETIC_DATA] = first[_SYNTHETIC_DATA]
+    if SYNTHETIC_DATA in first:
+        dataset[SYNTHETIC_DATA] = first[SYNTHETIC_DATA]
     for keyword in ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions"):
         if not dataset.get(keyword):
             setattr(dataset, keyword, UNKNOWN)
