@@ -13,7 +13,12 @@ from pydicom import dcmread
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from edge_runtime.delivery.configuration import Destination, Device, DicomPeer
-from edge_runtime.delivery.destinations.association import MOST_CONTEXTS, Association, associated, require_pynetdicom
+from edge_runtime.delivery.destinations.association import (
+    MOST_CONTEXTS,
+    Association,
+    associated,
+    require_pynetdicom,
+)
 from edge_runtime.delivery.destinations.commitment import ask_for_commitment
 from edge_runtime.delivery.destinations.compression import LinkSpeed, compressed, offered
 from edge_runtime.delivery.destinations.courier import Settle
