@@ -797,6 +797,7 @@ class Session:
     def _end(self) -> None:
         self._wait_for_jobs()
         self.state = State.ENDED
+        self._hand_over_series()
         if self._assembler is not None:
             self.report.left_out.update(self._assembler.left_out)
             self.report.notes = list(self._assembler.notes)
@@ -809,6 +810,16 @@ class Session:
             for job in self._unfinished:
                 job.exception()  # waits
         self._unfinished.clear()
+
+    def _hand_over_series(self) -> None:
+        """Destinations that want a series as one object get it once it is known to be whole."""
+        if self._runtime.handover is None or self._writer is None:
+            return
+        try:
+            self._runtime.handover.scan_ended(self._writer.folder)
+        except DeliveryError as error:
+            log.error("scan %s: %s", self.report.scan_id, error)
+            self._say(f"error: {error}")
 
     def _notes(self) -> tuple[str, ...]:
         assert self._assembler is not None and self._header is not None

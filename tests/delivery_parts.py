@@ -229,7 +229,7 @@ class Link:
         bytes_per_s: float | None = None,
         cut_after: Callable[[], int] | None = None,
     ) -> None:
-        self.port, self._target = port, target
+        self._target = target
         self._rate, self._cut_after = bytes_per_s, cut_after
         self.cuts = 0
         self.carried_bytes = 0
@@ -237,6 +237,7 @@ class Link:
         self._free_at = 0.0
         self._ended = threading.Event()
         self._server = socket.create_server(("127.0.0.1", port))
+        self.port = int(self._server.getsockname()[1])
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 

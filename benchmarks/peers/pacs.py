@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import email
+import email.policy
 import json
 import os
 import shutil
@@ -113,6 +115,21 @@ class Orthanc(Pacs):
         """An object as it was stored."""
         (found,) = self._post("/tools/lookup", sop_instance_uid)
         return self.read(f"/instances/{found['ID']}/file")
+
+    def retrieved(self, path: str, accept: str) -> list[bytes]:
+        """What WADO-RS answers (PS3.18 10.4), part by part.
+
+        Args:
+            path: below ``/dicom-web``.
+            accept: the media type of the parts, with its parameters.
+        """
+        request = urllib.request.Request(
+            f"{self.url}/dicom-web{path}", headers={"Accept": f"multipart/related; {accept}"}
+        )
+        with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
+            head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode("ascii")
+            message = email.message_from_bytes(head + answer.read(), policy=email.policy.HTTP)
+        return [bytes(part.get_payload(decode=True)) for part in message.iter_parts()]
 
     def delete(self, sop_instance_uid: str) -> None:
         """Loses an object, as PACS do."""

@@ -18,6 +18,7 @@ from edge_runtime.cli import audit, bundle, demo, doctor, engines, journal, repl
 from edge_runtime.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED
 from edge_runtime.cli.model import add_model_options
 from edge_runtime.delivery.commands import add_outbox, add_pacs
+from edge_runtime.delivery.raw_command import add_raw
 from edge_runtime.delivery.worklist.command import add_worklist
 from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.hil.bench.command import add_bench
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     engines.add(commands)
     add_outbox(commands)
     add_pacs(commands)
+    add_raw(commands)
     add_worklist(commands)
     add_bench(commands, add_model_options)
     status.add(commands)

@@ -20,8 +20,14 @@ from edge_runtime.toml_table import TomlTable, read_toml
 
 Review = Literal["all", "learned", "none"]
 Confirm = Literal["commitment", "qido", "read-back", "none"]
+Compress = Literal["never", "slow-link", "always"]
+Objects = Literal["classic", "enhanced"]
 
 LONGEST_SECRET_BYTES = 64 << 10
+
+SLOW_LINK_KBIT_S = 20_000
+"""Below this a link is slow: compressing 256 x 256 pixels and making sure of them takes milliseconds and saves a third to a half of
+their 131 kB, which such a link needs 17 ms and more for (docs/delivery.md)."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -151,6 +157,9 @@ class Destination:
         verify: the DICOMweb service that is asked where ``confirm`` is ``qido``; the destination itself where it is one.
         confirm_timeout_s: after so long without confirmation an object is asked for again, and sent again when it is missing.
         attempts: how often one object may fail by itself before it goes to the dead letters.
+        objects: images one by one as they come, or one object a series when the scan has ended.
+        compress: whether objects are compressed without loss where the destination takes that.
+        slow_link_bytes_per_s: below which a connection counts as slow.
     """
 
     name: str
@@ -162,6 +171,9 @@ class Destination:
     verify: WebPeer | None = None
     confirm_timeout_s: float = 3600.0
     attempts: int = 10
+    objects: Objects = "classic"
+    compress: Compress = "never"
+    slow_link_bytes_per_s: int = SLOW_LINK_KBIT_S * 125
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +315,12 @@ def _destination(table: TomlTable, base: Path) -> Destination:
     verify = peer if isinstance(peer, WebPeer) else None
     if kind == "dimse" and confirm == "qido":
         verify = _web_peer(table, base, "verify.")
+    # What a web service takes can't be asked beforehand, and a medium is read by whoever comes: both get what everybody reads.
+    degrees = ("never", "slow-link", "always") if kind == "dimse" else ("never",)
+    compress = table.choice("compress", degrees, "never")
+    slow = (
+        table.integer("slow_link_kbit_s", 8, 1 << 30, SLOW_LINK_KBIT_S) if compress == "slow-link" else SLOW_LINK_KBIT_S
+    )
     known = tuple(method.value for method in Method)
     methods = table.choices("methods", known, (Method.LEARNED.value, Method.CLASSICAL.value))
     destination = Destination(
@@ -315,6 +333,9 @@ def _destination(table: TomlTable, base: Path) -> Destination:
         verify=verify,
         confirm_timeout_s=table.number("confirm_timeout_s", 1, 604800, 3600),
         attempts=table.integer("attempts", 1, 1000, 10),
+        objects=table.choice("objects", ("classic", "enhanced"), "classic"),  # type: ignore[arg-type]  # one of those
+        compress=compress,  # type: ignore[arg-type]  # one of those
+        slow_link_bytes_per_s=125 * slow,
     )
     table.refuse_unknown()
     return destination

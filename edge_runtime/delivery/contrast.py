@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from edge_runtime.delivery.codes import add_known
 from edge_runtime.delivery.fit import SH, Fit
-from edge_runtime.scan import Image, Limit, ScanHeader, Sequence
+from edge_runtime.scan import Limit, ScanHeader, Sequence
 
 # ScanningSequence and SequenceVariant (PS3.3 C.8.3.1) by what headers call a sequence. Anything else is RM, "research
 # mode", and NONE: nothing is claimed that the scanner did not say.
@@ -32,9 +32,9 @@ _SEQUENCES = {
 }
 
 
-def add_contrast(dataset: Dataset, header: ScanHeader, image: Image, fit: Fit) -> None:
-    """MR Image module (PS3.3 C.8.3.1): how the contrast came about, as far as the header says."""
-    sequence, contrast = header.sequence, image.key.contrast
+def add_contrast(dataset: Dataset, header: ScanHeader, contrast: int, fit: Fit) -> None:
+    """MR Image module (PS3.3 C.8.3.1): how a contrast of the scan came about, as far as the header says."""
+    sequence = header.sequence
     scanning, variant = _scanning_sequence(sequence)
     # Zero is how headers say "no inversion pulse".
     inversion_time = fit.decimal("Inversion time", _of_contrast(sequence.inversion_time_ms, contrast) or None)
@@ -55,7 +55,6 @@ def add_contrast(dataset: Dataset, header: ScanHeader, image: Image, fit: Fit) -
     frequency_mhz = None if frequency_hz is None else frequency_hz / 1e6
     add_known(dataset, "ImagingFrequency", fit.decimal("Resonance frequency", frequency_mhz))
     dataset.InPlanePhaseEncodingDirection = "COL"  # rows are phase encodes, so phase encoding runs along columns
-    add_known(dataset, "PercentSampling", fit.decimal("Measured share", 100 * image.measured_share))
 
 
 def _scanning_sequence(sequence: Sequence) -> tuple[str, str]:

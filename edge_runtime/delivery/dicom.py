@@ -1,6 +1,7 @@
 r"""Images as classic MR Image Storage (DICOM PS3.3 A.4), the form that ordinary PACS take.
 
-`build_dataset` turns one image into a dataset and touches nothing else.
+`build_dataset` turns one image into a dataset and touches nothing else. Most elements are the same in all images of a series:
+`common_part` makes those, `own_part` the others, so that `encoding` need not write the former again for every image.
 
 What a file says of itself, so that it can't be mistaken for something it is not:
 
@@ -31,23 +32,24 @@ crash makes no duplicate, and no PACS keeps old pixels under a UID that it has s
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from edge_runtime.delivery.codes import coded
+from edge_runtime.delivery.codes import add_known, coded
 from edge_runtime.delivery.contrast import add_contrast
 from edge_runtime.delivery.equipment import add_equipment
 from edge_runtime.delivery.evidence import add_evidence
 from edge_runtime.delivery.fit import Fit, decimal
 from edge_runtime.delivery.identity import add_identity
+from edge_runtime.delivery.kind import Kind
 from edge_runtime.delivery.labels import comments_of, series_description
-from edge_runtime.delivery.pixels import LARGEST_STORED, stored_pixels
+from edge_runtime.delivery.pixels import LARGEST_STORED, stored_pixels, window_of
 from edge_runtime.delivery.plane import Plane, plane_of
 from edge_runtime.delivery.uids import ScanUids, derived_uid, series_uid
 from edge_runtime.scan import Completeness, Image, Limit, Method, ScanHeader
@@ -55,6 +57,48 @@ from edge_runtime.scan import Completeness, Image, Limit, Method, ScanHeader
 # Stable numbers, so that a viewer lists the series of a scan in this order.
 _METHOD_NUMBERS = {Method.LEARNED: 1, Method.CLASSICAL: 2, Method.ZERO_FILLED: 3}
 _COMPLETENESS_NUMBERS = {Completeness.FINAL: 0, Completeness.INCOMPLETE: 1, Completeness.PREVIEW: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image as a file stores it.
+
+    Attributes:
+        values: uint16 ``(rows, columns)``.
+        slope: scanner's units per stored value.
+        series_slope: that the series began with; ``None`` where it has had nothing but empty images.
+    """
+
+    image: Image
+    plane: Plane
+    kind: Kind
+    values: npt.NDArray[np.uint16]
+    slope: float
+    series_slope: float | None
+
+    @classmethod
+    def of(cls, image: Image, plane: Plane, kind: Kind, series_slope: float | None) -> StoredImage:
+        """An image under the slope of its series, or its own where it would be clipped or coarse under that.
+
+        Raises:
+            DeliveryError: a pixel is negative or not finite.
+        """
+        values, slope = stored_pixels(image.pixels, series_slope)
+        # An empty image does not tell how bright its series is.
+        return cls(image, plane, kind, values, slope, series_slope or (slope if values.any() else None))
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Elements that all images of a kind and slope have.
+
+    Attributes:
+        notes: on values of the header that did not fit.
+    """
+
+    dataset: Dataset
+    series: str
+    notes: tuple[str, ...]
 
 
 def build_dataset(
@@ -76,43 +120,12 @@ def build_dataset(
         DeliveryError: pixels or field of view that no image can have.
     """
     plane = plane_of(image)
-    stored, used_slope = stored_pixels(image.pixels, slope)
-    series = series_uid(uids, image)
-    # An empty image does not tell how bright its series is.
-    shared_slope = slope or (used_slope if stored.any() else None)
-    fit = Fit()
+    stored = StoredImage.of(image, plane, Kind.of(image, plane), slope)
+    common = common_part(header, uids, stored.kind, stored.slope)
     dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 192"
-    add_identity(dataset, header, image, uids, plane, fit)
-    add_equipment(dataset, header, image.provenance, image.method, fit)
-    add_contrast(dataset, header, image, fit)
-    _add_plane(dataset, image, plane, fit)
-    _add_pixels(dataset, stored, used_slope)
-
-    dataset.SeriesInstanceUID = series
-    place = (*dataset.ImagePositionPatient, *dataset.ImageOrientationPatient, *dataset.PixelSpacing)
-    digest = hashlib.sha256(stored.tobytes()).hexdigest()
-    dataset.SOPInstanceUID = derived_uid(
-        "image", series, dataclasses.astuple(image.key), stored.shape, digest, used_slope.hex(), [str(x) for x in place]
-    )
-    dataset.SOPClassUID = MRImageStorage
-    dataset.FrameOfReferenceUID = uids.frame_of_reference if plane.known else derived_uid("frame", series)
-    dataset.PositionReferenceIndicator = None
-    dataset.InstanceNumber = instance_number
-    dataset.AcquisitionNumber = image.key.repetition + 1
-    dataset.SeriesNumber = series_number(header, image)
-    if dataset.SeriesNumber is None:
-        fit.notes.append("Series number: left out, as contrast or set is beyond what the header declares")
-    dataset.SeriesDescription = series_description(header, image, plane, fit)
-    _add_acquisition_time(dataset, image.acquired_at, fit)
-
-    # Last, as fit knows all values by now. An image's notes repeat its header's.
-    notes = list(dict.fromkeys([*image.notes, *header.notes, *uids.notes, *plane.notes, *fit.notes]))
-    if shared_slope is not None and used_slope != shared_slope:
-        notes.append("Stored values are not scaled as in the rest of this series: see Real World Value Slope")
-    dataset.ImageComments = comments_of(header, image, plane, notes)
-    add_evidence(dataset, header, image, shared_slope, notes)
-
+    dataset.update(common.dataset)
+    dataset.update(own_part(header, uids, stored, common, instance_number))
+    dataset.add_new("PixelData", "OW", stored.values.tobytes())
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -120,7 +133,52 @@ def build_dataset(
     return dataset
 
 
-def series_number(header: ScanHeader, image: Image) -> int | None:
+def common_part(header: ScanHeader, uids: ScanUids, kind: Kind, slope: float) -> Common:
+    """What all images of a kind have that are stored under one slope."""
+    fit = Fit()
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    add_identity(dataset, header, kind, uids, fit)
+    add_equipment(dataset, header, kind.provenance, kind.method, fit)
+    add_contrast(dataset, header, kind.contrast, fit)
+
+    series = series_uid(uids, kind)
+    dataset.SeriesInstanceUID = series
+    dataset.SOPClassUID = MRImageStorage
+    dataset.FrameOfReferenceUID = uids.frame_of_reference if kind.placed else derived_uid("frame", series)
+    dataset.PositionReferenceIndicator = None
+    dataset.SeriesNumber = series_number(header, kind)
+    if dataset.SeriesNumber is None:
+        fit.notes.append("Series number: left out, as contrast or set is beyond what the header declares")
+    dataset.SeriesDescription = series_description(header, kind, fit)
+    _add_pixel_description(dataset, slope)
+    return Common(dataset, series, tuple(fit.notes))
+
+
+def own_part(header: ScanHeader, uids: ScanUids, stored: StoredImage, common: Common, instance_number: int) -> Dataset:
+    """What an image has beside that, but for its pixels."""
+    image, plane, fit = stored.image, stored.plane, Fit()
+    dataset = Dataset()
+    place = _add_plane(dataset, image, plane, fit)
+    dataset.Rows, dataset.Columns = stored.values.shape
+    centre, width = window_of(stored.values)
+    dataset.WindowCenter, dataset.WindowWidth = decimal(centre), decimal(width)
+    add_known(dataset, "PercentSampling", fit.decimal("Measured share", 100 * image.measured_share))
+    dataset.SOPInstanceUID = _instance_uid(stored, common.series, place)
+    dataset.InstanceNumber = instance_number
+    dataset.AcquisitionNumber = image.key.repetition + 1
+    _add_acquisition_time(dataset, image.acquired_at, fit)
+
+    # An image's notes repeat its header's.
+    notes = list(dict.fromkeys([*image.notes, *header.notes, *uids.notes, *plane.notes, *common.notes, *fit.notes]))
+    if stored.series_slope is not None and stored.slope != stored.series_slope:
+        notes.append("Stored values are not scaled as in the rest of this series: see Real World Value Slope")
+    dataset.ImageComments = comments_of(header, image, plane, notes)
+    add_evidence(dataset, header, image, stored.series_slope, notes)
+    return dataset
+
+
+def series_number(header: ScanHeader, kind: Kind) -> int | None:
     """A number that no other series of the scan has, nor does a restart change it.
 
     Its last digit is the completeness, the one before the method, then come contrast and set. Contrasts have one digit,
@@ -129,41 +187,46 @@ def series_number(header: ScanHeader, image: Image) -> int | None:
     Returns:
         ``None`` where contrast or set is beyond what the header declares, or the number beyond an Integer String (PS3.5 6.2).
     """
-    kind = 10 * _METHOD_NUMBERS[image.method] + _COMPLETENESS_NUMBERS[image.completeness]
+    last = 10 * _METHOD_NUMBERS[kind.method] + _COMPLETENESS_NUMBERS[kind.completeness]
     contrasts = 10 ** len(str(header.encoding.limits.get("contrast", Limit()).maximum))
-    number = 100 * (contrasts * image.key.set + image.key.contrast) + kind
-    return number if image.key.contrast < contrasts and number < 1 << 31 else None
+    number = 100 * (contrasts * kind.set + kind.contrast) + last
+    return number if kind.contrast < contrasts and number < 1 << 31 else None
 
 
-def _add_plane(dataset: Dataset, image: Image, plane: Plane, fit: Fit) -> None:
+def _instance_uid(stored: StoredImage, series: str, place: list[str]) -> str:
+    """A SOP Instance UID that stands for these pixels at this place of a series, and for no others."""
+    key = stored.image.key
+    counters = (key.slice, key.contrast, key.phase, key.repetition, key.set)
+    digest = hashlib.sha256(stored.values.data).hexdigest()
+    return derived_uid("image", series, counters, stored.values.shape, digest, stored.slope.hex(), place)
+
+
+def _add_plane(dataset: Dataset, image: Image, plane: Plane, fit: Fit) -> list[str]:
     """Image Plane module (PS3.3 C.7.6.2).
 
     SpacingBetweenSlices is left out: one image of a stream does not tell it, and the positions do.
+
+    Returns:
+        Position, orientation and spacing as they are written.
     """
-    dataset.PixelSpacing = [decimal(plane.row_spacing), decimal(plane.column_spacing)]
-    dataset.ImageOrientationPatient = [decimal(value) for value in (*plane.row, *plane.column)]
-    dataset.ImagePositionPatient = [decimal(value) for value in plane.position]
+    position = [decimal(value) for value in plane.position]
+    orientation = [decimal(value) for value in (*plane.row, *plane.column)]
+    spacing = [decimal(plane.row_spacing), decimal(plane.column_spacing)]
+    dataset.PixelSpacing, dataset.ImageOrientationPatient, dataset.ImagePositionPatient = spacing, orientation, position
     thickness = image.geometry.field_of_view_mm[2]
     dataset.SliceThickness = fit.decimal("Slice thickness", thickness) if thickness else None
     if plane.known:
         dataset.SliceLocation = decimal(float(np.cross(plane.row, plane.column) @ plane.position))
+    return [*position, *orientation, *spacing]
 
 
-def _add_pixels(dataset: Dataset, stored: npt.NDArray[np.uint16], slope: float) -> None:
-    """Image Pixel (PS3.3 C.7.6.3), VOI LUT (C.11.2) and Real World Value Mapping (C.7.6.16.2.11)."""
-    dataset.Rows, dataset.Columns = stored.shape
+def _add_pixel_description(dataset: Dataset, slope: float) -> None:
+    """Image Pixel (PS3.3 C.7.6.3) but for size and pixels, and Real World Value Mapping (C.7.6.16.2.11)."""
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit = 15
     dataset.PixelRepresentation = 0
-    dataset.add_new("PixelData", "OW", stored.tobytes())
-
-    # Percentiles, as a single bright voxel (an artefact, a vessel) must not darken the whole image.
-    low, high = np.percentile(stored, (1.0, 99.5))
-    width = max(1.0, float(high - low))
-    dataset.WindowCenter = decimal(float(low) + width / 2)
-    dataset.WindowWidth = decimal(width)
 
     mapping = Dataset()
     mapping.add_new("RealWorldValueFirstValueMapped", "US", 0)

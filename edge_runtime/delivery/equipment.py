@@ -6,25 +6,28 @@ from pydicom.dataset import Dataset
 
 from edge_runtime.delivery.codes import add_known, coded
 from edge_runtime.delivery.fit import LO, SH, ST, Fit
-from edge_runtime.scan import Method, Provenance, ScanHeader
+from edge_runtime.scan import Method, Provenance, ScanHeader, Scanner
 
 RUNTIME_NAME = "edge-runtime"
 
 
 def add_equipment(dataset: Dataset, header: ScanHeader, provenance: Provenance, method: Method, fit: Fit) -> None:
-    """General Equipment, what measured (PS3.3 C.7.5.1), and Contributing Equipment, what reconstructed (C.12.1)."""
-    scanner = header.scanner
-    dataset.Manufacturer = fit.text("Manufacturer", scanner.manufacturer, LO)
-    add_known(dataset, "ManufacturerModelName", fit.text("Scanner model", scanner.model, LO))
-    add_known(dataset, "InstitutionName", fit.text("Institution", scanner.institution, LO))
-    add_known(dataset, "StationName", fit.text("Station", scanner.station, SH))
-    add_known(dataset, "DeviceSerialNumber", fit.text("Serial number", scanner.device_serial_number, LO))
-
+    """General Equipment, what measured, and Contributing Equipment, what reconstructed (PS3.3 C.12.1)."""
+    add_scanner(dataset, header.scanner, fit)
     equipment = [_processing_equipment(RUNTIME_NAME, provenance.runtime_version, "Reconstruction runtime", fit)]
     if method is Method.LEARNED:
         description = f"Trained model; {model_identity(provenance)}"
         equipment.append(_processing_equipment(provenance.bundle_name, provenance.bundle_version, description, fit))
     dataset.ContributingEquipmentSequence = equipment
+
+
+def add_scanner(dataset: Dataset, scanner: Scanner, fit: Fit) -> None:
+    """General Equipment (PS3.3 C.7.5.1)."""
+    dataset.Manufacturer = fit.text("Manufacturer", scanner.manufacturer, LO)
+    add_known(dataset, "ManufacturerModelName", fit.text("Scanner model", scanner.model, LO))
+    add_known(dataset, "InstitutionName", fit.text("Institution", scanner.institution, LO))
+    add_known(dataset, "StationName", fit.text("Station", scanner.station, SH))
+    add_known(dataset, "DeviceSerialNumber", fit.text("Serial number", scanner.device_serial_number, LO))
 
 
 def _processing_equipment(model: str, version: str, description: str, fit: Fit) -> Dataset:

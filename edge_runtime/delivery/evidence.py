@@ -20,15 +20,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
 
 from pydicom.dataset import Dataset
 
 from edge_runtime.delivery.fit import LT, printable
-from edge_runtime.scan import Image, ScanHeader
+from edge_runtime.scan import Completeness, Image, Method, ScanHeader, SliceKey
 
 PRIVATE_GROUP = 0x0021
 PRIVATE_CREATOR = "EDGE RUNTIME"
-_SERIES_SLOPE = 0x11
+_RECORD, _SERIES_SLOPE = 0x10, 0x11
+_SCHEMA = 1
 
 
 def add_evidence(
@@ -48,7 +50,7 @@ def add_evidence(
         if evidence["noise_source"]:
             block.add_new(0x06, "LT", printable(evidence["noise_source"])[:LT])
     record = {
-        "schema": 1,
+        "schema": _SCHEMA,
         "method": image.method.value,
         "completeness": image.completeness.value,
         "simulated": header.simulated,
@@ -60,17 +62,31 @@ def add_evidence(
         "evidence": evidence,
         "notes": notes,
     }
-    block.add_new(0x10, "UT", json.dumps(record, sort_keys=True, allow_nan=False))
+    block.add_new(_RECORD, "UT", json.dumps(record, sort_keys=True, allow_nan=False))
     if shared_slope is not None:
         block.add_new(_SERIES_SLOPE, "FD", shared_slope)
 
 
 def slope_of_series(dataset: Dataset) -> float | None:
-    """The slope that an image's series began with; ``None`` where it does not say."""
+    """The slope that an image's series began with; ``None`` where it does not say, or says what can be none."""
     try:
-        return float(dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)[_SERIES_SLOPE].value)
-    except KeyError:
+        slope = float(dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)[_SERIES_SLOPE].value)
+    except (KeyError, TypeError, ValueError):
         return None
+    return slope if 0 < slope < math.inf else None
+
+
+def record_of(dataset: Dataset) -> dict[str, Any] | None:
+    """What an image's JSON says; ``None`` where it has none of this runtime."""
+    try:
+        record = json.loads(dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)[_RECORD].value)
+        if record["schema"] != _SCHEMA:
+            return None
+        Method(record["method"]), Completeness(record["completeness"])
+        SliceKey(**record["key"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return dict(record)
 
 
 def _finite(value: float | None) -> float | None:

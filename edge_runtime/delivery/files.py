@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
-from edge_runtime.delivery.dicom import build_dataset
+from edge_runtime.delivery.dicom import StoredImage
+from edge_runtime.delivery.encoding import ImageEncoder
 from edge_runtime.delivery.evidence import slope_of_series
+from edge_runtime.delivery.kind import Kind
+from edge_runtime.delivery.plane import plane_of
 from edge_runtime.delivery.uids import scan_uids, series_uid
 from edge_runtime.errors import DeliveryError
 from edge_runtime.scan import Image, ScanHeader
@@ -39,6 +42,7 @@ class SeriesWriter:
         self.folder = folder
         self.header = header
         self.uids = scan_uids(header, scan_id)
+        self._encoder = ImageEncoder(header, self.uids)
         self._slopes: dict[str, float] = {}  # by series UID
 
     def write(self, image: Image, instance_number: int) -> Path:
@@ -54,17 +58,17 @@ class SeriesWriter:
         Raises:
             DeliveryError: the image has no valid pixels, or the file could not be written; names path and cause.
         """
-        series = series_uid(self.uids, image)
+        plane = plane_of(image)
+        kind = Kind.of(image, plane)
+        series = series_uid(self.uids, kind)
         folder = self.folder / f"{image.method.value}_{image.completeness.value}_{series[-12:]}"
         slope = self._slopes.get(series) or _slope_of_folder(folder)
-        dataset = build_dataset(self.header, image, uids=self.uids, instance_number=instance_number, slope=slope)
-        slope = slope_of_series(dataset)
-        if slope is not None:
-            self._slopes[series] = slope
-        encoded = io.BytesIO()
-        dataset.save_as(encoded, enforce_file_format=True)
-        path = folder / f"{dataset.SOPInstanceUID}.dcm"
-        write_whole(path, encoded.getvalue())
+        stored = StoredImage.of(image, plane, kind, slope)
+        if stored.series_slope is not None:
+            self._slopes[series] = stored.series_slope
+        uid, content = self._encoder.encode(stored, instance_number)
+        path = folder / f"{uid}.dcm"
+        write_whole(path, content)
         return path
 
 
@@ -80,28 +84,35 @@ def _slope_of_folder(folder: Path) -> float | None:
     return None
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: Iterable[bytes]) -> None:
     """Write a file that exists in full or not at all, whatever fails meanwhile.
 
     Raises:
         DeliveryError: names path and cause.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        new = _make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+                file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        for folder in (path.parent, path.parent.parent):  # the new names must survive a power cut, too
+        for folder in (path.parent, *new):  # the new names must survive a power cut, too
             _sync_folder(folder)
     except OSError as error:
         raise DeliveryError(f"{path}: could not be written: {error.strerror or error}") from error
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Makes a folder and what is missing above it; returns the folders that have a new name in them."""
+    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return [one.parent for one in missing]
 
 
 def _sync_folder(folder: Path) -> None:

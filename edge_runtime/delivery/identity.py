@@ -6,13 +6,13 @@ from pydicom.dataset import Dataset
 
 from edge_runtime.delivery.codes import add_known, coded_items
 from edge_runtime.delivery.fit import LO, SH, Fit
-from edge_runtime.delivery.plane import Plane
+from edge_runtime.delivery.kind import Kind
 from edge_runtime.delivery.uids import ScanUids
-from edge_runtime.scan import Completeness, Image, Request, ScanHeader
+from edge_runtime.scan import Completeness, Request, ScanHeader
 
 ModalityPerformedProcedureStep = "1.2.840.10008.3.1.2.3.3"
 
-_SYNTHETIC_DATA = 0x0008001C  # by tag: its keyword is unknown to dictionaries older than DICOM 2023e
+SYNTHETIC_DATA = 0x0008001C  # by tag: its keyword is unknown to dictionaries older than DICOM 2023e
 
 # PS3.3 C.7.3.1.1.2, the positions of a human patient.
 _PATIENT_POSITIONS = frozenset(
@@ -31,8 +31,8 @@ _UNPAIRED_BODY_PARTS = frozenset(
 )
 
 
-def add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: ScanUids, plane: Plane, fit: Fit) -> None:
-    """Patient, General Study, General Series and General Image modules (PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.6.1)."""
+def add_patient_and_study(dataset: Dataset, header: ScanHeader, uids: ScanUids, fit: Fit) -> None:
+    """Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1), the order, and what the series is of (C.7.3.1)."""
     patient, study = header.patient, header.study
     dataset.PatientName = fit.person_name("Patient's name", patient.name)
     dataset.PatientID = fit.identifier("Patient ID", patient.identifier, LO)
@@ -58,16 +58,21 @@ def add_identity(dataset: Dataset, header: ScanHeader, image: Image, uids: ScanU
     add_known(dataset, "BodyPartExamined", body_part)
     if body_part not in _UNPAIRED_BODY_PARTS:
         dataset.Laterality = None  # Type 2C, for paired body parts; the header does not say which side
-    position = fit.one_of("Patient position", header.patient_position, _PATIENT_POSITIONS)
-    dataset.PatientPosition = position if plane.known else None
+    if header.simulated:
+        dataset.add_new(SYNTHETIC_DATA, "CS", "YES")
 
-    image_type = ["ORIGINAL", "PRIMARY", "OTHER", image.method.value.upper()]
-    if image.completeness is not Completeness.FINAL:
-        image_type.append(image.completeness.value.upper())
+
+def add_identity(dataset: Dataset, header: ScanHeader, kind: Kind, uids: ScanUids, fit: Fit) -> None:
+    """Those modules, and what else images of a kind say in General Series and General Image (PS3.3 C.7.3.1, C.7.6.1)."""
+    add_patient_and_study(dataset, header, uids, fit)
+    position = fit.one_of("Patient position", header.patient_position, _PATIENT_POSITIONS)
+    dataset.PatientPosition = position if kind.placed else None
+
+    image_type = ["ORIGINAL", "PRIMARY", "OTHER", kind.method.value.upper()]
+    if kind.completeness is not Completeness.FINAL:
+        image_type.append(kind.completeness.value.upper())
     dataset.ImageType = image_type
     dataset.ContentQualification = "RESEARCH"
-    if header.simulated:
-        dataset.add_new(_SYNTHETIC_DATA, "CS", "YES")
     dataset.BurnedInAnnotation = "NO"
     dataset.LossyImageCompression = "00"
 

@@ -6,6 +6,7 @@ import math
 
 from edge_runtime.delivery.equipment import RUNTIME_NAME, model_identity
 from edge_runtime.delivery.fit import LO, LT, Fit, printable
+from edge_runtime.delivery.kind import Kind
 from edge_runtime.delivery.plane import Plane
 from edge_runtime.scan import Completeness, Evidence, Image, Method, ScanHeader
 
@@ -16,13 +17,13 @@ _METHODS = {
 }
 
 
-def series_description(header: ScanHeader, image: Image, plane: Plane, fit: Fit) -> str:
+def series_description(header: ScanHeader, kind: Kind, fit: Fit) -> str:
     """Labels, then the scanner's own description as far as there is room: a label is never cut."""
     labels = ["SIMULATED"] if header.simulated else []
-    labels.append(image.method.label)
-    if image.completeness is not Completeness.FINAL:
-        labels.append(image.completeness.value.upper())
-    if not plane.known:
+    labels.append(kind.method.label)
+    if kind.completeness is not Completeness.FINAL:
+        labels.append(kind.completeness.value.upper())
+    if not kind.placed:
         labels.append("GEOMETRY UNKNOWN")
     label = " ".join(labels)
     description = fit.text("Series description", header.series_description, LO - len(label) - 2)

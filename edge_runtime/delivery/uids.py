@@ -9,8 +9,8 @@ import secrets
 
 from pydicom.uid import generate_uid
 
-from edge_runtime.delivery.plane import plane_of
-from edge_runtime.scan import Image, ScanHeader
+from edge_runtime.delivery.kind import Kind
+from edge_runtime.scan import ScanHeader
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,22 +65,18 @@ def scan_uids(header: ScanHeader, scan_id: str = "") -> ScanUids:
     return ScanUids(study_uid, frame if is_uid(frame) else derived_uid("frame", seed), seed, tuple(notes))
 
 
-def series_uid(uids: ScanUids, image: Image) -> str:
-    """Series Instance UID: one for each method, completeness, contrast, set, model and known or unknown place.
-
-    Raises:
-        DeliveryError: the image has no valid geometry.
-    """
+def series_uid(uids: ScanUids, kind: Kind) -> str:
+    """Series Instance UID: one for each method, completeness, contrast, set, model and known or unknown place."""
     return derived_uid(
         "series",
         uids.study,
         uids.seed,
-        image.method.value,
-        image.completeness.value,
-        image.key.contrast,
-        image.key.set,
-        image.provenance.bundle_digest,
-        plane_of(image).known,  # a series has one Frame of Reference (PS3.3 C.7.4.1)
+        kind.method.value,
+        kind.completeness.value,
+        kind.contrast,
+        kind.set,
+        kind.provenance.bundle_digest,
+        kind.placed,  # a series has one Frame of Reference (PS3.3 C.7.4.1)
     )
 
 

@@ -19,6 +19,8 @@ from pydicom.dataset import Dataset
 
 from edge_runtime.delivery.dicom import build_dataset, series_number
 from edge_runtime.delivery.files import SeriesWriter
+from edge_runtime.delivery.kind import Kind
+from edge_runtime.delivery.plane import plane_of
 from edge_runtime.delivery.uids import ScanUids, scan_uids, series_uid
 from edge_runtime.errors import DeliveryError
 from edge_runtime.scan import (
@@ -115,6 +117,10 @@ IMAGE = Image(
 
 def dataset_of(image: Image = IMAGE, header: ScanHeader = HEADER, uids: ScanUids | None = None) -> Dataset:
     return build_dataset(header, image, uids=uids or scan_uids(header, "scan"), instance_number=1)
+
+
+def kind_of(image: Image) -> Kind:
+    return Kind.of(image, plane_of(image))
 
 
 def changed(**fields: object) -> Image:
@@ -545,7 +551,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path, image: Image, message: str)
 
 def test_series_uid_is_the_one_in_the_file() -> None:
     uids = scan_uids(HEADER)
-    assert dataset_of(uids=uids).SeriesInstanceUID == series_uid(uids, IMAGE)
+    assert dataset_of(uids=uids).SeriesInstanceUID == series_uid(uids, kind_of(IMAGE))
 
 
 @settings(deadline=None, max_examples=200)
@@ -564,7 +570,7 @@ def test_no_two_series_of_a_scan_have_one_number(most_contrasts: int, data: st.D
     def number(kind: tuple[int, int, Method, Completeness]) -> int | None:
         contrast, of_set, method, completeness = kind
         image = changed(key=SliceKey(contrast=contrast, set=of_set), method=method, completeness=completeness)
-        return series_number(header, image)
+        return series_number(header, kind_of(image))
 
     if number(one) is not None and number(one) == number(other):
         assert one == other
@@ -573,5 +579,5 @@ def test_no_two_series_of_a_scan_have_one_number(most_contrasts: int, data: st.D
 def test_a_scan_of_eleven_contrasts_numbers_its_series_apart() -> None:
     encoding = dataclasses.replace(ENCODING, limits={"contrast": Limit(0, 10)})
     header = dataclasses.replace(HEADER, encoding=encoding)
-    numbers = [series_number(header, changed(key=SliceKey(contrast=c, set=s))) for c, s in ((10, 0), (0, 1))]
+    numbers = [series_number(header, kind_of(changed(key=SliceKey(contrast=c, set=s)))) for c, s in ((10, 0), (0, 1))]
     assert numbers == [1010, 10010]

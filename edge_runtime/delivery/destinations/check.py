@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from edge_runtime.delivery.configuration import Callback, DeliverySettings, Destination, DicomPeer, FolderPeer, WebPeer
 from edge_runtime.errors import DestinationError, NotAdmitted, Unreachable
@@ -55,18 +55,28 @@ def _check_dimse(settings: DeliverySettings, destination: Destination, peer: Dic
 
     from edge_runtime.delivery.destinations.association import associated, require_pynetdicom
     from edge_runtime.delivery.destinations.commitment import STORAGE_COMMITMENT
+    from edge_runtime.delivery.destinations.compression import offered
 
     require_pynetdicom()
     yield _echo(settings, peer)
-    wanted = [build_context(MRImageStorage, ExplicitVRLittleEndian), build_context(STORAGE_COMMITMENT)]
+    smaller = offered(destination)
+    wanted = [
+        build_context(STORAGE_COMMITMENT),
+        *(build_context(MRImageStorage, syntax) for syntax in (ExplicitVRLittleEndian, *smaller)),
+    ]
     with associated(settings.device.ae_title, peer, wanted) as association:
-        takes = bool(association.syntaxes(MRImageStorage))
+        syntaxes = association.syntaxes(MRImageStorage)
+        takes = bool(syntaxes)
         commits = bool(association.syntaxes(STORAGE_COMMITMENT))
     yield Finding(
         "storage",
         takes,
         "takes MR images" if takes else "does not take MR images: C-STORE of MR Image Storage is not allowed",
     )
+    if takes and smaller:
+        named = [UID(one).name for one in smaller if one in syntaxes]
+        answer = f"takes {', '.join(named)}" if named else "takes no compressed images: they go as they are"
+        yield Finding("compression", True, answer)
     if destination.confirm == "commitment":
         answer = "takes requests for storage commitment"
         if not commits:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydicom import dcmread
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from edge_runtime.delivery.configuration import Destination, Device, DicomPeer
-from edge_runtime.delivery.destinations.association import MOST_CONTEXTS, Association, associated, require_pynetdicom
+from edge_runtime.delivery.destinations.association import (
+    MOST_CONTEXTS,
+    Association,
+    associated,
+    require_pynetdicom,
+)
 from edge_runtime.delivery.destinations.commitment import ask_for_commitment
+from edge_runtime.delivery.destinations.compression import LinkSpeed, compressed, offered
 from edge_runtime.delivery.destinations.courier import Settle
 from edge_runtime.delivery.outbox.store import Delivery, Failed, Lost, Outbox, Outcome, Sent, Untried
 from edge_runtime.errors import DestinationError, NotAdmitted, Unreachable
@@ -43,13 +51,14 @@ class DimseCourier:
         self._destination = destination
         self._peer = destination.peer
         self._outbox = outbox
+        self._offered = offered(destination)
+        self._speed = LinkSpeed(self._share())
 
     def send(self, objects: Iterator[Delivery], kinds: Collection[tuple[str, str]], settle: Settle) -> None:
         """See `courier.Courier`."""
-        cap = self._destination.pace.bandwidth_bytes_per_s
-        share = None if cap is None else max(1, cap // self._destination.pace.associations)
+        contexts = _contexts(kinds, self._offered)
         with associated(
-            self._device.ae_title, self._peer, _contexts(kinds), bandwidth_bytes_per_s=share
+            self._device.ae_title, self._peer, contexts, bandwidth_bytes_per_s=self._share()
         ) as association:
             numbers = itertools.cycle(range(1, 65536))
             for delivery in objects:
@@ -68,28 +77,51 @@ class DimseCourier:
         ask_for_commitment(self._device, self._destination, self._peer, self._outbox, objects)
         return {}
 
+    def _share(self) -> int | None:
+        """Of the destination's cap, for one connection."""
+        cap = self._destination.pace.bandwidth_bytes_per_s
+        return None if cap is None else max(1, cap // self._destination.pace.associations)
+
     def _send_one(self, association: Association, delivery: Delivery, number: int) -> Outcome:
-        identity = delivery.identity
         assert delivery.path is not None
-        syntaxes = association.syntaxes(identity.sop_class_uid)
-        what: Any
-        if identity.transfer_syntax_uid in syntaxes:
-            what = delivery.path
-        elif syntaxes and not _is_compressed(identity.transfer_syntax_uid):
-            what = dcmread(delivery.path)  # encoded anew, in what the receiver takes
-        else:
+        syntaxes = association.syntaxes(delivery.identity.sop_class_uid)
+        what, size_bytes = self._as_accepted(delivery, delivery.path, syntaxes)
+        if what is None:
             known = f"only {', '.join(sorted(syntaxes))}" if syntaxes else "no transfer syntax"
             return Failed(
-                f"{self._peer.ae_title} takes {known} for SOP class {identity.sop_class_uid}, "
-                f"and the object is {identity.transfer_syntax_uid}", final=True,
+                f"{self._peer.ae_title} takes {known} for SOP class {delivery.identity.sop_class_uid}, "
+                f"and the object is {delivery.identity.transfer_syntax_uid}", final=True,
             )  # fmt: skip
+        began = time.monotonic()
         try:
             status = association.pynetdicom.send_c_store(what, number, _PRIORITY_OF[int(delivery.urgency)])
         except RuntimeError:  # the association is gone, and nothing of this object was sent
             return Lost(f"{self._peer.ae_title}: it ended the association")
         except (ValueError, AttributeError) as error:
             return Failed(f"can't be encoded: {error}", final=True)
-        return self._outcome(status)
+        outcome = self._outcome(status)
+        if isinstance(outcome, Sent):
+            self._speed.sent(size_bytes, time.monotonic() - began)
+        return outcome
+
+    def _as_accepted(self, delivery: Delivery, path: Path, accepted: frozenset[str]) -> tuple[Any, int]:
+        """An object in a transfer syntax that the receiver takes, with its size in bytes; ``None`` where there is none."""
+        own = delivery.identity.transfer_syntax_uid
+        if self._compresses() or not accepted & {own, IMPLICIT}:
+            smaller = compressed(path, accepted)
+            if smaller is not None:
+                return smaller, len(smaller.PixelData)
+        if own in accepted:
+            return path, delivery.size_bytes
+        if IMPLICIT in accepted and not _is_compressed(own):
+            return dcmread(path), delivery.size_bytes  # encoded anew
+        return None, 0
+
+    def _compresses(self) -> bool:
+        """Whether the next object is compressed, if the receiver takes that."""
+        if self._destination.compress == "slow-link":
+            return self._speed.is_slow(self._destination.slow_link_bytes_per_s)
+        return self._destination.compress == "always"
 
     def _outcome(self, status: Any) -> Outcome:
         """What an answer means (PS3.4 B.2.3, PS3.7 annex C); an empty one is none at all."""
@@ -115,10 +147,13 @@ def _is_compressed(transfer_syntax_uid: str) -> bool:
     return bool(UID(transfer_syntax_uid).is_compressed)
 
 
-def _contexts(kinds: Collection[tuple[str, str]]) -> list[PresentationContext]:
-    """Each class in the syntax that its objects have, and in the one that every receiver takes."""
+def _contexts(kinds: Collection[tuple[str, str]], offered: Collection[str]) -> list[PresentationContext]:
+    """Each class in the syntax that its objects have, in the one that every receiver takes, and in those of ``offered``."""
     from pynetdicom.presentation import build_context
 
     wanted = dict.fromkeys(kinds)
     wanted.update(dict.fromkeys((sop_class, IMPLICIT) for sop_class, _ in kinds))
+    wanted.update(
+        dict.fromkeys((sop_class, syntax) for sop_class, own in kinds if not _is_compressed(own) for syntax in offered)
+    )
     return [build_context(sop_class, syntax) for sop_class, syntax in list(wanted)[:MOST_CONTEXTS]]
