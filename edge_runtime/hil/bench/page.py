@@ -71,7 +71,7 @@ def page_of(report: Mapping[str, Any]) -> str:
         "<h2>The server's machine</h2>",
         _usage(report),
         "<h2>Made by</h2>",
-        _provenance(report),
+        provenance_table(report),
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -261,10 +261,11 @@ def _usage(report: Mapping[str, Any]) -> str:
             power if isinstance(power, str) else ", ".join(f"{name} {watts:.2f} W" for name, watts in power.items()),
         ),
     ]
-    return _table(("", ""), rows) + _reading_plots(readings, report["phases"])
+    return _table(("", ""), rows) + reading_plots(readings, report["phases"])
 
 
-def _reading_plots(readings: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]) -> str:
+def reading_plots(readings: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]) -> str:
+    """Sensors over time, with the ends of the phases."""
     marks = [Mark(phase["name"], phase["last_s"], vertical=True) for phase in phases]
     at = [one["at_s"] for one in readings]
     busy = [
@@ -298,7 +299,8 @@ def _known(readings: Sequence[Mapping[str, Any]], key: str) -> list[Series]:
     return [Series("", [x for x, _ in known], [y for _, y in known])]
 
 
-def _provenance(report: Mapping[str, Any]) -> str:
+def provenance_table(report: Mapping[str, Any]) -> str:
+    """What made a report's or a search's document."""
     made = report["provenance"]
     machine = made["server_machine"]
     if isinstance(machine, Mapping):

@@ -140,8 +140,7 @@ class Attempt:
         """Plays the scan; whatever goes wrong is in the result."""
         error = ""
         try:
-            address = (self._orders.host, self._orders.port)
-            with socket.create_connection(address, self._orders.send_timeout_s) as peer:
+            with self._connection() as peer:
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 peer.setblocking(False)
                 self._peer = peer
@@ -170,6 +169,13 @@ class Attempt:
             error=error,
             texts=tuple(self._seen.texts),
         )
+
+    def _connection(self) -> socket.socket:
+        host, port = self._orders.host, self._orders.port
+        try:
+            return socket.create_connection((host, port), self._orders.send_timeout_s)
+        except OSError as problem:
+            raise _Lost(f"no MRD server at {host}:{port}: {problem.strerror or problem}") from None
 
     def _play(self) -> None:
         self._send(pack_config(self._step.config) + self._script.header)
