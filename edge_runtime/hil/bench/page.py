@@ -98,9 +98,14 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells that begin with ``<`` are markup of ours, others are text."""
     lines = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{''.join(f'<th>{escape(one)}</th>' for one in head)}</tr>{lines}</table>"
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> str:
+    """What, and its value: values of many kinds below each other, all to the left."""
+    lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{lines}</table>"
 
 
 def _cell(text: str) -> str:
@@ -218,8 +223,8 @@ def _counts(report: Mapping[str, Any]) -> str:
         ),
     ]
     errors = [(f"{count} ×", text) for text, count in measures["errors"].items()]
-    said = "<p>What scanners saw otherwise:</p>" + _table(("", "text"), errors) if errors else ""
-    return _table(("", ""), rows) + said
+    said = "<p>What scanners saw otherwise:</p>" + _pairs(errors) if errors else ""
+    return _pairs(rows) + said
 
 
 def _stages(stages: Any) -> str:
@@ -261,7 +266,7 @@ def _usage(report: Mapping[str, Any]) -> str:
             power if isinstance(power, str) else ", ".join(f"{name} {watts:.2f} W" for name, watts in power.items()),
         ),
     ]
-    return _table(("", ""), rows) + reading_plots(readings, report["phases"])
+    return _pairs(rows) + reading_plots(readings, report["phases"])
 
 
 def reading_plots(readings: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]) -> str:
@@ -322,10 +327,11 @@ def provenance_table(report: Mapping[str, Any]) -> str:
         ("server's machine", machine),
         ("power mode", made["power_mode"]),
         ("hardware profile", made["profile"]),
+        ("scanners' scheduler", ", ".join(report.get("schedulers", ())) or "the usual one"),
         ("server's arguments", " ".join(made["server_arguments"]) or "none"),
         ("model bundles", ", ".join(made["bundle_digests"]) or NOT_MEASURED),
         ("notes", "; ".join(made["target_notes"]) or "none"),
     ]
     asked = report["protocol"]["asked"]
     rows.append(("asked for", ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)))
-    return _table(("", ""), rows) + f'<p class="small">{escape(report["protocol"]["description"])}</p>'
+    return _pairs(rows) + f'<p class="small">{escape(report["protocol"]["description"])}</p>'
