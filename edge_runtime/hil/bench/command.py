@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 DEFAULT_OUT = Path("bench-out")
-DEFAULT_SUITE = "portable-brain-1"
+DEFAULT_SUITE = "portable-brain-2"
 RAW = argparse.RawDescriptionHelpFormatter
 
 Value = TypeVar("Value")

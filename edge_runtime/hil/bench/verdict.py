@@ -11,7 +11,7 @@ from edge_runtime.hil.bench.sensing import Usage
 
 NOT_MEASURED = "not measured"
 
-LATENESS = "scanner's own lateness, p99"
+LATENESS, GOLDEN = "scanner's own lateness, p99", "image against golden, NRMSE"
 TOO_LATE = (
     "the simulated scanner shares its machine with what kept it from its work: give it another machine, a processor of its own, or "
     "--realtime"
@@ -82,8 +82,9 @@ def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttle
         lines.append(_line("deadlines missed", "share", budget.miss_share, seen.value, detail))
     if budget.nrmse is not None:
         quality = measures.quality
-        detail = f"the worst of {quality.compared}; {quality.identical} identical to the last bit"
-        lines.append(_line("image against golden, NRMSE", "", budget.nrmse, quality.nrmse, detail))
+        which = f" ({quality.worst})" if quality.worst else ""
+        detail = f"the worst of {quality.compared}{which}; {quality.identical} identical to the last bit"
+        lines.append(_line(GOLDEN, "", budget.nrmse, quality.nrmse, detail))
     if budget.resident_mb is not None:
         lines.append(_line("server's memory", "MB", budget.resident_mb, usage.resident_mb, "the most, resident"))
     if budget.temperature_c is not None:
@@ -99,10 +100,13 @@ def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttle
         )
         lines.append(late)
         valid = late.passed is not False
-    missed = any(line.passed is False for line in lines if line.name != LATENESS)
-    reasons = _reasons(measures, usage, link, throttles_c) if missed else []
-    if not valid:
-        reasons.insert(0, TOO_LATE)
+    missed = {line.name for line in lines if line.passed is False}
+    reasons = [] if valid else [TOO_LATE]
+    if GOLDEN in missed:
+        differing = ", ".join(f"{count} {method}" for method, count in measures.quality.differing.items())
+        reasons.append(f"images under load were not those that the server makes alone: {differing}")
+    if missed - {LATENESS, GOLDEN}:
+        reasons += _reasons(measures, usage, link, throttles_c)
     return Verdict(tuple(lines), tuple(reasons), valid)
 
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edge_runtime.cli import main
-from edge_runtime.hil.bench.verdict import TOO_LATE
+from edge_runtime.hil.bench.verdict import GOLDEN, TOO_LATE
 
 PROTOCOL = """
 name = "quick"
@@ -76,6 +76,22 @@ def test_a_bench_that_was_late_itself_blames_no_server(tmp_path: Path) -> None:
     counts = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot().attrib
     assert (counts["errors"], counts["failures"]) == ("1", "1")
     assert "Not valid" in (tmp_path / "out" / "bench.html").read_text()
+
+
+def test_images_that_are_not_the_golden_ones_fail_and_are_named(tmp_path: Path) -> None:
+    """The golden images of the two slices change places."""
+    kept = tmp_path / "golden"
+    assert bench(tmp_path, 60000, "--keep-golden", str(kept))[0] == 0
+    index = kept / "golden.json"
+    document = json.loads(index.read_text())
+    first, second = (one for one in document["images"] if one["method"] == "classical")
+    first["digest"], second["digest"] = second["digest"], first["digest"]
+    index.write_text(json.dumps(document))
+    code, report = bench(tmp_path, 60000, "--golden", str(kept))
+    assert code == 1
+    assert report["verdict"]["reasons"] == ["images under load were not those that the server makes alone: 2 classical"]  # type: ignore[index]
+    (line,) = (one for one in report["verdict"]["lines"] if one["name"] == GOLDEN)  # type: ignore[index]
+    assert line["passed"] is False and "(T1, classical, slice " in line["detail"]
 
 
 def test_scanners_say_which_scheduler_they_were_granted(tmp_path: Path) -> None:
