@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -117,6 +118,13 @@ def test_of_many_points_the_largest_are_kept() -> None:
 
 def test_nothing_to_draw_is_no_picture() -> None:
     assert plot("t", "s", "ms", []) == plot("t", "s", "ms", [Series("a", [], [])]) == bars("t", "ms", []) == ""
+
+
+def test_names_of_marks_that_are_near_each_other_do_not_overlap() -> None:
+    marks = [Mark(name, at, vertical=True) for name, at in (("warm-up", 9.0), ("measured", 9.5), ("cool-down", 9.6))]
+    root = picture(plot("t", "s", "ms", [Series("a", [0, 10], [1, 2])], marks))
+    heights = [float(one.attrib["y"]) for one in root.iter("text") if one.attrib.get("class") == "mark-text"]
+    assert len(heights) == 3 and min(abs(a - b) for a, b in itertools.combinations(heights, 2)) >= 12
 
 
 def test_bars_are_as_long_as_their_values() -> None:
