@@ -128,7 +128,7 @@ def foreign_server(folder: Path) -> Iterator[Contestant]:
 def play(one: Contestant, protocol: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     """One turn; None where the bench gave no report, having said why."""
     command = [*EDGE, "bench", "run", "--quiet", "--protocol", str(protocol), "--out", str(folder), *one.options]
-    command += ["--duration", str(options.seconds), "--warm-up", "3", "--scanners", str(options.scanners)]
+    command += ["--duration", str(options.seconds), "--warm-up", "3", "--scanners", str(options.scanners), "--realtime"]
     report = folder / "bench.json"
     report.unlink(missing_ok=True)
     print(f"{one.name} …", file=sys.stderr, flush=True)
