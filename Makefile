@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 DATA ?= ../shared/data
 CONSTRAINTS := -c requirements/constraints.txt
 
-.PHONY: help demo test test-full test-cuda test-tensorrt test-device test-soak cubins gpu-tables cross-aarch64 test-arm64 bench compare train lint clean
+.PHONY: help demo test test-full test-cuda test-tensorrt test-device test-soak cubins gpu-tables cross-aarch64 test-arm64 bench suite suite-soak side-by-side compare train lint clean
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
@@ -139,6 +139,16 @@ test-arm64: cross-aarch64 $(VENV)/.test  ## the wheel in an emulated 64-bit ARM 
 
 bench: $(VENV)/.peers  ## every benchmark beside its peer: build/bench.json
 	$(BIN)/python -m benchmarks.run --out build/bench.json
+
+# The scanner's bench on this device, by the rules of docs/benchmark.md; nothing else may run meanwhile
+suite: $(VENV)/.device  ## the suite portable-brain on this device, eleven minutes: build/suite
+	$(BIN)/edge-runtime bench run --duration 600 --warm-up 30 --cool-down 20 --realtime --out build/suite
+
+suite-soak: $(VENV)/.device  ## the same for two hours: build/suite-soak
+	$(BIN)/edge-runtime bench run --duration 7200 --warm-up 120 --cool-down 60 --realtime --out build/suite-soak
+
+side-by-side: $(VENV)/.peers  ## other MRD servers on the same bench, PEERS="--peer NAME=HOST:PORT,CONFIGURATION": build/side-by-side
+	$(BIN)/python -m benchmarks.side_by_side --out build/side-by-side $(PEERS)
 
 compare: $(VENV)/.export  ## image quality on the real scans of DATA: build/quality.json and pictures
 	$(BIN)/python -m benchmarks.quality --data $(DATA) --out build/quality.json --pictures build/pictures

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from edge_runtime.hil.bench.compare import Comparison
     from edge_runtime.hil.bench.protocol import Protocol
     from edge_runtime.hil.bench.run import Plan
-    from edge_runtime.hil.bench.search import Found, Point
+    from edge_runtime.hil.bench.search import Point
     from edge_runtime.hil.bench.verdict import Verdict
     from edge_runtime.profile import Profile
 
 EXIT_FAILED = 1
 DEFAULT_OUT = Path("bench-out")
-DEFAULT_SUITE = "portable-brain-1"
+DEFAULT_SUITE = "portable-brain-2"
 RAW = argparse.RawDescriptionHelpFormatter
 
 Value = TypeVar("Value")
@@ -49,6 +49,7 @@ def add_bench(commands: Any, add_server_options: Callable[[argparse.ArgumentPars
         "  edge-runtime bench run --target ssh://edge@scanner --out jetson   starts the runtime over there\n"
         "  edge-runtime bench run --duration 600 --scanners 2 --link rate=100,loss=1\n"
         "  edge-runtime bench search --target 192.168.1.20:9002         the highest rate of scans within the deadlines\n"
+        "  edge-runtime bench search --over scanners                    how many scanners at once\n"
         "  edge-runtime bench compare before/ after/                    what changed beyond noise\n",
     )
     inner = bench.add_subparsers(required=True, metavar="COMMAND")
@@ -134,6 +135,8 @@ def _add_target(
 
 
 def _add_run(commands: Any, add_server_options: Callable[[argparse.ArgumentParser], None]) -> None:
+    from edge_runtime.hil.bench.stages import parse_metrics_url
+
     run = commands.add_parser(
         "run",
         help="plays a protocol, measures, and writes bench.json, bench.html and junit.xml",
@@ -166,9 +169,9 @@ def _add_run(commands: Any, add_server_options: Callable[[argparse.ArgumentParse
     run.add_argument("--keep-golden", type=Path, metavar="DIR", help="folder in which the golden images are kept")
     run.add_argument(
         "--metrics",
-        default="",
+        type=_checked(parse_metrics_url),
         metavar="URL",
-        help="the server's metrics, for the time by stage: http://host:port/metrics",
+        help="the server's metrics, for the time by stage: http://host:port/metrics (of a server that the bench starts: its own)",
     )
     run.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML (junit.xml in the report's folder)")
     run.set_defaults(run=_run, parser=run)
@@ -177,14 +180,24 @@ def _add_run(commands: Any, add_server_options: Callable[[argparse.ArgumentParse
 def _add_search(commands: Any, add_server_options: Callable[[argparse.ArgumentParser], None]) -> None:
     search = commands.add_parser(
         "search",
-        help="finds the highest rate of scans that is held within the deadlines, with its curve",
-        description="Warm-up; then the protocol at ever other paces, each for --soak seconds; a cool-down between them.",
-        epilog="example: edge-runtime bench search --soak 60 --scanners 2 --out limit",
+        help="finds the highest rate of scans, or the most scanners, held within the deadlines, with the curve",
+        description="Warm-up; then the protocol at ever other loads, each for --soak seconds; a cool-down between them.",
+        formatter_class=RAW,
+        epilog="examples:\n"
+        "  edge-runtime bench search --soak 60 --scanners 2 --out limit        how fast two scanners may measure\n"
+        "  edge-runtime bench search --soak 60 --over scanners --out ward      how many may measure at once\n",
     )
     _add_target(search, add_server_options)
-    search.add_argument("--soak", type=_number(1, 86400), default=30.0, metavar="S", help="at each pace (%(default)g)")
     search.add_argument(
-        "--cool-down", type=_number(0, 86400), default=2.0, metavar="S", help="after each pace (%(default)g)"
+        "--over", choices=("pace", "scanners"), default="pace",
+        help="what is raised: the pace of --scanners, or the number of scanners at --speed (%(default)s)",
+    )  # fmt: skip
+    search.add_argument(
+        "--speed", type=_number(0.01, 256), metavar="F", help="with --over scanners: times the protocol's pace (1)"
+    )
+    search.add_argument("--soak", type=_number(1, 86400), default=30.0, metavar="S", help="at each load (%(default)g)")
+    search.add_argument(
+        "--cool-down", type=_number(0, 86400), default=2.0, metavar="S", help="after each load (%(default)g)"
     )
     search.set_defaults(run=_search, parser=search)
 
@@ -328,7 +341,7 @@ def _run(options: argparse.Namespace) -> int:
         cool_down_s=options.cool_down,
         golden=options.golden,
         keep_golden=options.keep_golden,
-        metrics=options.metrics,
+        metrics=options.metrics or "",
     )
     result = run(plan, _Progress(options.quiet or options.json))
     throttles = profile.device.throttles_c if profile is not None and profile.device is not None else None
@@ -369,35 +382,32 @@ def summary_lines(report: dict[str, Any], verdict: Verdict) -> list[str]:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from edge_runtime.hil.bench.curve import write_curve
+    from edge_runtime.hil.bench.curve import curve_of, words, write_curve
     from edge_runtime.hil.bench.explore import explore
+    from edge_runtime.hil.bench.search import Axis, Pace, Scanners
 
+    over_scanners = options.over == "scanners"
+    if over_scanners and options.scanners is not None:
+        options.parser.error("--scanners is what --over scanners looks for: leave one of them out")
+    if not over_scanners and options.speed is not None:
+        options.parser.error("--speed is what --over pace looks for: leave it out, or give --over scanners")
     protocol, profile = _protocol(options), _profile(options)
-    progress = _Progress(options.quiet or options.json)
-    plan = _plan(options, protocol, rounds=1, duration_s=options.soak, cool_down_s=options.cool_down)
-    found = explore(plan, _budget(protocol, profile), progress)
-    document, page = write_curve(options.out, found, plan, ["edge-runtime", *sys.argv[1:]])
+    speed = options.speed or 1.0
+    plan = _plan(options, protocol, rounds=1, speed=speed, duration_s=options.soak, cool_down_s=options.cool_down)
+    axis: Axis = Scanners(speed) if over_scanners else Pace(plan.scanners)
+    explored = explore(plan, axis, _budget(protocol, profile), _Progress(options.quiet or options.json))
+    command = ["edge-runtime", *sys.argv[1:]]
+    document = curve_of(explored, command, profile.name if profile is not None else "")
+    path, page = write_curve(options.out, explored, document)
     if options.json:
-        print(json.dumps({**asdict(found), "report": str(document), "page": str(page)}))
+        kept = {name: document[name] for name in ("made", "provenance", "protocol", "over", "found")}
+        print(json.dumps({**kept, "report": str(path), "page": str(page)}))
     else:
-        for line in _curve_lines(found):
-            print(line)
-        print(f"written: {page}, {document}")
-    return 0 if found.held is not None else EXIT_FAILED
-
-
-def _curve_lines(found: Found) -> list[str]:
-    lines = [_point_line(point) for point in found.curve]
-    if found.held is None:
-        return [*lines, "no pace was held"]
-    end = f"; {found.broken.speed:.2f} times was not: {found.broken.why}" if found.broken else "; no limit was found"
-    lines.append(
-        f"held: {found.held.speed:.2f} times the protocol's pace, {found.held.scans_per_minute:.1f} scans a minute, "
-        f"{found.held.readouts_per_s:.0f} readouts a second{end}"
-    )
-    return lines
+        for point in explored.found.curve:
+            print(_point_line(point))
+        print(words(explored.found))
+        print(f"written: {page}, {path}")
+    return 0 if explored.found.held is not None else EXIT_FAILED
 
 
 def _point_line(point: Point) -> str:
@@ -406,7 +416,8 @@ def _point_line(point: Point) -> str:
         if point.p50_ms is None
         else f"p50 {point.p50_ms:.0f}, p90 {point.p90_ms:.0f}, max {point.longest_ms:.0f} ms"
     )
-    return f"  {point.speed:7.2f} x  {point.scans_per_minute:7.1f} scans/min  {times} (n = {point.images})  {point.why or 'held'}"
+    rate = f"{point.scans_per_minute:7.1f} scans/min"
+    return f"  {point.load}: {rate}  {times} (n = {point.images})  {point.why or 'held'}"
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -1,38 +1,65 @@
-"""The search for the highest rate, against a real server."""
+"""The search for the highest load, against a real server: warm-up, and then a soak and a cool-down at each load."""
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 
 from edge_runtime.budget import Budget
 from edge_runtime.hil.bench.measures import measure
-from edge_runtime.hil.bench.run import Plan, Tell, benches
-from edge_runtime.hil.bench.search import Found, Point, point_of, search
+from edge_runtime.hil.bench.record import ScanSeen
+from edge_runtime.hil.bench.run import Phase, Plan, Tell, benches
+from edge_runtime.hil.bench.search import Axis, Found, Load, Point, point_of, search
+from edge_runtime.hil.bench.sensing import Sensed, usage
+from edge_runtime.hil.bench.target import Target
 
 
-def explore(plan: Plan, budget: Budget, tell: Tell) -> Found:
-    """Warm-up, then a soak and a cool-down at each pace.
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """What a search has shown.
+
+    Attributes:
+        phases: warm-up, and a soak and a cool-down for each load, in the order in which they were.
+        sensed: of the server's machine, all the while.
+    """
+
+    plan: Plan
+    target: Target
+    axis: Axis
+    found: Found
+    phases: tuple[Phase, ...]
+    sensed: Sensed
+    bundles: tuple[str, ...]
+
+
+def explore(plan: Plan, axis: Axis, budget: Budget, tell: Tell) -> Explored:
+    """Searches along an axis.
 
     Args:
-        plan: its duration is that of each soak.
+        plan: its duration is that of each soak, its cool-down comes after each.
 
     Raises:
         BenchError: see `edge_runtime.hil.bench.run.run`.
     """
-    with benches(plan, tell) as (bench, way):
+    with benches(plan, tell) as bench:
         golden = bench.golden()
-        if plan.warm_up_s:
-            tell("warm-up …")
-            bench.load(way, 1.0, None, plan.warm_up_s)
+        bench.warm_up()
+        bundles: set[str] = set()
 
-        def tried(speed: float) -> Point:
-            tell(f"soak at {speed:.2f} times the protocol's pace …")
-            scans, _ = bench.load(way, speed, None, plan.duration_s)
+        def tried(load: Load) -> Point:
+            seen: list[ScanSeen] = []
+            soak = bench.phase(
+                "soak", lambda: seen.extend(bench.load(load.speed, None, plan.duration_s, load.scanners)[0]), load
+            )
             bench.forget()
-            time.sleep(plan.cool_down_s)
-            measures = measure(scans, plan.protocol.scans, golden, bench.spool)
-            busy = sum(scan.duration_s for scan in scans) / plan.scanners
-            rate = measures.readouts / busy if busy > 0 else 0.0
-            return point_of(speed, rate, measures, budget)
+            bench.cool_down()
+            measures = measure(seen, plan.protocol.scans, golden, bench.spool)
+            bundles.update(measures.bundles)
+            busy_s = sum(scan.duration_s for scan in seen) / load.scanners
+            rate = measures.readouts / busy_s if busy_s > 0 else 0.0
+            readings = bench.watcher.sensed().between(soak.first_s, soak.last_s)
+            return point_of(load, rate, measures, budget, usage(readings))
 
-        return search(tried, lambda point: tell(f"{point.speed:.2f} times: {point.why or 'held'}"))
+        found = search(axis, tried, lambda point: tell(f"{point.load}: {point.why or 'held'}"))
+        return Explored(
+            plan, bench.target, axis, found, tuple(bench.phases), bench.watcher.sensed(), tuple(sorted(bundles))
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def play_all(
                     raise BenchError(f"scanner {orders[number].scanner} ended with {process.returncode}: {said}")
                 continue
             if line.startswith('{"scheduler"'):
-                schedulers.append(line.split(":", 1)[1].strip(' "}\n'))
+                schedulers.append(str(json.loads(line)["scheduler"]))
                 continue
             scan = parse_line(line)
             scans.append(scan)

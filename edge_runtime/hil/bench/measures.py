@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_runtime.hil.bench.golden import Golden
+from edge_runtime.hil.bench.golden import Difference, Golden
 from edge_runtime.hil.bench.protocol import ScanStep
 from edge_runtime.hil.bench.record import ImageSeen, ScanSeen
 from edge_runtime.hil.bench.scanner import FINAL, PREVIEW, UNNAMED
@@ -91,12 +91,16 @@ class Quality:
     Attributes:
         compared, identical: how many; identical to the last bit.
         nrmse, largest: of the worst; None where none were compared.
+        worst: which that is; "" where all are identical.
+        differing: how many are not identical, by method.
     """
 
     compared: int
     identical: int
     nrmse: float | None
     largest: float | None
+    worst: str = ""
+    differing: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,8 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
     previews: list[tuple[float, float]] = []
     lost: list[str] = []
     errors: dict[str, int] = defaultdict(int)
-    expected = missing = late = with_deadline = completed = cut = compared = identical = 0
-    worst: tuple[float, float] | None = None
+    expected = missing = late = with_deadline = completed = cut = 0
+    compared: list[tuple[Difference, str, str]] = []
     for attempts in _by_scan(scans):
         step, last = by_name[attempts[-1].name], attempts[-1]
         wanted = step.image if named else UNNAMED
@@ -175,9 +179,7 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
             by_method[method].append(sample)
             difference = golden.difference((step.name, method, key), image, spool)
             if difference is not None:
-                compared += 1
-                identical += difference.largest == 0.0
-                worst = max(worst or (0.0, 0.0), (difference.nrmse, difference.largest))
+                compared.append((difference, method, f"{step.name}, {method}, {key}"))
         # What a scan that was never sent whole owes is counted, too: nothing may be lost.
         for key in last.expected:
             expected += 1
@@ -209,10 +211,20 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
         readouts=sum(scan.sent for scan in scans),
         errors=dict(errors),
         pacing=_pacing(scans),
-        quality=Quality(compared, identical, *(worst if worst is not None else (None, None))),
+        quality=_quality(compared),
         seconds=ended - began,
         bundles=tuple(sorted({image.bundle for scan in scans for image in scan.images if image.bundle})),
     )
+
+
+def _quality(compared: Sequence[tuple[Difference, str, str]]) -> Quality:
+    """Of images: how each differs, its method, and what it is called."""
+    if not compared:
+        return Quality(0, 0, None, None)
+    differing = Counter(method for difference, method, _ in compared if difference.largest != 0.0)
+    worst, _, name = max(compared, key=lambda one: (one[0].nrmse, one[0].largest))
+    identical = len(compared) - sum(differing.values())
+    return Quality(len(compared), identical, worst.nrmse, worst.largest, name if differing else "", dict(differing))
 
 
 def _by_scan(scans: Sequence[ScanSeen]) -> list[list[ScanSeen]]:

@@ -71,7 +71,7 @@ def page_of(report: Mapping[str, Any]) -> str:
         "<h2>The server's machine</h2>",
         _usage(report),
         "<h2>Made by</h2>",
-        _provenance(report),
+        provenance_table(report),
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -98,9 +98,14 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells that begin with ``<`` are markup of ours, others are text."""
     lines = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{''.join(f'<th>{escape(one)}</th>' for one in head)}</tr>{lines}</table>"
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> str:
+    """What, and its value: values of many kinds below each other, all to the left."""
+    lines = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{lines}</table>"
 
 
 def _cell(text: str) -> str:
@@ -218,8 +223,8 @@ def _counts(report: Mapping[str, Any]) -> str:
         ),
     ]
     errors = [(f"{count} ×", text) for text, count in measures["errors"].items()]
-    said = "<p>What scanners saw otherwise:</p>" + _table(("", "text"), errors) if errors else ""
-    return _table(("", ""), rows) + said
+    said = "<p>What scanners saw otherwise:</p>" + _pairs(errors) if errors else ""
+    return _pairs(rows) + said
 
 
 def _stages(stages: Any) -> str:
@@ -261,10 +266,11 @@ def _usage(report: Mapping[str, Any]) -> str:
             power if isinstance(power, str) else ", ".join(f"{name} {watts:.2f} W" for name, watts in power.items()),
         ),
     ]
-    return _table(("", ""), rows) + _reading_plots(readings, report["phases"])
+    return _pairs(rows) + reading_plots(readings, report["phases"])
 
 
-def _reading_plots(readings: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]) -> str:
+def reading_plots(readings: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]) -> str:
+    """Sensors over time, with the ends of the phases."""
     marks = [Mark(phase["name"], phase["last_s"], vertical=True) for phase in phases]
     at = [one["at_s"] for one in readings]
     busy = [
@@ -298,7 +304,8 @@ def _known(readings: Sequence[Mapping[str, Any]], key: str) -> list[Series]:
     return [Series("", [x for x, _ in known], [y for _, y in known])]
 
 
-def _provenance(report: Mapping[str, Any]) -> str:
+def provenance_table(report: Mapping[str, Any]) -> str:
+    """What made a report's or a search's document."""
     made = report["provenance"]
     machine = made["server_machine"]
     if isinstance(machine, Mapping):
@@ -320,10 +327,11 @@ def _provenance(report: Mapping[str, Any]) -> str:
         ("server's machine", machine),
         ("power mode", made["power_mode"]),
         ("hardware profile", made["profile"]),
+        ("scanners' scheduler", ", ".join(report.get("schedulers", ())) or "the usual one"),
         ("server's arguments", " ".join(made["server_arguments"]) or "none"),
         ("model bundles", ", ".join(made["bundle_digests"]) or NOT_MEASURED),
         ("notes", "; ".join(made["target_notes"]) or "none"),
     ]
     asked = report["protocol"]["asked"]
     rows.append(("asked for", ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)))
-    return _table(("", ""), rows) + f'<p class="small">{escape(report["protocol"]["description"])}</p>'
+    return _pairs(rows) + f'<p class="small">{escape(report["protocol"]["description"])}</p>'

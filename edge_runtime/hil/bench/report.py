@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import BenchError
-from edge_runtime.hil.bench.run import Result
+from edge_runtime.hil.bench.run import Plan, Result
+from edge_runtime.hil.bench.sensing import Sensed
+from edge_runtime.hil.bench.target import Target
 from edge_runtime.hil.bench.verdict import NOT_MEASURED, Verdict
 
 FORMAT = 1
@@ -33,21 +35,8 @@ def report_of(result: Result, verdict: Verdict, command: Sequence[str], profile:
     document = {
         "format": FORMAT,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "provenance": {
-            "command": list(command),
-            "bench": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
-            "bench_machine": f"{platform.machine()} {platform.release()}, load {os.getloadavg()[0]:.2f} at the end",
-            "target": str(plan.address),
-            "target_notes": list(result.target.notes),
-            "server_arguments": list(plan.serve),
-            "server_machine": result.sensed.machine or NOT_MEASURED,
-            "power_mode": result.sensed.machine.get("power_mode") or NOT_MEASURED,
-            "profile": profile or NOT_MEASURED,
-            "bundle_digests": list(measures.bundles),
-            "cpu_limit": plan.cpu_limit,
-            "link": asdict(plan.link) | {"words": str(plan.link)},
-        },
-        "protocol": _protocol(result),
+        "provenance": provenance_of(plan, result.target, result.sensed, measures.bundles, command, profile),
+        "protocol": protocol_of(plan),
         "phases": [asdict(phase) for phase in result.phases],
         "verdict": {"passed": verdict.passed, "valid": verdict.valid, **asdict(verdict)},
         "measures": asdict(measures) | {"scans_per_minute": measures.scans_per_minute},
@@ -57,12 +46,36 @@ def report_of(result: Result, verdict: Verdict, command: Sequence[str], profile:
         "schedulers": list(result.schedulers),
         "readings": list(result.sensed.readings),
     }
-    finite: dict[str, Any] = _finite(document)
-    return finite
+    return finite(document)
 
 
-def _protocol(result: Result) -> dict[str, Any]:
-    plan = result.plan
+def provenance_of(
+    plan: Plan, target: Target, sensed: Sensed, bundles: Sequence[str], command: Sequence[str], profile: str
+) -> dict[str, Any]:
+    """What somebody must know to make the same figures again.
+
+    Args:
+        bundles: digests of the models that made the images.
+        command, profile: see `report_of`.
+    """
+    return {
+        "command": list(command),
+        "bench": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "bench_machine": f"{platform.machine()} {platform.release()}, load {os.getloadavg()[0]:.2f} at the end",
+        "target": str(plan.address),
+        "target_notes": list(target.notes),
+        "server_arguments": list(plan.serve),
+        "server_machine": sensed.machine or NOT_MEASURED,
+        "power_mode": sensed.machine.get("power_mode") or NOT_MEASURED,
+        "profile": profile or NOT_MEASURED,
+        "bundle_digests": list(bundles),
+        "cpu_limit": plan.cpu_limit,
+        "link": asdict(plan.link) | {"words": str(plan.link)},
+    }
+
+
+def protocol_of(plan: Plan) -> dict[str, Any]:
+    """The protocol that was played, and what was asked for beside it."""
     document = asdict(plan.protocol)
     for scan in document["scans"]:
         scan["file"] = Path(scan["file"]).name  # paths of this machine are nobody else's
@@ -78,27 +91,31 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _finite(value: Any) -> Any:
+def finite(document: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: such values become text."""
+    return {str(key): _finite(value) for key, value in document.items()}
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
+        return finite(value)
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]
     return value
 
 
-def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Writes ``bench.json``; replaced as a whole.
+def write_report(folder: Path, document: Mapping[str, Any], name: str = "bench.json") -> Path:
+    """Writes a report's document; a file that is there is replaced as a whole.
 
     Raises:
         BenchError: it can't be written.
     """
-    path = folder / "bench.json"
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "bench.json.partial"
+        partial = folder / f"{name}.partial"
         partial.write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:

@@ -18,8 +18,9 @@ from edge_runtime.hil.bench.measures import Measures, measure
 from edge_runtime.hil.bench.protocol import SHIPPED_SCAN, Protocol, ScanStep
 from edge_runtime.hil.bench.record import ScanSeen
 from edge_runtime.hil.bench.scanner import Orders, Step
+from edge_runtime.hil.bench.search import Load
 from edge_runtime.hil.bench.sensing import Sensed, Usage, Watcher, usage
-from edge_runtime.hil.bench.stages import Reports, Stage, read_metrics, stages_between
+from edge_runtime.hil.bench.stages import Reports, Stage, read_metrics, readouts_between, stages_between
 from edge_runtime.hil.bench.target import Address, SshOptions, Target, opened
 from edge_runtime.hil.bench.wire import WireError, read_script
 
@@ -62,11 +63,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of the run, in seconds since its beginning."""
+    """A part of the run, in seconds since its beginning.
+
+    Attributes:
+        load: of a soak, where a search tries several; else None.
+    """
 
     name: str
     first_s: float
     last_s: float
+    load: Load | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,8 @@ class Result:
 
     Attributes:
         usage: of the server's machine, in the measured part.
-        readouts_taken: that the server says it took in, in the measured part; None where its reports can't be read.
+        readouts_taken: that the server says it took in, in the measured part; None where neither its reports nor its metrics can
+            be read.
         schedulers: what each scanner was granted.
     """
 
@@ -120,57 +127,75 @@ def run(plan: Plan, tell: Tell) -> Result:
     Raises:
         BenchError: the server can't be had, a scan can't be played, or not one image came.
     """
+    with benches(plan, tell) as bench:
+        return bench.run()
+
+
+@contextlib.contextmanager
+def benches(plan: Plan, tell: Tell) -> Iterator[Bench]:
+    """A server that listens, the link to it, its machine's sensors, and the bench that loads it.
+
+    Raises:
+        BenchError: see `run`.
+    """
     check_scans(plan.protocol)
     with contextlib.ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-bench-pixels-")))
         target = stack.enter_context(opened(plan.address, plan.serve, plan.ssh, plan.cpu_limit))
-        return Bench(plan, target, spool, tell).run()
+        zero_s = time.perf_counter()
+        watcher = stack.enter_context(Watcher(target.watch, zero_s))
+        way = stack.enter_context(laid(plan.link, target.host, target.port))
+        yield Bench(plan, target, way, watcher, spool, zero_s, tell)
 
 
 class Bench:
-    """A run against a server that listens."""
+    """A run against a server that listens; see `benches`."""
 
-    def __init__(self, plan: Plan, target: Target, spool: Path, tell: Tell) -> None:
-        self._plan, self._target, self.spool, self._tell = plan, target, spool, tell
-        self._zero_s = time.perf_counter()
+    def __init__(
+        self, plan: Plan, target: Target, way: Way, watcher: Watcher, spool: Path, zero_s: float, tell: Tell
+    ) -> None:
+        self._plan, self._way, self._zero_s, self._tell = plan, way, zero_s, tell
+        self.target, self.watcher, self.spool = target, watcher, spool
+        self.phases: list[Phase] = []
         self._reports = Reports(target.output)
         self._collected_s = 0.0
 
     def run(self) -> Result:
         """All phases in turn."""
-        plan, phases = self._plan, []
-        with (
-            Watcher(self._target.watch, self._zero_s) as watcher,
-            laid(plan.link, self._target.host, self._target.port) as way,
-        ):
-            golden = self.golden()
-            if plan.warm_up_s:
-                phases.append(self._phase("warm-up", lambda: self.load(way, 1.0, None, plan.warm_up_s)))
-            self._reports.forget()
-            before = read_metrics(plan.metrics) if plan.metrics else ""
-            seen: list[tuple[list[ScanSeen], tuple[str, ...]]] = []
-            phases.append(
-                self._phase("measured", lambda: seen.append(self.load(way, plan.speed, plan.rounds, plan.duration_s)))
-            )
-            after = read_metrics(plan.metrics) if plan.metrics else ""
-            self._reports.collect()
-            if plan.cool_down_s:
-                phases.append(self._phase("cool-down", lambda: time.sleep(plan.cool_down_s)))
+        plan = self._plan
+        golden = self.golden()
+        self.warm_up()
+        url = plan.metrics or self.target.metrics
+        before = read_metrics(url)
+        seen: list[tuple[list[ScanSeen], tuple[str, ...]]] = []
+        measured = self.phase("measured", lambda: seen.append(self.load(plan.speed, plan.rounds, plan.duration_s)))
+        after = read_metrics(url)
+        self._reports.collect()
+        self.cool_down()
         scans, schedulers = seen[0]
-        measures = measure(scans, plan.protocol.scans, golden, self.spool)
-        sensed = watcher.sensed()
-        measured = next(phase for phase in phases if phase.name == "measured")
+        sensed = self.watcher.sensed()
         return Result(
             plan=plan,
-            target=self._target,
-            measures=measures,
+            target=self.target,
+            measures=measure(scans, plan.protocol.scans, golden, self.spool),
             usage=usage(sensed.between(measured.first_s, measured.last_s)),
             stages=tuple(self._reports.stages() or stages_between(before, after)),
-            phases=tuple(phases),
+            phases=tuple(self.phases),
             sensed=sensed,
-            readouts_taken=None if self._target.output is None else self._reports.readouts,
+            readouts_taken=readouts_between(before, after) if self.target.output is None else self._reports.readouts,
             schedulers=schedulers,
         )
+
+    def warm_up(self) -> None:
+        """The protocol at its own pace, for as long as is asked for; what it shows does not count."""
+        if self._plan.warm_up_s:
+            self.phase("warm-up", lambda: self.load(1.0, None, self._plan.warm_up_s))
+        self._reports.forget()
+
+    def cool_down(self) -> None:
+        """Sensors alone."""
+        if self._plan.cool_down_s:
+            self.phase("cool-down", lambda: time.sleep(self._plan.cool_down_s))
 
     def golden(self) -> Golden:
         """The golden result: every scan of the protocol once, alone and over a good link; or another run's."""
@@ -178,23 +203,23 @@ class Bench:
         if plan.golden is not None:
             return read_golden(plan.golden)
         self._tell("golden result: the protocol once, alone")
-        orders = self.orders(Way(self._target.host, self._target.port), 1.0, 1, None)
+        orders = self.orders(Way(self.target.host, self.target.port), 1.0, 1, None)
         scans, _ = play_all([replace(orders, steps=tuple(replace(step, pause_s=0.0) for step in orders.steps))])
         golden = golden_of(scans, self.spool)
         if not golden.pictures:
             said = [one.error or "; ".join(one.texts) or "no final image" for one in scans]
-            raise BenchError(f"no image came back from {self._target.host}:{self._target.port}: {said[0][:500]}")
+            raise BenchError(f"no image came back from {self.target.host}:{self.target.port}: {said[0][:500]}")
         if plan.keep_golden is not None:
             golden.write(plan.keep_golden)
         return golden
 
     def load(
-        self, way: Way, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None
+        self, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None
     ) -> tuple[list[ScanSeen], tuple[str, ...]]:
-        """Plays the protocol by all scanners; returns when the last has finished."""
-        orders = self.orders(way, speed, None if duration_s is not None else rounds, duration_s)
+        """Plays the protocol by all scanners, the plan's number where none is given; returns when the last has finished."""
+        orders = self.orders(self._way, speed, None if duration_s is not None else rounds, duration_s)
         fleet = staggered(orders, scanners or self._plan.scanners, self._plan.protocol.stagger_s / speed)
-        return play_all(fleet, way.prefix, self._seen)
+        return play_all(fleet, self._way.prefix, self._seen)
 
     def orders(self, way: Way, speed: float, rounds: int | None, duration_s: float | None) -> Orders:
         """For the first scanner."""
@@ -232,23 +257,10 @@ class Bench:
             self._collected_s = now
             self._reports.collect()
 
-    def _phase(self, name: str, work: Callable[[], object]) -> Phase:
-        self._tell(f"{name} …")
+    def phase(self, name: str, work: Callable[[], object], load: Load | None = None) -> Phase:
+        """Does a part of the run and keeps when it was."""
+        self._tell(f"{name}: {load} …" if load is not None else f"{name} …")
         first = time.perf_counter() - self._zero_s
         work()
-        return Phase(name, first, time.perf_counter() - self._zero_s)
-
-
-@contextlib.contextmanager
-def benches(plan: Plan, tell: Tell) -> Iterator[tuple[Bench, Way]]:
-    """A bench whose load is driven by the caller, such as a search.
-
-    Raises:
-        BenchError: see `run`.
-    """
-    check_scans(plan.protocol)
-    with contextlib.ExitStack() as stack:
-        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-bench-pixels-")))
-        target = stack.enter_context(opened(plan.address, plan.serve, plan.ssh, plan.cpu_limit))
-        way = stack.enter_context(laid(plan.link, target.host, target.port))
-        yield Bench(plan, target, spool, tell), way
+        self.phases.append(Phase(name, first, time.perf_counter() - self._zero_s, load))
+        return self.phases[-1]

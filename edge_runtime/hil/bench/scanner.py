@@ -140,8 +140,7 @@ class Attempt:
         """Plays the scan; whatever goes wrong is in the result."""
         error = ""
         try:
-            address = (self._orders.host, self._orders.port)
-            with socket.create_connection(address, self._orders.send_timeout_s) as peer:
+            with self._connection() as peer:
                 peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 peer.setblocking(False)
                 self._peer = peer
@@ -170,6 +169,13 @@ class Attempt:
             error=error,
             texts=tuple(self._seen.texts),
         )
+
+    def _connection(self) -> socket.socket:
+        host, port = self._orders.host, self._orders.port
+        try:
+            return socket.create_connection((host, port), self._orders.send_timeout_s)
+        except OSError as problem:
+            raise _Lost(f"no MRD server at {host}:{port}: {problem.strerror or problem}") from None
 
     def _play(self) -> None:
         self._send(pack_config(self._step.config) + self._script.header)
@@ -314,12 +320,18 @@ def work(orders: Orders) -> None:
 
 
 def _realtime() -> str:
-    """Asks for the first-in-first-out scheduler, its lowest priority; says what became of it."""
+    """Asks for the first-in-first-out scheduler; says what became of it.
+
+    At its lowest priority, or, where the whole bench was started with such a one, one above that: a server on the same machine that
+    was started with it must not keep the scanner from its readouts.
+    """
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        started = os.sched_getparam(0).sched_priority if os.sched_getscheduler(0) == os.SCHED_FIFO else 0
+        priority = min(started + 1, os.sched_get_priority_max(os.SCHED_FIFO))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except (OSError, AttributeError) as error:
         return f"not granted: {error}"
-    return "SCHED_FIFO"
+    return f"SCHED_FIFO {priority}"
 
 
 def main() -> int:

@@ -1,11 +1,10 @@
-"""The highest rate of scans that a server holds within its deadlines: a search over the pace, and the curve that it went along.
+"""The highest load that a server holds within its deadlines: a search along one axis, and the curve that it went along.
 
-The rate is the protocol's own times a factor: repetition times and pauses are divided by it. From the
-protocol's pace it is doubled (or
-halved) until a rate is not held (or is), then the gap is halved until it is narrower than `NARROW`. A rate
-is held where no image is
-lost, no more deadlines are missed than the budget has (none where it has no such line), and the scanners could keep the pace: a
-server that takes readouts late holds up the scanner.
+Along `Pace` the protocol's repetition times and pauses are divided by a factor; along `Scanners` ever more of them measure at
+once, each at the same pace. From the axis's first load it is doubled (or halved) until a load is not held (or is), then the gap
+is halved until it is narrower than the axis tells apart. A load is held where no image is lost, no more deadlines are missed
+than the budget has (none where it has no such line), and the scanners could keep the pace: a server that takes readouts late
+holds up the scanner.
 """
 
 from __future__ import annotations
@@ -15,24 +14,44 @@ from dataclasses import dataclass
 
 from edge_runtime.budget import Budget
 from edge_runtime.hil.bench.measures import Measures
+from edge_runtime.hil.bench.sensing import Usage
 
 NARROW = 1.1
 LEAST_SPEED, MOST_SPEED = 1 / 64, 256.0
+MOST_SCANNERS = 256
 MOST_HELD_UP_S = 0.25
 """For which a server may take nothing before the pace counts as not kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One rate that was tried.
+class Load:
+    """What is offered at once.
 
     Attributes:
         speed: times the protocol's pace.
-        readouts_per_s: offered while scans ran.
-        why: it was not held; "" where it was.
+        scanners: that measure at the same time.
     """
 
     speed: float
+    scanners: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.scanners} scanner{'s' if self.scanners != 1 else ''} at {self.speed:.2f} times the protocol's pace"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One load that was tried.
+
+    Attributes:
+        readouts_per_s: offered by all scanners together while scans ran.
+        usage: of the server's machine meanwhile.
+        why: it was not held; "" where it was.
+    """
+
+    load: Load
     scans_per_minute: float
     readouts_per_s: float
     p50_ms: float | None
@@ -41,6 +60,7 @@ class Point:
     longest_ms: float | None
     miss_share: float | None
     images: int
+    usage: Usage
     why: str
 
     @property
@@ -53,8 +73,9 @@ class Found:
     """What a search came to.
 
     Attributes:
-        held, broken: the highest rate that was held and the lowest that was not; None where there was none within the bounds.
-        curve: all that were tried, by speed.
+        held, broken: the highest load that was held and the lowest above it that was not; None where there was none within the
+            bounds.
+        curve: all that were tried, by load.
     """
 
     held: Point | None
@@ -62,8 +83,59 @@ class Found:
     curve: tuple[Point, ...]
 
 
-def point_of(speed: float, readouts_per_s: float, measures: Measures, budget: Budget) -> Point:
-    """Judges the load at one rate."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A fixed number of scanners, ever faster.
+
+    Attributes:
+        name: as the command line has it.
+        first, least, most: where the search begins, and its bounds.
+    """
+
+    scanners: int
+    name: str = "pace"
+    first: float = 1.0
+    least: float = LEAST_SPEED
+    most: float = MOST_SPEED
+
+    def load(self, at: float) -> Load:
+        """What is offered there."""
+        return Load(at, self.scanners)
+
+    def at(self, load: Load) -> float:
+        """Where a load is."""
+        return load.speed
+
+    def between(self, low: float, high: float) -> float | None:
+        """The middle of a gap; None where it is as narrow as can be told apart."""
+        return float((low * high) ** 0.5) if high / low > NARROW else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scanners:
+    """Ever more scanners, each at the same pace; attributes as of `Pace`."""
+
+    speed: float
+    name: str = "scanners"
+    first: float = 1.0
+    least: float = 1.0
+    most: float = MOST_SCANNERS
+
+    def load(self, at: float) -> Load:
+        return Load(self.speed, round(at))
+
+    def at(self, load: Load) -> float:
+        return load.scanners
+
+    def between(self, low: float, high: float) -> float | None:
+        return (low + high) // 2 if high - low > 1 else None
+
+
+Axis = Pace | Scanners
+
+
+def point_of(load: Load, readouts_per_s: float, measures: Measures, budget: Budget, usage: Usage) -> Point:
+    """Judges what came of a load."""
     values = {one.p: one.value for one in measures.image.quantiles}
     misses = measures.misses
     allowed = budget.miss_share or 0.0
@@ -77,7 +149,7 @@ def point_of(speed: float, readouts_per_s: float, measures: Measures, budget: Bu
     elif budget.lateness_p99_ms is not None and measures.pacing.p99_ms > budget.lateness_p99_ms:
         why = f"the simulated scanner itself could not keep the pace: {measures.pacing.p99_ms:.1f} ms late (p99)"
     return Point(
-        speed=speed,
+        load=load,
         scans_per_minute=measures.scans_per_minute,
         readouts_per_s=readouts_per_s,
         p50_ms=values.get(0.5),
@@ -86,42 +158,46 @@ def point_of(speed: float, readouts_per_s: float, measures: Measures, budget: Bu
         longest_ms=measures.image.longest_ms,
         miss_share=None if misses is None else misses.value,
         images=len(measures.image.samples_ms),
+        usage=usage,
         why=why,
     )
 
 
-def search(tried: Callable[[float], Point], on_point: Callable[[Point], None] | None = None) -> Found:
-    """Looks for the highest rate that is held.
+def search(axis: Axis, tried: Callable[[Load], Point], on_point: Callable[[Point], None] | None = None) -> Found:
+    """Looks for the highest load that is held.
 
     Args:
-        tried: loads the server at a speed and says what came of it.
-        on_point: told of every rate.
+        tried: loads the server and says what came of it.
+        on_point: told of every load.
     """
     points = []
-    for point in _steps(tried):
+    for point in _steps(axis, tried):
         points.append(point)
         if on_point is not None:
             on_point(point)
-    held = max((point for point in points if point.held), key=lambda one: one.speed, default=None)
-    above = (point for point in points if not point.held and (held is None or point.speed > held.speed))
-    broken = min(above, key=lambda one: one.speed, default=None)
-    return Found(held, broken, tuple(sorted(points, key=lambda one: one.speed)))
+
+    def place(point: Point) -> float:
+        return axis.at(point.load)
+
+    held = max((point for point in points if point.held), key=place, default=None)
+    above = (point for point in points if not point.held and (held is None or place(point) > place(held)))
+    return Found(held, min(above, key=place, default=None), tuple(sorted(points, key=place)))
 
 
-def _steps(tried: Callable[[float], Point]) -> Iterator[Point]:
-    point = tried(1.0)
+def _steps(axis: Axis, tried: Callable[[Load], Point]) -> Iterator[Point]:
+    at = axis.first
+    point = tried(axis.load(at))
     yield point
     factor = 2.0 if point.held else 0.5
-    low = high = point.speed
+    before = at
     while point.held == (factor > 1):
-        low, high = (point.speed, high) if point.held else (low, point.speed)
-        speed = point.speed * factor
-        if not LEAST_SPEED <= speed <= MOST_SPEED:
+        before, at = at, at * factor
+        if not axis.least <= at <= axis.most:
             return
-        point = tried(speed)
+        point = tried(axis.load(at))
         yield point
-    low, high = (point.speed, high) if point.held else (low, point.speed)
-    while high / low > NARROW:
-        point = tried((low * high) ** 0.5)
+    low, high = min(before, at), max(before, at)
+    while (at_or_none := axis.between(low, high)) is not None:
+        point = tried(axis.load(at_or_none))
         yield point
-        low, high = (point.speed, high) if point.held else (low, point.speed)
+        low, high = (at_or_none, high) if point.held else (low, at_or_none)

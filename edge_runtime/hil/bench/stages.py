@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
-import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from edge_runtime.hil.bench.statistics import quantile
 
-METRIC = "edge_stage_seconds"
+STAGES, READOUTS = "edge_stage_seconds", "edge_readouts_total"
+"""Of the server's metrics: see ``docs/service.md``."""
+
 MOST_METRICS_BYTES = 1 << 24
+METRICS_TIMEOUT_S = 5.0
 MOST_SAMPLES = 100_000
 
 
@@ -78,38 +80,79 @@ class Reports:
         ]
 
 
-def read_metrics(url: str, opener: Callable[..., Any] = urllib.request.urlopen) -> str:
+def parse_metrics_url(text: str) -> str:
+    """``http://host:port/metrics``.
+
+    Raises:
+        ValueError: something else; files and other schemes are none.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r}: http://HOST:PORT/metrics")
+    return text
+
+
+def read_metrics(url: str) -> str:
     """The metrics of a server, as text; empty where there are none.
 
     Args:
-        url: ``http://host:port/metrics``.
+        url: ``http://host:port/metrics``; "" for none.
     """
+    if not url:
+        return ""
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a device is not reached by way of a proxy
     try:
-        with opener(url, timeout=5) as answer:
+        with straight.open(url, timeout=METRICS_TIMEOUT_S) as answer:
             return str(answer.read(MOST_METRICS_BYTES).decode("utf-8", "replace"))
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, HTTPException, ValueError):
         return ""
 
 
-def stage_sums(text: str) -> dict[str, tuple[float, float]]:
-    """Sum of seconds and count by stage of a Prometheus text."""
-    found: dict[str, dict[str, float]] = {}
-    for kind, labels, value in re.findall(rf"^{METRIC}_(sum|count)\{{([^}}]*)\}} ([0-9.eE+-]+)", text, re.MULTILINE):
-        stage = re.search(r'stage="([^"]*)"', labels)
-        if stage is not None:
-            with contextlib.suppress(ValueError):
-                kinds = found.setdefault(stage[1], {})
-                kinds[kind] = kinds.get(kind, 0.0) + float(value)
-    return {stage: (kinds["sum"], kinds["count"]) for stage, kinds in found.items() if len(kinds) == 2}
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a reading of a server's metrics says, since the server began.
+
+    Attributes:
+        stages: sum of seconds and count, by stage.
+        readouts: taken in; None where it does not say.
+    """
+
+    stages: dict[str, tuple[float, float]]
+    readouts: float | None
+
+
+def told(text: str) -> Told:
+    """Parses a Prometheus text; what is none says nothing."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    readouts: float | None = None
+    with contextlib.suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == READOUTS:
+                    readouts = (readouts or 0.0) + sample.value
+                for kind, found in (("sum", sums), ("count", counts)):
+                    if sample.name == f"{STAGES}_{kind}" and "stage" in sample.labels:
+                        stage = sample.labels["stage"]
+                        found[stage] = found.get(stage, 0.0) + sample.value
+    return Told({stage: (seconds, counts[stage]) for stage, seconds in sums.items() if stage in counts}, readouts)
 
 
 def stages_between(before: str, after: str) -> list[Stage]:
     """What was added from one reading of the metrics to another."""
-    earlier = stage_sums(before)
+    earlier = told(before).stages
     stages = []
-    for name, (seconds, count) in stage_sums(after).items():
+    for name, (seconds, count) in told(after).stages.items():
         seconds_before, count_before = earlier.get(name, (0.0, 0.0))
         if count > count_before:
             more = count - count_before
             stages.append(Stage(name, int(more), 1000 * (seconds - seconds_before) / more, None))
     return stages
+
+
+def readouts_between(before: str, after: str) -> int | None:
+    """Readouts taken in from one reading to another; None where either does not say."""
+    first, last = told(before).readouts, told(after).readouts
+    return None if first is None or last is None else int(last - first)

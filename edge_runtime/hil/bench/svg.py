@@ -79,12 +79,15 @@ def plot(
     )
     for number, one in enumerate(drawn):
         parts.append(_drawn(one, COLOURS[number % len(COLOURS)], axis_x, axis_y))
+    names = 0
     for mark in marks:
         if mark.vertical:
             at = axis_x(mark.at)
             parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="mark"/>')
             side = ("end", -4) if at > (LEFT + WIDTH) / 2 else ("start", 4)
-            where = f'x="{at + side[1]:.1f}" y="{TOP + 10}" style="text-anchor: {side[0]}"'
+            # Names of neighbours stand on lines of their own.
+            where = f'x="{at + side[1]:.1f}" y="{TOP + 10 + 13 * (names % 3)}" style="text-anchor: {side[0]}"'
+            names += 1
             parts.append(f'<text {where} class="mark-text">{escape(mark.name)}</text>')
         elif not log_y or mark.at > 0:
             at = axis_y(mark.at)

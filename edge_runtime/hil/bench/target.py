@@ -29,6 +29,8 @@ START_TIMEOUT_S = 180.0
 
 END_TIMEOUT_S = 30.0
 
+LOOPBACK = "127.0.0.1"
+
 OWN = "own"
 """No target given: a server of the bench's own, on this machine."""
 
@@ -88,18 +90,18 @@ class Target:
 
     Attributes:
         host, port: where scanners reach it.
-        process_id: of a server on this machine, as far as it can be found out.
         output: where it keeps its reports, if they can be read from here.
         watch: the command that prints what its machine tells; None where nobody can ask it.
+        metrics: where its metrics are, as seen from here; "" where it has none that are known of.
         notes: what a reader of the figures must know of the way there.
     """
 
     address: Address
     host: str
     port: int
-    process_id: int | None = None
     output: Path | None = None
     watch: tuple[str, ...] | None = None
+    metrics: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -142,16 +144,23 @@ def opened(
 
 
 def _given(address: Address) -> Target:
+    """A server that listens already. It is not tried out: to some servers a connection without a scan is one that failed."""
     assert address.port is not None
-    try:
-        with socket.create_connection((address.host, address.port), timeout=10) as connection:
-            here = connection.getpeername()[0] == connection.getsockname()[0]
-    except OSError as error:
-        raise BenchError(f"no MRD server at {address}: {error.strerror or error}") from None
-    process_id = listening_process(address.port) if here else None
+    here = _is_here(address)
     watch = watch_command(address.port) if here else None
     notes = () if here else ("its machine was not asked: processor, memory, temperature and power are not measured",)
-    return Target(address, address.host, address.port, process_id, None, watch, notes)
+    return Target(address, address.host, address.port, None, watch, notes=notes)
+
+
+def _is_here(address: Address) -> bool:
+    """Whether a host is this machine: what is sent there would leave from the address that it goes to. Nothing is sent."""
+    try:
+        (family, kind, protocol, _, name), *_ = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
+        with socket.socket(family, kind, protocol) as to_there:
+            to_there.connect(name)
+            return bool(to_there.getpeername()[0] == to_there.getsockname()[0])
+    except OSError as error:
+        raise BenchError(f"no MRD server at {address}: {error.strerror or error}") from None
 
 
 def watch_command(port: int) -> tuple[str, ...]:
@@ -182,7 +191,7 @@ def _own(serve: Sequence[str], cpu_limit: float | None) -> Iterator[Target]:
         target = Address(OWN)
         notes = (f"held to {cpu_limit:g} of a processor by a control group",) if cpu_limit is not None else ()
         watch = watch_command(int(said["port"]))
-        yield Target(target, str(said["host"]), int(said["port"]), process.process_id, folder, watch, notes)
+        yield Target(target, str(said["host"]), int(said["port"]), folder, watch, notes=notes)
 
 
 @contextlib.contextmanager
@@ -192,42 +201,50 @@ def _by_ssh(address: Address, serve: Sequence[str], ssh: SshOptions) -> Iterator
         raise BenchError(f"{address}: there is no ssh on this machine; install it, or start the server there yourself")
     base = [program, "-o", "BatchMode=yes", *ssh.options, *(["-p", str(address.port)] if address.port else [])]
     # ssh hands one line to the shell over there: every word is quoted for it.
-    words = [ssh.program, "serve", "--json", "--port", "0", "--host", ssh.direct or "127.0.0.1", *serve]
+    host = ssh.direct or LOOPBACK
+    words = [ssh.program, "serve", "--json", "--port", "0", "--host", host, "--metrics", f"{LOOPBACK}:0", *serve]
     with contextlib.ExitStack() as stack:
         # With a terminal (-tt) the server over there gets a hangup when this side ends, and is not left behind.
         command = [*base, "-tt", address.login, "--", shlex.join(words)]
-        process = stack.enter_context(_running(command, f"{address}: {ssh.program} serve"))
-        remote_port = int(process.announcement()["port"])
-        watch_words = [ssh.program, "bench", "watch", "--port", str(remote_port)]
+        said = stack.enter_context(_running(command, f"{address}: {ssh.program} serve")).announcement()
+        there = int(said["port"])
+        watch_words = [ssh.program, "bench", "watch", "--port", str(there)]
         watch = (*base, address.login, "--", shlex.join(watch_words))
+        # Metrics are never opened to a network: they come through the tunnel, whichever way scans go.
+        ports = [*([] if ssh.direct else [there]), int(said["metrics"]["port"])]
+        tunnelled = stack.enter_context(_tunnel(base, address, ports))
+        metrics = f"http://{LOOPBACK}:{tunnelled[-1]}/metrics"
         if ssh.direct:
-            yield Target(address, ssh.direct, remote_port, None, None, watch)
+            yield Target(address, ssh.direct, there, None, watch, metrics)
             return
-        local_port = _free_port()
-        forward = [
-            *base,
-            "-N",
-            "-o",
-            "ExitOnForwardFailure=yes",
-            "-L",
-            f"127.0.0.1:{local_port}:127.0.0.1:{remote_port}",
-            address.login,
-        ]
-        tunnel = stack.enter_context(_running(forward, f"{address}: the tunnel"))
-        _await_port(local_port, tunnel)
         note = "through an ssh tunnel, whose time is in the figures; --direct ADDRESS goes without"
-        yield Target(address, "127.0.0.1", local_port, None, None, watch, (note,))
+        yield Target(address, LOOPBACK, tunnelled[0], None, watch, metrics, (note,))
+
+
+@contextlib.contextmanager
+def _tunnel(base: Sequence[str], address: Address, there: Sequence[int]) -> Iterator[list[int]]:
+    """Forwards ports of loopback over there; yields those that they are reached at here."""
+    here = [_free_port() for _ in there]
+    ways = [
+        word for near, far in zip(here, there, strict=True) for word in ("-L", f"{LOOPBACK}:{near}:{LOOPBACK}:{far}")
+    ]
+    command = [*base, "-N", "-o", "ExitOnForwardFailure=yes", *ways, address.login]
+    with _running(command, f"{address}: the tunnel") as process:
+        for port in here:
+            _await_port(port, process)
+        yield here
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((LOOPBACK, 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def _await_port(port: int, process: _Process) -> None:
+    """Until somebody listens there. Nothing is connected: through a tunnel that would be a scan."""
     due = time.monotonic() + END_TIMEOUT_S
     while time.monotonic() < due:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        if listening_process(port) is not None:
             return
         if process.ended:
             break

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edge_runtime.cli import main
+from edge_runtime.hil.bench.verdict import GOLDEN, TOO_LATE
 
 PROTOCOL = """
 name = "quick"
@@ -25,12 +26,13 @@ pause_s = 0.1
 [budget]
 image_p90_ms = {p90}
 nrmse = 0.001
+lateness_p99_ms = {lateness}
 """
 
 
-def bench(folder: Path, p90: float, *options: str) -> tuple[int, dict[str, object]]:
+def bench(folder: Path, p90: float, *options: str, lateness: float = 60000) -> tuple[int, dict[str, object]]:
     protocol = folder / "quick.toml"
-    protocol.write_text(PROTOCOL.format(p90=p90), encoding="utf-8")
+    protocol.write_text(PROTOCOL.format(p90=p90, lateness=lateness), encoding="utf-8")
     usual = (
         "--protocol",
         str(protocol),
@@ -64,6 +66,40 @@ def test_a_missed_budget_fails_and_says_why(tmp_path: Path) -> None:
     assert code == 1
     assert report["verdict"]["reasons"]  # type: ignore[index]
     assert ElementTree.parse(tmp_path / "out" / "junit.xml").getroot().attrib["failures"] == "1"
+
+
+def test_a_bench_that_was_late_itself_blames_no_server(tmp_path: Path) -> None:
+    code, report = bench(tmp_path, 60000, lateness=0)
+    assert code == 1
+    assert report["verdict"]["valid"] is False  # type: ignore[index]
+    assert report["verdict"]["reasons"] == [TOO_LATE]  # type: ignore[index]
+    counts = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot().attrib
+    assert (counts["errors"], counts["failures"]) == ("1", "1")
+    assert "Not valid" in (tmp_path / "out" / "bench.html").read_text()
+
+
+def test_images_that_are_not_the_golden_ones_fail_and_are_named(tmp_path: Path) -> None:
+    """The golden images of the two slices change places."""
+    kept = tmp_path / "golden"
+    assert bench(tmp_path, 60000, "--keep-golden", str(kept))[0] == 0
+    index = kept / "golden.json"
+    document = json.loads(index.read_text())
+    first, second = (one for one in document["images"] if one["method"] == "classical")
+    first["digest"], second["digest"] = second["digest"], first["digest"]
+    index.write_text(json.dumps(document))
+    code, report = bench(tmp_path, 60000, "--golden", str(kept))
+    assert code == 1
+    assert report["verdict"]["reasons"] == ["images under load were not those that the server makes alone: 2 classical"]  # type: ignore[index]
+    (line,) = (one for one in report["verdict"]["lines"] if one["name"] == GOLDEN)  # type: ignore[index]
+    assert line["passed"] is False and "(T1, classical, slice " in line["detail"]
+
+
+def test_scanners_say_which_scheduler_they_were_granted(tmp_path: Path) -> None:
+    _, report = bench(tmp_path, 60000, "--realtime", "--scanners", "2")
+    assert len(report["schedulers"]) == 2  # type: ignore[arg-type]
+    for said in report["schedulers"]:  # type: ignore[attr-defined]
+        assert re.fullmatch(r"SCHED_FIFO \d+|not granted: .+", said)
+    assert report["schedulers"][0] in (tmp_path / "out" / "bench.html").read_text()  # type: ignore[index]
 
 
 def test_what_is_cut_is_measured_again_and_nothing_is_lost(tmp_path: Path) -> None:
