@@ -22,8 +22,8 @@ def test_nothing_acknowledged_is_lost(capsys: pytest.CaptureFixture[str]) -> Non
     today = datetime.date.today().isoformat()
     text = (
         f"# Kills, {today}\n\n`edge-runtime serve --journal` on {platform.machine()}, Python {platform.python_version()}: killed "
-        f"{KILLS} times by `kill -9` at random points\nof one durable scan of {READOUTS:,} readouts (2 coils x 32 samples), and started "
-        f"anew; by `make test-soak`.\n\n"
+        f"{KILLS} times by `kill -9` at random points\nof one durable scan of {READOUTS:,} readouts (2 coils x 32 samples), and "
+        "started anew; by `make test-soak`.\n\n"
         f"- acknowledged readouts lost: {found.lost}; in the journal at the end: {found.kept:,}, each once and in order\n"
         f"- kill to serving: median {np.median(found.serving_ms):.0f} ms, at most {max(found.serving_ms):.0f}\n"
         f"- kill to the scanner's next readout: median {np.median(found.resumed_ms):.0f} ms, at most {max(found.resumed_ms):.0f}\n"
