@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import struct
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset, validate_file_meta
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from edge_runtime.delivery.dicom import Common, StoredImage, common_part, own_part
@@ -82,7 +84,7 @@ def element_header(tag: int, vr: bytes, length: int) -> bytes:
     return struct.pack("<HH2sH", group, element, vr, length)
 
 
-_LENGTH_OF_32_BITS = frozenset({b"OB", b"OW", b"UN"})
+_LENGTH_OF_32_BITS = frozenset({b"OB", b"OW", b"UN", b"UT"})
 
 
 @functools.lru_cache(8)
@@ -98,8 +100,32 @@ def _meta_elements(sop_class_uid: str) -> tuple[bytes, bytes]:
     return before, b"".join(one for number, one in elements if number > 3)
 
 
-def _encoded(element: object) -> bytes:
+def _encoded(element: DataElement) -> bytes:
+    """An element; the plain ones here, which is ten times as fast."""
+    vr = str(element.VR)
+    value = None
+    if vr in _TEXTS:
+        value = _text(element.value)
+        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
+    elif vr in _NUMBERS and isinstance(element.value, (int, float)):
+        value = struct.pack(_NUMBERS[vr], element.value)
+    if value is not None and len(value) <= _LARGEST_SHORT_VALUE:
+        return element_header(int(element.tag), vr.encode("ascii"), len(value)) + value
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    write_data_element(buffer, element, "ISO_IR 192")  # type: ignore[arg-type]  # one of a dataset
+    write_data_element(buffer, element, "ISO_IR 192")
     return bytes(buffer.getvalue())
+
+
+_TEXTS = frozenset({"CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UI", "UT"})
+_NUMBERS = {"FD": "<d", "UL": "<L", "US": "<H"}
+_LARGEST_SHORT_VALUE = 0xFFFE
+
+
+def _text(value: object) -> bytes:
+    """Of one value, of several, or of none."""
+    if value is None:
+        return b""
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, value)).encode("utf-8", "replace")
+    return str(value).encode("utf-8", "replace")

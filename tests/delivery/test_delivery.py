@@ -14,6 +14,7 @@ from delivery_parts import Authority, Gate, all_are, sending, until
 from pacs_fixtures import StartStoreScp
 from pydicom import dcmread
 from pydicom.fileset import FileSet
+from pydicom.uid import EnhancedMRImageStorage
 from pynetdicom import AE
 
 from benchmarks.peers.pacs import EDGE_PORT, PACS_HTTP_PORT, STORESCP_AE, STORESCP_PORT, Orthanc
@@ -221,3 +222,21 @@ def test_images_of_a_scan_go_from_the_server_to_the_pacs(
         with Outbox(load_delivery(configuration).outbox.folder) as outbox:
             until(all_are(outbox, State.COMMITTED))
     assert json.dumps(report)
+
+
+def test_a_series_of_a_scan_goes_from_the_server_as_one_object(
+    orthanc: Orthanc, tmp_path: Path, whole_scan: bytes, tiny_bundle: Path
+) -> None:
+    configuration = tmp_path / "delivery.toml"
+    configuration.write_text(settings_text(DIMSE + 'objects = "enhanced"\n', callback=True))
+    with serving("--delivery", str(configuration), "--classical-only") as server:
+        with socket.create_connection((server.host, server.port)) as connection:
+            connection.sendall(whole_scan)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):
+                pass
+        until(lambda: len(orthanc.instances()) == 1)
+        stored = dcmread(io.BytesIO(orthanc.file(next(iter(orthanc.instances())))))
+        assert (stored.SOPClassUID, stored.NumberOfFrames) == (EnhancedMRImageStorage, 1)
+        with Outbox(load_delivery(configuration).outbox.folder) as outbox:
+            until(all_are(outbox, State.COMMITTED))

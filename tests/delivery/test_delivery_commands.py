@@ -109,6 +109,16 @@ def test_a_check_of_a_pacs_that_works(run: Run, configuration: Path) -> None:
     with free_port() as port, Receiver(port).running():
         said = checked(run, configuration, port, TESTPACS="RECEIVER")
     assert "answers EDGE1, unencrypted" in said and "takes MR images" in said and "storage commitment" in said
+
+
+def test_a_check_asks_for_what_is_to_be_sent(run: Run, configuration: Path) -> None:
+    with free_port() as port, Receiver(port).running():
+        compress = 'plain = true\ncompress = "always"\n'
+        said = checked(run, configuration, port, TESTPACS="RECEIVER", **{"plain = true\n": compress})
+        assert "takes no compressed images" in said
+        enhanced = 'plain = true\nobjects = "enhanced"\n'
+        said = checked(run, configuration, port, TESTPACS="RECEIVER", **{"plain = true\n": enhanced})
+        assert "C-STORE of Enhanced MR Image Storage is not allowed" in said
     assert MRImageStorage
 
 

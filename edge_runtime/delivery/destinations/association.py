@@ -60,6 +60,17 @@ class Association:
             for context in self.pynetdicom.accepted_contexts
         )
 
+    def context_id(self, sop_class_uid: str, transfer_syntax_uid: str) -> int | None:
+        """Of the presentation context for a class in a transfer syntax; ``None`` where that was not accepted."""
+        return next(
+            (
+                context.context_id
+                for context in self.pynetdicom.accepted_contexts
+                if context.abstract_syntax == sop_class_uid and transfer_syntax_uid in context.transfer_syntax
+            ),
+            None,
+        )
+
     def syntaxes(self, sop_class_uid: str) -> frozenset[str]:
         """Transfer syntaxes in which objects of a class are taken; empty: the class is not."""
         return frozenset(
@@ -71,24 +82,26 @@ class Association:
 
 
 @contextlib.contextmanager
-def undisturbed(association: Association) -> Iterator[None]:
+def undisturbed(association: Association) -> Iterator[bool]:
     """Keeps the association's reactor from working meanwhile: requests of the other side are not heard, answers to ours are.
 
     The reactor of pynetdicom looks for requests a thousand times a second. Before each of ours it is paused, but in 3.0.4 not for
     certain: it announces that it waits before it does, and on a busy machine it takes the answer to one request in thousands for a
     request, and drops it. The sender then waits until the watch gives up. Here it is known to have stopped, once for all objects.
     That it can be stopped is not part of the library's interface: where it is built otherwise, it is left alone.
+
+    Yields:
+        Whether it has stopped.
     """
     library = association.pynetdicom
     own = getattr(library, "_reactor_checkpoint", None)
     if not isinstance(own, threading.Event) or not own.is_set():
-        yield
+        yield False
         return
     gate = _Gate()
     library._reactor_checkpoint = gate
     try:
-        gate.reached.wait(REACTOR_STOPS_S)
-        yield
+        yield gate.reached.wait(REACTOR_STOPS_S)
     finally:
         gate.open()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from edge_runtime.delivery.configuration import Callback, DeliverySettings, Destination, DicomPeer, FolderPeer, WebPeer
 from edge_runtime.errors import DestinationError, NotAdmitted, Unreachable
@@ -60,18 +60,19 @@ def _check_dimse(settings: DeliverySettings, destination: Destination, peer: Dic
     require_pynetdicom()
     yield _echo(settings, peer)
     smaller = offered(destination)
+    images = EnhancedMRImageStorage if destination.objects == "enhanced" else MRImageStorage
     wanted = [
         build_context(STORAGE_COMMITMENT),
-        *(build_context(MRImageStorage, syntax) for syntax in (ExplicitVRLittleEndian, *smaller)),
+        *(build_context(images, syntax) for syntax in (ExplicitVRLittleEndian, *smaller)),
     ]
     with associated(settings.device.ae_title, peer, wanted) as association:
-        syntaxes = association.syntaxes(MRImageStorage)
+        syntaxes = association.syntaxes(images)
         takes = bool(syntaxes)
         commits = bool(association.syntaxes(STORAGE_COMMITMENT))
     yield Finding(
         "storage",
         takes,
-        "takes MR images" if takes else "does not take MR images: C-STORE of MR Image Storage is not allowed",
+        "takes MR images" if takes else f"does not take MR images: C-STORE of {images.name} is not allowed",
     )
     if takes and smaller:
         named = [UID(one).name for one in smaller if one in syntaxes]

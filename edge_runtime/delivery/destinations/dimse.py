@@ -18,12 +18,14 @@ from edge_runtime.delivery.destinations.association import (
     Association,
     associated,
     require_pynetdicom,
+    undisturbed,
 )
 from edge_runtime.delivery.destinations.commitment import ask_for_commitment
 from edge_runtime.delivery.destinations.compression import LinkSpeed, compressed, offered
 from edge_runtime.delivery.destinations.courier import Settle
+from edge_runtime.delivery.destinations.store_request import Answer, store
 from edge_runtime.delivery.outbox.store import Delivery, Failed, Lost, Outbox, Outcome, Sent, Untried
-from edge_runtime.errors import DestinationError, NotAdmitted, Unreachable
+from edge_runtime.errors import DeliveryError, DestinationError, NotAdmitted, Unreachable
 
 if TYPE_CHECKING:
     from pynetdicom.presentation import PresentationContext
@@ -57,13 +59,15 @@ class DimseCourier:
     def send(self, objects: Iterator[Delivery], kinds: Collection[tuple[str, str]], settle: Settle) -> None:
         """See `courier.Courier`."""
         contexts = _contexts(kinds, self._offered)
-        with associated(
-            self._device.ae_title, self._peer, contexts, bandwidth_bytes_per_s=self._share()
-        ) as association:
+        cap = self._share()
+        with (
+            associated(self._device.ae_title, self._peer, contexts, bandwidth_bytes_per_s=cap) as association,
+            undisturbed(association) as alone,
+        ):
             numbers = itertools.cycle(range(1, 65536))
             for delivery in objects:
                 try:
-                    outcome = self._send_one(association, delivery, next(numbers))
+                    outcome = self._send_one(association, delivery, next(numbers), alone)
                 except DestinationError:  # it takes nothing at all now
                     settle(delivery, Untried())
                     raise
@@ -82,7 +86,7 @@ class DimseCourier:
         cap = self._destination.pace.bandwidth_bytes_per_s
         return None if cap is None else max(1, cap // self._destination.pace.associations)
 
-    def _send_one(self, association: Association, delivery: Delivery, number: int) -> Outcome:
+    def _send_one(self, association: Association, delivery: Delivery, number: int, alone: bool) -> Outcome:
         assert delivery.path is not None
         syntaxes = association.syntaxes(delivery.identity.sop_class_uid)
         what, size_bytes = self._as_accepted(delivery, delivery.path, syntaxes)
@@ -94,15 +98,34 @@ class DimseCourier:
             )  # fmt: skip
         began = time.monotonic()
         try:
-            status = association.pynetdicom.send_c_store(what, number, _PRIORITY_OF[int(delivery.urgency)])
+            answer = self._store(association, delivery, what, number, alone)
         except RuntimeError:  # the association is gone, and nothing of this object was sent
             return Lost(f"{self._peer.ae_title}: it ended the association")
-        except (ValueError, AttributeError) as error:
+        except (DeliveryError, ValueError, AttributeError) as error:
             return Failed(f"can't be encoded: {error}", final=True)
-        outcome = self._outcome(status)
+        outcome = self._outcome(answer)
         if isinstance(outcome, Sent):
             self._speed.sent(size_bytes, time.monotonic() - began)
         return outcome
+
+    def _store(self, association: Association, delivery: Delivery, what: Any, number: int, alone: bool) -> Answer:
+        """Sends a file, as its bytes where that can be, or a dataset."""
+        identity, priority = delivery.identity, _PRIORITY_OF[int(delivery.urgency)]
+        context = association.context_id(identity.sop_class_uid, identity.transfer_syntax_uid)
+        if alone and context is not None and isinstance(what, Path):
+            return store(
+                association.pynetdicom,
+                context,
+                what,
+                sop_class_uid=identity.sop_class_uid,
+                sop_instance_uid=identity.sop_instance_uid,
+                number=number,
+                priority=priority,
+            )
+        status = association.pynetdicom.send_c_store(what, number, priority)
+        if "Status" not in status:
+            return Answer(None)
+        return Answer(int(status.Status), str(status.get("ErrorComment", "") or ""))
 
     def _as_accepted(self, delivery: Delivery, path: Path, accepted: frozenset[str]) -> tuple[Any, int]:
         """An object in a transfer syntax that the receiver takes, with its size in bytes; ``None`` where there is none."""
@@ -123,13 +146,12 @@ class DimseCourier:
             return self._speed.is_slow(self._destination.slow_link_bytes_per_s)
         return self._destination.compress == "always"
 
-    def _outcome(self, status: Any) -> Outcome:
-        """What an answer means (PS3.4 B.2.3, PS3.7 annex C); an empty one is none at all."""
-        if "Status" not in status:
+    def _outcome(self, answer: Answer) -> Outcome:
+        """What an answer means (PS3.4 B.2.3, PS3.7 annex C)."""
+        code = answer.status
+        if code is None:
             return Lost(f"{self._peer.ae_title}: the association broke before the answer")
-        code = int(status.Status)
-        comment = str(status.get("ErrorComment", "") or "")[:100]
-        said = f"status {code:04X}h" + (f" ({comment})" if comment else "")
+        said = f"status {code:04X}h" + (f" ({answer.comment[:100]})" if answer.comment else "")
         if code == 0x0000:
             return Sent()
         if code == 0x0111:

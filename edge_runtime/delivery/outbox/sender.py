@@ -301,15 +301,14 @@ class _Turn:
         self._renewed = time.monotonic()
 
     def __iter__(self) -> Iterator[Delivery]:
-        while self._left or self._claim_more():
-            if not self._lane.goes_on(self._left[-1].urgency):
-                return
+        while (self._left or self._claim_more()) and self._lane.goes_on(self._left[-1].urgency):
             if time.monotonic() - self._renewed > LEASE_S / 10:
                 self._ledger.renew()
                 self._renewed = time.monotonic()
             delivery = self._left.pop()
             if self._ledger.is_whole(delivery):
                 yield delivery
+        self._ledger.write_down()  # before the connection is released, which takes its time
 
     def _claim_more(self) -> bool:
         """Whether there is more for this connection."""
