@@ -155,8 +155,7 @@ def test_a_search_finds_the_pace_that_answers_can_follow(tmp_path: Path) -> None
     usual = ["--protocol", small, "--classical-only", "--quiet", "--out", str(tmp_path), "--link", "delay=60"]
     main(["bench", "search", *usual, "--warm-up", "0", "--soak", "1", "--cool-down", "0"])
     found = report_of(tmp_path, "search.json")["found"]
-    fast = [point for point in found["curve"] if point["load"]["speed"] > 0.4 / 0.12]
-    assert fast and all("had to wait" in point["why"] for point in fast)
+    assert "had to wait" in found["broken"]["why"]
     assert found["held"] is None or found["held"]["load"]["speed"] < 0.4 / 0.12
 
 
