@@ -145,6 +145,7 @@ def benches(plan: Plan, tell: Tell) -> Iterator[Bench]:
         zero_s = time.perf_counter()
         watcher = stack.enter_context(Watcher(target.watch, zero_s))
         way = stack.enter_context(laid(plan.link, target.host, target.port))
+        watcher.await_first()
         yield Bench(plan, target, way, watcher, spool, zero_s, tell)
 
 
