@@ -117,7 +117,8 @@ def _what(axis: Axis) -> str:
 
 def _table(found: Found) -> str:
     names = (
-        "load",
+        "scanners",
+        "pace",
         "scans a minute",
         "readouts a second",
         "p50 ms",
@@ -133,7 +134,12 @@ def _table(found: Found) -> str:
 
 
 def _row(point: Point) -> str:
-    cells = [f"{point.scans_per_minute:.1f}", f"{point.readouts_per_s:.0f}"]
+    cells = [
+        str(point.load.scanners),
+        f"{point.load.speed:.2f}",
+        f"{point.scans_per_minute:.1f}",
+        f"{point.readouts_per_s:.0f}",
+    ]
     cells += ["-" if one is None else f"{one:.0f}" for one in (point.p50_ms, point.p90_ms, point.longest_ms)]
     cells.append(str(point.images))
     cells.append(NOT_MEASURED if point.usage.cpu_cores is None else f"{point.usage.cpu_cores:.2f}")
@@ -141,4 +147,4 @@ def _row(point: Point) -> str:
         NOT_MEASURED if one is None else f"{one:.0f}" for one in (point.usage.resident_mb, point.usage.temperature_c)
     ]
     numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    return f"<tr><td>{escape(str(point.load))}</td>{numbers}<td>{escape(point.why or 'held')}</td></tr>"
+    return f"<tr>{numbers}<td>{escape(point.why or 'held')}</td></tr>"

@@ -75,6 +75,7 @@ class Pacing:
         readouts: that were timed.
         p50_ms, p99_ms, longest_ms: by which readouts left late.
         held_up_s: longest time for which a server took nothing.
+        overruns: scans whose answer outlasted the pause after them, so that the next one had to wait for the server.
     """
 
     readouts: int
@@ -82,6 +83,7 @@ class Pacing:
     p99_ms: float
     longest_ms: float
     held_up_s: float
+    overruns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,7 @@ def _finals(scan: ScanSeen) -> dict[tuple[str, Key], ImageSeen]:
 def _pacing(scans: Sequence[ScanSeen]) -> Pacing:
     late = [value / 1000 for scan in scans for value in scan.lateness_us]
     held_up = max((scan.held_up_s for scan in scans), default=0.0)
+    overruns = sum(scan.overrun_s > 0 for scan in scans)
     if not late:
-        return Pacing(0, 0.0, 0.0, 0.0, held_up)
-    return Pacing(len(late), quantile(late, 0.5).value, quantile(late, 0.99).value, max(late), held_up)
+        return Pacing(0, 0.0, 0.0, 0.0, held_up, overruns)
+    return Pacing(len(late), quantile(late, 0.5).value, quantile(late, 0.99).value, max(late), held_up, overruns)

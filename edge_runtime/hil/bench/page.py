@@ -205,6 +205,7 @@ def _counts(report: Mapping[str, Any]) -> str:
         ("scans that began, and were answered in full", f"{measures['scans']}, {measures['completed']}"),
         ("scans a minute", _number(measures["scans_per_minute"])),
         ("images expected, and lost", f"{measures['images_expected']}, {measures['images_lost']}"),
+        ("scans whose answer held up the next one", str(measures["pacing"]["overruns"])),
         ("connections that ended early", str(measures["attempts_cut"])),
         ("readouts sent, and taken in by the server", f"{measures['readouts']}, {report['readouts_taken']}"),
         (

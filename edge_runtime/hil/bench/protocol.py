@@ -27,7 +27,7 @@ class ScanStep:
         config: the configuration that the server is asked for.
         image: ``EdgeMethod`` of the image that the deadline is about; ``image`` for servers that name none.
         deadline_ms: from a slice's last readout to its image.
-        pause_s: after the scan, before the next begins.
+        pause_s: from the end of the last readout to the next scan's first; an answer that takes longer holds the next scan up.
     """
 
     name: str

@@ -49,6 +49,7 @@ class ScanSeen:
         expected: images that the whole scan should yield of each method.
         lateness_us: of every readout, by which it left late through the scanner's own doing.
         held_up_s: longest time for which the server took nothing.
+        overrun_s: by which its answer outlasted the pause after it, so that the next scan came late; 0 where none is asked for.
         closed: the server said CLOSE.
         error: why it ended otherwise; "" where it did not.
         texts: from the server.
@@ -66,6 +67,7 @@ class ScanSeen:
     images: tuple[ImageSeen, ...]
     lateness_us: tuple[int, ...]
     held_up_s: float
+    overrun_s: float
     closed: bool
     error: str
     texts: tuple[str, ...] = field(default=())

@@ -145,6 +145,7 @@ def benches(plan: Plan, tell: Tell) -> Iterator[Bench]:
         zero_s = time.perf_counter()
         watcher = stack.enter_context(Watcher(target.watch, zero_s))
         way = stack.enter_context(laid(plan.link, target.host, target.port))
+        watcher.await_first()
         yield Bench(plan, target, way, watcher, spool, zero_s, tell)
 
 
@@ -216,10 +217,16 @@ class Bench:
     def load(
         self, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None
     ) -> tuple[list[ScanSeen], tuple[str, ...]]:
-        """Plays the protocol by all scanners, the plan's number where none is given; returns when the last has finished."""
-        orders = self.orders(self._way, speed, None if duration_s is not None else rounds, duration_s)
-        fleet = staggered(orders, scanners or self._plan.scanners, self._plan.protocol.stagger_s / speed)
-        return play_all(fleet, self._way.prefix, self._seen)
+        """Plays the protocol by all scanners, the plan's number where none is given; returns when the last has finished.
+
+        Args:
+            duration_s: for which all of them are at work, from the last one's beginning on.
+        """
+        scanners = scanners or self._plan.scanners
+        stagger_s = self._plan.protocol.stagger_s / speed
+        until_s = None if duration_s is None else duration_s + (scanners - 1) * stagger_s
+        orders = self.orders(self._way, speed, None if duration_s is not None else rounds, until_s)
+        return play_all(staggered(orders, scanners, stagger_s), self._way.prefix, self._seen)
 
     def orders(self, way: Way, speed: float, rounds: int | None, duration_s: float | None) -> Orders:
         """For the first scanner."""

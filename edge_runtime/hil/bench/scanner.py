@@ -165,10 +165,17 @@ class Attempt:
             images=tuple(self._image(image, at) for image, at in self._seen.images),
             lateness_us=tuple(self._lateness_us),
             held_up_s=self._held_up_s,
+            overrun_s=max(0.0, ended - self.next_s) if self._step.pause_s else 0.0,
             closed=self._seen.closed,
             error=error,
             texts=tuple(self._seen.texts),
         )
+
+    @property
+    def next_s(self) -> float:
+        """When the next scan may begin by the protocol's own pace: a pause after the last readout, not after the answer."""
+        scan_s = len(self._script.readouts) * self._step.repetition_time_ms / 1000
+        return self._start + scan_s + self._step.pause_s
 
     def _connection(self) -> socket.socket:
         host, port = self._orders.host, self._orders.port
@@ -308,14 +315,15 @@ def work(orders: Orders) -> None:
         for step in orders.steps:
             if orders.end_s is not None and time.perf_counter() >= orders.zero_s + orders.end_s:
                 return
-            for attempt in range(orders.attempts):
-                seen = Attempt(orders, step, scripts[step.file], number, attempt).run()
+            for number_of_attempt in range(orders.attempts):
+                attempt = Attempt(orders, step, scripts[step.file], number, number_of_attempt)
+                seen = attempt.run()
                 print(seen.line(), flush=True)
                 if seen.closed and not seen.error:
                     break
             number += 1
             gc.collect()
-            time.sleep(step.pause_s)
+            time.sleep(max(0.0, attempt.next_s - time.perf_counter()))
         done += 1
 
 

@@ -4,7 +4,7 @@ Along `Pace` the protocol's repetition times and pauses are divided by a factor;
 once, each at the same pace. From the axis's first load it is doubled (or halved) until a load is not held (or is), then the gap
 is halved until it is narrower than the axis tells apart. A load is held where no image is lost, no more deadlines are missed
 than the budget has (none where it has no such line), and the scanners could keep the pace: a server that takes readouts late
-holds up the scanner.
+holds up the scanner, and one that answers a scan after the pause that follows it holds up the next scan.
 """
 
 from __future__ import annotations
@@ -144,6 +144,10 @@ def point_of(load: Load, readouts_per_s: float, measures: Measures, budget: Budg
         why = f"{measures.images_lost} of {measures.images_expected} images were lost"
     elif misses is not None and misses.value > allowed:
         why = f"{misses.count} of {misses.of} deadlines were missed"
+    elif measures.pacing.overruns > allowed * measures.scans:
+        why = (
+            f"{measures.pacing.overruns} of {measures.scans} scans were answered so late that the next one had to wait"
+        )
     elif measures.pacing.held_up_s > MOST_HELD_UP_S:
         why = f"the server took no readouts for {measures.pacing.held_up_s:.2f} s"
     elif budget.lateness_p99_ms is not None and measures.pacing.p99_ms > budget.lateness_p99_ms:

@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
+
+START_TIMEOUT_S = 10.0
+"""For which a run waits for its first reading."""
 
 MOST_READINGS = 20_000
 """Then every second one is forgotten, and from then on every second one kept."""
@@ -52,6 +55,7 @@ class Watcher:
         self._found = False
         self._readings: list[dict[str, Any]] = []
         self._skip, self._counted = 1, 0
+        self._begun = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         if command is not None:
             with contextlib.suppress(OSError):
@@ -73,10 +77,17 @@ class Watcher:
     ) -> None:
         self.close()
 
+    def await_first(self) -> None:
+        """Until there is a reading, or it is clear that there will be none; not for longer than `START_TIMEOUT_S`."""
+        self._begun.wait(START_TIMEOUT_S)
+
     def _read(self) -> None:
-        if self._process is None or self._process.stdout is None:
-            return
-        for line in self._process.stdout:
+        if self._process is not None and self._process.stdout is not None:
+            self._read_lines(self._process.stdout)
+        self._begun.set()
+
+    def _read_lines(self, stream: IO[bytes]) -> None:
+        for line in stream:
             now = time.perf_counter() - self._zero_s
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 said = json.loads(line)
@@ -86,6 +97,7 @@ class Watcher:
                 self._counted += 1
                 if self._counted % self._skip == 0:
                     self._readings.append({**said, "clock_s": said["at_s"], "at_s": now})
+                    self._begun.set()
                 if len(self._readings) > MOST_READINGS:
                     self._readings, self._skip = self._readings[::2], 2 * self._skip
 

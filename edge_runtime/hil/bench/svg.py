@@ -12,6 +12,12 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 28, 44
 COLOURS = ("#0b6e99", "#c4500f", "#3a7d34", "#7a4fa3", "#97761c", "#b3396b", "#4a5a6a", "#1f9c8f")
 """Told apart in print and by most who see fewer colours."""
 
+LEAST_SPAN = 1e-9
+"""Of an axis, as a share of its largest value, or of 1."""
+
+LEAST_OF_DECADES = 1e-12
+"""What is smaller lies on the lower edge of a logarithmic axis."""
+
 MOST_POINTS = 2000
 """Of one series; of more, every so manieth is drawn, the largest of them."""
 
@@ -55,7 +61,7 @@ def plot(
     xs = [value for one in drawn for value in one.x] + [mark.at for mark in marks if mark.vertical]
     ys = [value for one in drawn for value in one.y] + [mark.at for mark in marks if not mark.vertical]
     if log_y:
-        ys = [value for value in ys if value > 0] or [1.0]
+        ys = [value for value in ys if value > LEAST_OF_DECADES] or [1.0]
     low_y = min(ys) if log_y or not y_from_zero else min(0.0, *ys)
     axis_x, axis_y = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT), _Axis(low_y, max(ys), HEIGHT - BOTTOM, TOP, log_y)
     parts = [
@@ -125,8 +131,11 @@ class _Axis:
     def __init__(self, low: float, high: float, first: float, last: float, log: bool = False) -> None:
         if log:
             low, high = math.log10(low), math.log10(high)
-        if high - low < 1e-12:
-            low, high = low - (0.5 if log or low else 0.0), high + 0.5 * (abs(high) or 1.0)
+        if high - low < LEAST_SPAN * max(1.0, abs(low), abs(high)):  # one value, as far as a picture can tell
+            if log:
+                low, high = low - 0.5, high + 0.5
+            else:
+                low, high = low - (0.5 if abs(low) > LEAST_SPAN else 0.0), high + 0.5 * max(1.0, abs(high))
         pad = 0.04 * (high - low)
         self._low, self._high = low - (pad if log else 0.0), high + pad
         self._first, self._last, self._log = first, last, log

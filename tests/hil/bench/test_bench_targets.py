@@ -139,6 +139,26 @@ def test_a_search_finds_the_number_of_scanners_that_a_server_has_places_for(tmp_
     assert "Held: 2 scanners" in page and page.count("<svg") >= 2
 
 
+@pytest.mark.parametrize(("pause_s", "overruns"), [(0.05, 2), (10, 0), (0, 0)])
+def test_answers_that_outlast_the_pause_are_told(pause_s: float, overruns: int, tmp_path: Path) -> None:
+    """Every answer takes 200 ms for its way alone. Where no pause is asked for, none can be outlasted."""
+    repeat = "1" if pause_s > 1 else "2"
+    _, report = run(tmp_path, "--classical-only", "--link", "delay=100", "--repeat", repeat, pause_s=pause_s)
+    assert report["measures"]["pacing"]["overruns"] == overruns
+    assert report["measures"]["images_lost"] == 0
+
+
+@pytest.mark.full
+def test_a_search_finds_the_pace_that_answers_can_follow(tmp_path: Path) -> None:
+    """An answer takes 120 ms for its way alone, and the pause of 400 ms is as long at 3.3 times the pace."""
+    small = protocol(tmp_path, repetition_time_ms=4, pause_s=0.4)
+    usual = ["--protocol", small, "--classical-only", "--quiet", "--out", str(tmp_path), "--link", "delay=60"]
+    main(["bench", "search", *usual, "--warm-up", "0", "--soak", "1", "--cool-down", "0"])
+    found = report_of(tmp_path, "search.json")["found"]
+    assert "had to wait" in found["broken"]["why"]
+    assert found["held"] is None or found["held"]["load"]["speed"] < 0.4 / 0.12
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

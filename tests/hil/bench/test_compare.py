@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import BenchError
-from edge_runtime.hil.bench.compare import Comparison, Report, compare
+from edge_runtime.hil.bench.compare import LEAST_REPORTS, Comparison, Report, compare
 
 N = 360
 
@@ -71,6 +71,22 @@ def test_several_reports_a_side_are_compared_run_by_run() -> None:
     assert "ranks of reports" in comparison.method
     assert comparison.worse
     assert not compare(before, [report(80 + seed, n=12) for seed in range(7)]).worse
+
+
+def test_as_few_reports_as_are_taken_one_by_one_can_tell_a_difference_of_many_lines() -> None:
+    """Three scans and a preview, two quantiles each, and two shares; that all of one side is slower is all that seven can show."""
+
+    def of_three_scans(seed: int, added_ms: float) -> Report:
+        made = report(seed, added_ms, n=12)
+        latency = made["measures"]["steps"]["T1"]
+        made["measures"]["steps"] = dict.fromkeys(("localiser", "T1", "T2"), latency)
+        made["measures"]["preview"] = latency
+        return made
+
+    sides = [[of_three_scans(seed + added, added) for seed in range(LEAST_REPORTS)] for added in (0, 40)]
+    changes = compare(*sides).changes
+    assert len(changes) == 10
+    assert all(change.verdict == "slower" for change in changes if change.unit == "ms")
 
 
 def test_what_else_differs_is_said() -> None:
