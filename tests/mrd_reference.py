@@ -43,7 +43,7 @@ class _Bytes:
         return struct.unpack("<" + format, self.part(offset, struct.calcsize("<" + format)))
 
     def part(self, offset: int, size: int) -> bytes:
-        _ensure(offset + size <= len(self.stream), "ProtocolError", f"message {self.name}")
+        _ensure(offset + size <= len(self.stream), "Truncated", f"message {self.name}")
         return self.stream[offset : offset + size]
 
 

@@ -135,7 +135,7 @@ class LiveScan:
             self._promise()
         elif isinstance(message, Text):
             log.info(
-                "scan %s: a text of %d characters", session.report.scan_id, len(message.text)
+                "scan %s: its scanner sent a text of %d characters", session.report.scan_id, len(message.text)
             )  # may be a patient's
         elif isinstance(message, Waveform):
             session.report.left_out["waveform"] = session.report.left_out.get("waveform", 0) + 1

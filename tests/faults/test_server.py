@@ -38,7 +38,7 @@ from simulated import (
 
 from edge_runtime import session
 from edge_runtime.errors import Abandoned, BudgetExceeded
-from edge_runtime.links import mrd
+from edge_runtime.links import mrd, mrd_sender
 from edge_runtime.links.mrd_header import format_header
 from edge_runtime.links.mrd_messages import WAVEFORM_HEADER, Close, ImageMessage, Text
 from edge_runtime.links.mrd_pack import (
@@ -814,7 +814,7 @@ def test_a_client_that_does_not_read_its_images_holds_up_nobody(serve, whole_sca
 
 
 def test_a_client_that_takes_its_images_byte_by_byte_is_given_up(serve, monkeypatch):
-    monkeypatch.setattr(mrd, "SLOWEST_BYTES_PER_S", 1 << 30)
+    monkeypatch.setattr(mrd_sender, "SLOWEST_BYTES_PER_S", 1 << 30)
     server = serve(send_timeout_s=0.3)
     large = with_spaces(header_of(), recon=EncodingSpace((1024, 1024, 1), (240, 320, 5)))
     with server.connect(receive_buffer=4096) as slow:
