@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +141,38 @@ def test_nobody_takes_an_answer(server: Server) -> None:
         while not messages.empty():
             assert time.monotonic() < deadline, "the reactor does not go on"
             time.sleep(0.01)
+
+
+class _Sluggish(threading.Event):
+    """A reactor that waits there goes on late, as on a busy machine."""
+
+    draw = random.Random(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        done = super().wait(timeout)
+        time.sleep(self.draw.uniform(0.001, 0.012))
+        return done
+
+
+def test_a_reactor_that_goes_on_late_takes_no_answer(tmp_path: Path, server: Server) -> None:
+    """It says that it waits, is held up, and then looks for messages although it was told to wait (pynetdicom 3.0.4).
+
+    With `send_c_store` 6 of 208 answers were lost in this way.
+    """
+    paths = write_images(tmp_path, 20)
+    for _ in range(5):
+        server.received.clear()
+        with associated("EDGE1", peer(server), CONTEXTS) as association:
+            sluggish = _Sluggish()
+            sluggish.set()
+            association.pynetdicom._reactor_checkpoint = sluggish
+            time.sleep(0.05)  # it is there now
+            with undisturbed(association) as alone:
+                assert alone
+                for number, path in enumerate(paths):
+                    time.sleep(_Sluggish.draw.uniform(0, 0.01))
+                    assert send(association, path, number + 1) == Answer(0x0000)
+        assert len(server.received) == len(paths)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path, server: Server) -> None:
