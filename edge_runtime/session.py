@@ -243,14 +243,18 @@ class Session:
         layout.check_budget(self._coils, budget, self._network_bytes, self._working_copies)
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
         self._memory.require(self._needed_bytes(layout, 1))
-        self._header, device = header, self._runtime.plans.device
+        device, handover = self._runtime.plans.device, self._runtime.handover
+        examined = header if handover is None else handover.header_of(self.report.scan_id, header)
+        self._header = examined
         granted = budget - self._network_bytes
         self._assembler = Assembler(header, layout, granted, device, self._working_copies)
         if self._runtime.output is not None:
             from edge_runtime.delivery.files import SeriesWriter  # pydicom is a tenth of a second at every start
 
-            self._writer = SeriesWriter(self._runtime.output / self.report.scan_id, header, scan_id=self.report.scan_id)
-        for note in (*self._runtime.notes, *header.notes, *layout.notes):
+            self._writer = SeriesWriter(
+                self._runtime.output / self.report.scan_id, examined, scan_id=self.report.scan_id
+            )
+        for note in (*self._runtime.notes, *examined.notes, *layout.notes):
             self._say(f"note: {note}")
         self._runtime.observers.scan_begun(self.report.scan_id, self.report.configuration, self._model)
         self.state = State.RECEIVING
@@ -816,7 +820,7 @@ class Session:
         if self._runtime.handover is None or self._writer is None:
             return
         try:
-            self._runtime.handover.scan_ended(self._writer.folder)
+            self._runtime.handover.scan_ended(self._writer.folder, whole=not self.report.error)
         except DeliveryError as error:
             log.error("scan %s: %s", self.report.scan_id, error)
             self._say(f"error: {error}")

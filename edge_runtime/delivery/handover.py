@@ -21,6 +21,8 @@ from edge_runtime.delivery.gathering import Gatherings
 from edge_runtime.delivery.outbox.states import State, Urgency
 from edge_runtime.delivery.outbox.store import ObjectIdentity, Outbox, Wanted
 from edge_runtime.delivery.process import SenderProcess
+from edge_runtime.delivery.worklist.binder import Binder
+from edge_runtime.delivery.worklist.store import WorklistStore
 from edge_runtime.errors import DeliveryError, OutboxConflict, OutboxError
 from edge_runtime.scan import Completeness, Image, Method, ScanHeader
 
@@ -41,16 +43,24 @@ class Handover:
 
     Args:
         notify: called when there is something new to send.
+        binder: knows the worklist's orders; ``None`` where there is no worklist.
     """
 
-    def __init__(self, settings: DeliverySettings, outbox: Outbox, notify: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: DeliverySettings, outbox: Outbox, notify: Callable[[], None], binder: Binder | None = None
+    ) -> None:
         self._settings = settings
         self._outbox = outbox
         self._notify = notify
+        self._binder = binder
         self._gatherings = Gatherings(outbox.folder / "gathering")
         self._gathered: dict[Path, Urgency] = {}  # scans that are noted
         self.folder = outbox.folder / "scans"
         """Where scans may be written that are to be nowhere else; their files go when the outbox lets go of them."""
+
+    def header_of(self, scan_id: str, header: ScanHeader) -> ScanHeader:
+        """A scan's header as its order has it, or marked as unscheduled; as it is where there is no worklist."""
+        return header if self._binder is None else self._binder.header_of(scan_id, header)
 
     def image(self, path: Path, image: Image, header: ScanHeader) -> None:
         """Takes in an image; afterwards it is the outbox's to deliver, by itself or, where a destination wants that, with its
@@ -91,17 +101,20 @@ class Handover:
         if wanted and self._outbox.add(path, identity_of(path, label), wanted):
             self._notify()
 
-    def scan_ended(self, scan: Path) -> None:
+    def scan_ended(self, scan: Path, *, whole: bool = True) -> None:
         """Makes the objects of a scan's series, where destinations want those, and takes them in.
 
         Series that can't be one object, such as those whose place is not known, go as they are.
 
         Args:
-            scan: its folder, in which `files.SeriesWriter` has written.
+            scan: its folder, in which `files.SeriesWriter` has written; its name is the scan's id.
+            whole: it was measured to its end.
 
         Raises:
             DeliveryError: something was not taken in; it is tried again when the next process begins.
         """
+        if self._binder is not None:
+            self._binder.ended(scan.name, whole=whole)
         urgency = self._gathered.pop(scan, None)
         if urgency is not None:
             self._gather_scan(scan, urgency)
@@ -166,8 +179,12 @@ def open_handover(configuration: Path) -> Iterator[Handover]:
     with (
         Outbox(settings.outbox.folder, stop_below_bytes=settings.outbox.stop_below_bytes) as outbox,
         contextlib.closing(SenderProcess(configuration)) as sender,
+        contextlib.ExitStack() as stack,
     ):
-        handover = Handover(settings, outbox, sender.notify)
+        binder = None
+        if settings.worklist is not None:
+            binder = Binder(stack.enter_context(WorklistStore(settings.outbox.folder / "worklist")))
+        handover = Handover(settings, outbox, sender.notify, binder)
         handover.make_up()
         yield handover
 

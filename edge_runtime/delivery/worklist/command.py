@@ -18,13 +18,15 @@ def add_worklist(commands: Any) -> None:
     """Adds ``worklist`` to the command line."""
     worklist = commands.add_parser(
         "worklist",
-        help="the hospital's orders: query, show",
+        help="the hospital's orders: query, show, bind, scans",
         description="Asks the worklist of a configuration of delivery, and shows the orders that are kept for when the network "
         "is down.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n"
         "  edge-runtime worklist query --dates 20261127 --config delivery.toml\n"
         "  edge-runtime worklist show --config delivery.toml\n"
+        "  edge-runtime worklist bind 3f1c22 --config delivery.toml     # the next scan answers this order\n"
+        "  edge-runtime worklist bind --emergency                       # the next scan answers none\n"
         f"The variable {CONFIG_VARIABLE} stands in for --config.",
     )
     actions = worklist.add_subparsers(required=True, metavar="ACTION")
@@ -37,6 +39,15 @@ def add_worklist(commands: Any) -> None:
     asking.add_argument("--patient-id", default="", metavar="ID")
     asking.add_argument("--accession", default="", metavar="NUMBER")
     _action(actions, "show", _show, "orders that are kept, with their age")
+    binding = _action(actions, "bind", _bind, "choose what the next scan answers, whatever its header says")
+    what = binding.add_mutually_exclusive_group(required=True)
+    what.add_argument("order", nargs="?", metavar="ORDER", help="key that 'show' prints, or an accession number")
+    what.add_argument("--emergency", action="store_true", help="nobody's order: a patient to be identified later")
+    what.add_argument("--clear", action="store_true", help="take the choice back")
+    binding.add_argument(
+        "--scan", default="", metavar="ID", help="for this scan, before it begins anew (default: the next one)"
+    )
+    _action(actions, "scans", _scans, "what scans were bound to, newest last")
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -109,6 +120,51 @@ def _show(options: argparse.Namespace) -> int:
         print(
             f"{order.key}  {when:<13}  {order.accession_number:<16}  {order.patient.identifier}  {order.patient.name}  {what}"
             f"  (seen {_age(now - one.seen_at)})"
+        )
+    return 0
+
+
+def _bind(options: argparse.Namespace) -> int:
+    from edge_runtime.delivery.worklist.store import Choice, WorklistStore
+
+    with WorklistStore(_settings(options).outbox.folder / "worklist") as store:
+        order = None if options.emergency or options.clear else store.order(options.order)
+        choice = None if options.clear else Choice(None if order is None else order.key, options.emergency)
+        store.choose(choice, options.scan)
+    whose = f"scan {options.scan}" if options.scan else "the next scan"
+    if options.json:
+        print(json.dumps({"scan": options.scan, "order": order.key if order else None, "emergency": options.emergency}))
+    elif options.clear:
+        print(f"nothing is chosen for {whose}")
+    else:
+        print(f"{whose}: {'an emergency' if order is None else f'order {order.key}, {order.accession_number}'}")
+    return 0
+
+
+def _scans(options: argparse.Namespace) -> int:
+    from edge_runtime.delivery.worklist.store import WorklistStore
+
+    with WorklistStore(_settings(options).outbox.folder / "worklist") as store:
+        history = store.history()
+    if options.json:
+        scans = [
+            {
+                "scan": one.scan_id,
+                "how": one.how,
+                "order": one.order.key if one.order else None,
+                "study_uid": one.study_uid,
+                "patient_id": one.patient_id,
+                "remark": one.remark,
+                "ended": one.ended,
+            }
+            for one in history
+        ]
+        print(json.dumps({"scans": scans}))
+        return 0
+    for one in history:
+        order = one.order.key if one.order else "-"
+        print(
+            f"{one.scan_id}  {one.how:<12}  {order:<10}  {one.patient_id:<20}  {one.ended or 'goes on'}  {one.remark}"
         )
     return 0
 

@@ -28,8 +28,8 @@ BUSY_S = 10.0
 MOST_KEPT = 5000
 """Orders; the oldest of those that no scan was bound to go first."""
 
-How = Literal["operator", "header", "reconciled", "unscheduled", "emergency"]
-"""How a scan came by its order, or that it has none."""
+How = Literal["operator", "header", "reconciled", "unscheduled", "emergency", "contradicted"]
+"""How a scan came by its order, or that it has none; ``contradicted``: what it said of an order was not believed."""
 
 _TABLES = """
 CREATE TABLE orders (key TEXT PRIMARY KEY, document TEXT NOT NULL, seen_at REAL NOT NULL);

@@ -1,0 +1,118 @@
+"""Binds each scan to the order that it answers when it begins, from the orders that are kept: no network is needed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edge_runtime.delivery.worklist.binding import (
+    contradiction,
+    is_emergency,
+    match,
+    ordered_header,
+    unscheduled_header,
+)
+from edge_runtime.delivery.worklist.order import Order
+from edge_runtime.delivery.worklist.store import Bound, How, WorklistStore
+from edge_runtime.errors import WorklistError
+from edge_runtime.scan import Request, ScanHeader
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    how: How
+    order: Order | None
+    remark: str
+
+
+class Binder:
+    """What a session asks when a scan begins. The operator's choice counts before what the header says; neither is followed where
+    they contradict each other.
+
+    Args:
+        clock: seconds since the epoch; dates and times of a scan are the local ones.
+    """
+
+    def __init__(self, store: WorklistStore, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+
+    def header_of(self, scan_id: str, header: ScanHeader) -> ScanHeader:
+        """The header with patient and study of the scan's order, or marked as unscheduled.
+
+        A scan that goes on after a restart is bound as it was. Where the store can't be used the scan is unscheduled: an image
+        without its order can be mended later, one of another patient not.
+        """
+        try:
+            known = self._store.bound(scan_id)
+            if known is not None:
+                began = (known.started_date, known.started_time)
+                return self._header(scan_id, header, _Decision(known.how, known.order, known.remark), began)
+            decision = self._decide(scan_id, header)
+            made = self._header(scan_id, header, decision, self._now())
+            self._store.bind(
+                Bound(
+                    scan_id,
+                    decision.how,
+                    decision.order,
+                    made.study.instance_uid,
+                    made.patient.identifier,
+                    "",
+                    *self._now(),
+                    decision.remark,
+                    self._clock(),
+                )
+            )
+            return made
+        except WorklistError as error:
+            log.error("scan %s: %s", scan_id, error)
+            decision = _Decision("contradicted", None, "the orders that are kept can't be read")
+            return self._header(scan_id, header, decision, self._now())
+
+    def ended(self, scan_id: str, *, whole: bool) -> None:
+        """Writes down that the scan is over."""
+        try:
+            self._store.ended(scan_id, "COMPLETED" if whole else "DISCONTINUED")
+        except WorklistError as error:
+            log.error("scan %s: %s", scan_id, error)
+
+    def _decide(self, scan_id: str, header: ScanHeader) -> _Decision:
+        choice = self._store.take_choice(scan_id)
+        if choice is not None and choice.key is not None:
+            order = self._store.order(choice.key)
+            if complaint := contradiction(header, order):
+                return _Decision("contradicted", None, f"the operator chose an order, but of the header {complaint}")
+            return _Decision("operator", order, "by the operator's choice")
+        if choice is not None and choice.emergency:
+            return _Decision("emergency", None, "by the operator's choice")
+        found = match(header, [cached.order for cached in self._store.orders()])
+        if found.order is not None:
+            return _Decision("header", found.order, found.remark)
+        if found.contradicts:
+            return _Decision("contradicted", None, found.remark)
+        return _Decision("emergency" if is_emergency(header) else "unscheduled", None, found.remark)
+
+    def _header(self, scan_id: str, header: ScanHeader, decision: _Decision, now: tuple[str, str]) -> ScanHeader:
+        request = Request(started_date=now[0], started_time=now[1])
+        order = decision.order
+        if order is not None:
+            began = self._store.study_began(order.study_uid) or now
+            made = ordered_header(header, order, request, began)
+            return replace(made, notes=(f"bound to an order of the worklist {decision.remark}", *made.notes))
+        made = unscheduled_header(
+            header,
+            scan_id,
+            request,
+            now,
+            emergency=decision.how == "emergency",
+            believed=decision.how != "contradicted",
+        )
+        return replace(made, notes=(*made.notes, f"no order: {decision.remark}"))
+
+    def _now(self) -> tuple[str, str]:
+        now = time.localtime(self._clock())
+        return time.strftime("%Y%m%d", now), time.strftime("%H%M%S", now)

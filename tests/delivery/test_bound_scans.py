@@ -1,0 +1,128 @@
+"""Scans that answer an order: through a real server, from the orders that are kept, to the DICOM files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import RunningServer, profile_of
+from delivery_objects import HEAD
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from simulated import header_of, readouts_of, scan_bytes, usual_kspace
+from test_worklist import order
+
+from edge_runtime.cli import main
+from edge_runtime.delivery.handover import open_handover
+from edge_runtime.delivery.worklist.store import WorklistStore
+from edge_runtime.runtime import open_runtime
+from edge_runtime.scan import Patient, ScanHeader, Study
+
+READOUTS = readouts_of(usual_kspace())
+CONFIGURATION = (
+    HEAD.format(ae_title="EDGE")
+    + """
+[worklist]
+host = "127.0.0.1"
+port = 1
+ae_title = "RIS"
+plain = true
+[[destination]]
+name = "usb"
+kind = "folder"
+path = "usb"
+"""
+)
+
+Scan = Callable[[ScanHeader], FileDataset]
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    path = tmp_path / "delivery.toml"
+    path.write_text(CONFIGURATION)
+    (tmp_path / "usb").mkdir()
+    with WorklistStore(tmp_path / "outbox" / "worklist") as store:
+        store.keep([order(), order(PatientID="P-2", PatientName="Roe^Ann", AccessionNumber="ACC-2")], "RIS", 0)
+    return path
+
+
+@pytest.fixture
+def scan(configuration: Path, tmp_path: Path) -> Iterator[Scan]:
+    """Runs a scan through a server; returns one of its images."""
+    with ExitStack() as stack:
+        handover = stack.enter_context(open_handover(configuration))
+        runtime = open_runtime(profile_of(), bundle=None, output=tmp_path / "out", handover=handover)
+        server = RunningServer(stack.enter_context(runtime))
+        stack.callback(server.stop)
+        seen: set[Path] = set()
+
+        def run(header: ScanHeader) -> FileDataset:
+            server.exchange(scan_bytes(READOUTS, header=header))
+            made = sorted(set(server.files("*/classical_final*/*.dcm")) - seen)
+            seen.update(made)
+            assert len(made) == 1
+            return dcmread(made[0])
+
+        yield run
+
+
+def history(configuration: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    capsys.readouterr()
+    assert main(["worklist", "scans", "--config", str(configuration), "--json"]) == 0
+    scans: list[dict[str, str]] = json.loads(capsys.readouterr().out)["scans"]
+    return scans
+
+
+def test_a_scan_has_patient_and_study_of_the_order_that_its_header_names(scan, configuration, capsys) -> None:
+    image = scan(header_of(parameters={"edge_order": order().key}))
+    assert (image.PatientID, str(image.PatientName), image.PatientBirthDate) == ("P-1", "Doe^Jane", "19800229")
+    assert (image.AccessionNumber, image.StudyInstanceUID) == ("ACC-1", "1.2.3.4")
+    assert image.RequestAttributesSequence[0].RequestedProcedureID == "R-1"
+    (kept,) = history(configuration, capsys)
+    assert (kept["how"], kept["order"], kept["ended"]) == ("header", order().key, "COMPLETED")
+
+
+def test_what_the_operator_chose_is_for_the_next_scan_alone(scan, configuration, capsys) -> None:
+    assert main(["worklist", "bind", "ACC-2", "--config", str(configuration)]) == 0
+    first, second = scan(header_of()), scan(header_of())
+    assert (first.PatientID, first.AccessionNumber) == ("P-2", "ACC-2")
+    assert second.PatientID.startswith("UNSCHEDULED-")
+    assert "UNSCHEDULED" in str(second.get("ImageComments", ""))
+    assert [kept["how"] for kept in history(configuration, capsys)] == ["operator", "unscheduled"]
+
+
+def test_an_emergency_has_a_patient_that_no_hospital_has(scan, configuration, capsys) -> None:
+    assert main(["worklist", "bind", "--emergency", "--config", str(configuration)]) == 0
+    image = scan(header_of())
+    assert image.PatientID.startswith("EMERGENCY-")
+    assert not image.AccessionNumber
+    assert [kept["how"] for kept in history(configuration, capsys)] == ["emergency"]
+
+
+@pytest.mark.parametrize("by", ["header", "operator"])
+def test_a_scan_that_contradicts_its_order_is_bound_to_none(by, scan, configuration, capsys) -> None:
+    header = replace(header_of(), patient=Patient("P-9", "Poe^Max"))
+    if by == "operator":
+        assert main(["worklist", "bind", "ACC-1", "--config", str(configuration)]) == 0
+    else:
+        header = replace(header, study=Study(accession_number="ACC-1"))
+    image = scan(header)
+    assert image.PatientID == "P-9"
+    assert image.StudyInstanceUID != "1.2.3.4"
+    assert not image.AccessionNumber
+    (kept,) = history(configuration, capsys)
+    assert (kept["how"], kept["order"]) == ("contradicted", None)
+    assert "another's" in kept["remark"]
+
+
+def test_a_choice_can_be_taken_back_and_an_unknown_order_is_named(scan, configuration, capsys) -> None:
+    assert main(["worklist", "bind", "ACC-2", "--config", str(configuration)]) == 0
+    assert main(["worklist", "bind", "--clear", "--config", str(configuration)]) == 0
+    assert scan(header_of()).PatientID.startswith("UNSCHEDULED-")
+    assert main(["worklist", "bind", "ACC-7", "--config", str(configuration)]) == 1
+    assert "ACC-7" in capsys.readouterr().err
