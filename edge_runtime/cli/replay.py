@@ -161,9 +161,8 @@ def _summarise(recording: Recording, result: PlayResult, series: list[str], *, a
     else:
         print(f"{result.readouts_sent} readouts sent, {len(images)} images received")
         if result.durable_through is not None:
-            print(
-                f"{result.durable_through} readouts were durable when the last was told, over {result.connections} connections"
-            )
+            again = result.connections - 1
+            print(f"{result.durable_through} readouts are on the server's disk; connected {again} times anew")
         print_series(series)
     # A server of another make says nothing of completeness; what it sends after the last readout is final.
     parts = [
