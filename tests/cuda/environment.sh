@@ -15,6 +15,6 @@ CUDA_ROOT = "$work"
 CUDA_ENABLE_CURAND = False
 LDFLAGS = ["-Wl,--no-as-needed", "-L$work/lib", "-lcuda"]
 END
-cache=$("$venv/bin/python" -m pip cache dir)
+cache=$("$venv/bin/python" -m pip cache dir 2>/dev/null) || cache=$work/cache  # where pip keeps none
 HOME=$work "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-binary pycuda --cache-dir "$cache" \
     pycuda==2025.1.2
