@@ -96,8 +96,9 @@ def test_no_bytes_break_the_parser_for_long(fuzzer, tmp_path, capsys):
     size = sum(path.stat().st_size for path in kept)
     where = f"on {platform.machine()}, {minutes:g} minutes by `make test-soak`"
     text = (
-        f"# Mutated streams, {today}\n\nThe fuzzer of the MRD parser (libFuzzer, ASan, UBSan) {where}:\n{tried:,} mutated streams, none "
-        f"of which broke it; {len(kept):,} of {size:,} bytes are kept in `build/fuzz-corpus`, from\nwhich the next run goes on.\n"
+        f"# Mutated streams, {today}\n\nThe fuzzer of the MRD parser (libFuzzer, ASan, UBSan) {where}:\n{tried:,} mutated "
+        f"streams, none of which broke it; {len(kept):,} of {size:,} bytes are kept in `build/fuzz-corpus`,\n"
+        "from which the next run goes on.\n"
     )
     with capsys.disabled():
         print(f"\n{text}")
