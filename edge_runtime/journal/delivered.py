@@ -17,14 +17,18 @@ class Delivered:
     """The images of one scan that are not to be delivered again; from any thread.
 
     Args:
-        texts: what the scan's journal says of it, see `note_of`.
-        write: adds such a text to the journal.
+        write: adds a text to the scan's journal, see `note_of`.
     """
 
-    def __init__(self, texts: Iterable[str] = (), write: Callable[[str], None] = lambda text: None) -> None:
-        self._known = {identity for text in texts if (identity := _identity_of(text)) is not None}
+    def __init__(self, write: Callable[[str], None] = lambda text: None) -> None:
+        self._known: set[Identity] = set()
         self._write = write
         self._changing = threading.Lock()
+
+    def learn(self, texts: Iterable[str]) -> None:
+        """What the journal of an earlier life says."""
+        with self._changing:
+            self._known.update(identity for text in texts if (identity := _identity_of(text)) is not None)
 
     def has(self, image: Image) -> bool:
         """Whether it was delivered, in this life of the server or before."""

@@ -59,10 +59,18 @@ class Journal:
             raise JournalError(f"journal of scan {scan_id}: {error.strerror or error}") from None
         return ScanJournal(self._disk, scan_id, file, self.policy)
 
-    def interrupted(self) -> list[Record]:
+    def interrupted(self) -> list[KeptScan]:
         """Scans that a crash or a power cut left open, oldest first."""
         found = sorted(kept_scans(self._disk), key=lambda kept: kept.scan_id)
-        return [read_record(self._disk, kept.name, kept.size_bytes) for kept in found if kept.state is State.OPEN]
+        return [kept for kept in found if kept.state is State.OPEN]
+
+    def read(self, kept: KeptScan, most_groups: int | None = None) -> Record:
+        """What a scan's file holds, see `read_record`.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        return read_record(self._disk, kept.name, kept.size_bytes, most_groups)
 
     def resume(self, record: Record) -> ScanJournal:
         """Goes on behind what is sound of an interrupted scan; what is torn goes.

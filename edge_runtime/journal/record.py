@@ -54,8 +54,11 @@ class Record:
         return self.groups[-1].head.chain if self.groups else NOTHING_BEFORE
 
 
-def read_record(disk: Reader, name: str, size_bytes: int) -> Record:
+def read_record(disk: Reader, name: str, size_bytes: int, most_groups: int | None = None) -> Record:
     """Follows a file from its start to the first group that is not whole.
+
+    Args:
+        most_groups: how many are looked at; nothing is said of what lies behind them. None for all.
 
     Only the last group of a file can be unfinished, since each is on disk before the next is begun. Where sound groups follow one
     that is not, the disk has lost what it had promised to keep.
@@ -66,6 +69,8 @@ def read_record(disk: Reader, name: str, size_bytes: int) -> Record:
     groups: list[Group] = []
     offset, chain = 0, NOTHING_BEFORE
     while offset < size_bytes:
+        if len(groups) == most_groups:
+            return Record(name, tuple(groups), offset, 0, "")
         head = parse_head(disk.read(name, offset, HEAD_BYTES), chain)
         begin = offset + HEAD_BYTES
         if head is None or head.number != len(groups) or not _is_whole(disk, name, begin, head):

@@ -16,7 +16,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from edge_runtime.errors import JournalError, ProtocolError
 from edge_runtime.journal.delivered import Delivered
@@ -79,16 +79,15 @@ class NotThatScan(ProtocolError):
 class LiveScan:
     """A session, its journal, and the line to its scanner.
 
-    Args:
-        delivered: what an earlier life's journal says of images, see `edge_runtime.journal.delivered`.
-
     Attributes:
         name: under which it is durable; empty where nobody asked.
+        delivered: its images that were.
     """
 
-    def __init__(self, runtime: Runtime, scan_id: str, delivered: Iterable[str] = ()) -> None:
+    def __init__(self, runtime: Runtime, scan_id: str) -> None:
         self.line = Line(runtime.profile.link_bytes)
-        self.session = Session(runtime, self.line, scan_id, Delivered(delivered, self._mark))
+        self.delivered = Delivered(self._mark)
+        self.session = Session(runtime, self.line, scan_id, self.delivered)
         self.name = ""
         self._runtime = runtime
         self._journal: ScanJournal | None = None

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 
 from edge_runtime.errors import EdgeRuntimeError, JournalError
-from edge_runtime.journal.folder import Journal
-from edge_runtime.journal.layout import Origin, scan_of
+from edge_runtime.journal.folder import Journal, KeptScan
+from edge_runtime.journal.layout import Origin
 from edge_runtime.journal.record import Record, Replayed
 from edge_runtime.links.live import LiveScan, LiveScans, durable_name, wait_for_scanner
 from edge_runtime.links.mrd_messages import Message, MessageReader, Text
@@ -22,7 +22,8 @@ INTERRUPTED = "the server was interrupted while the scan was measured"
 
 
 def recover(runtime: Runtime, scans: LiveScans, stop: threading.Event) -> list[threading.Thread]:
-    """Begins to read back what was interrupted, oldest first, each in a thread of its own; durable scans can be taken at once.
+    """Begins to read back what was interrupted, each scan in a thread of its own. When this returns, durable ones have their names
+    back, and a scanner that comes for one waits until it is read.
 
     A scan that can't be read back keeps no server from starting: it is logged.
     """
@@ -30,74 +31,71 @@ def recover(runtime: Runtime, scans: LiveScans, stop: threading.Event) -> list[t
     if journal is None:
         return []
     try:
-        records = journal.interrupted()
-    except (JournalError, OSError) as error:
+        interrupted = journal.interrupted()
+    except JournalError as error:
         log.error("interrupted scans can't be read back: %s", error)
         return []
     threads = []
-    for record in records:
-        try:
-            scan = _scan_of(runtime, journal, record, scans)
-        except (EdgeRuntimeError, OSError) as error:
-            log.error("journal %s: can't be read back: %s", record.name, error)
-            continue
-        if scan is not None:
-            thread = threading.Thread(
-                target=_read_back, args=(runtime, journal, record, scan, scans, stop), name="recovery", daemon=True
-            )
-            thread.start()
-            threads.append(thread)
+    for kept in interrupted:
+        scan = LiveScan(runtime, kept.scan_id)
+        name = _name_of(journal, kept)
+        if name and scans.add(name, scan) is not None:
+            log.error("journal %s: another scan has its name %s", kept.name, name)
+        thread = threading.Thread(
+            target=_read_back, args=(journal, kept, scan, scans, stop), name="recovery", daemon=True
+        )
+        thread.start()
+        threads.append(thread)
     return threads
 
 
-def _scan_of(runtime: Runtime, journal: Journal, record: Record, scans: LiveScans) -> LiveScan | None:
-    """The scan of a record, under its durable name if it has one; None where nothing of it had reached the disk."""
-    if not record.groups:
-        if record.damage:
-            journal.set_aside(record)
-        else:
-            journal.disk.remove(record.name)
-        return None
-    texts = [message.text for message in _messages(journal, record, Origin.RUNTIME) if isinstance(message, Text)]
-    scan = LiveScan(runtime, scan_of(record.name), texts)
-    first = next(_messages(journal, record, Origin.SCANNER), None)
-    name = durable_name(first) if first is not None else None
-    if name is not None and scans.add(name, scan) is not None:
-        log.error("journal %s: another scan has its name %s", record.name, name)
-    return scan
+def _name_of(journal: Journal, kept: KeptScan) -> str:
+    """Under which a scan is durable; empty where it is not, or nothing can be read of it."""
+    try:
+        first = next(_messages(journal, journal.read(kept, most_groups=1), Origin.SCANNER), None)
+        return (durable_name(first) if first is not None else None) or ""
+    except (EdgeRuntimeError, OSError):
+        return ""  # told when it is read back
 
 
-def _read_back(
-    runtime: Runtime, journal: Journal, record: Record, scan: LiveScan, scans: LiveScans, stop: threading.Event
-) -> None:
-    scan_id = scan_of(record.name)
-    goes_on = False
-    with of_scan(scan_id):
-        log.warning("scan %s: %d readouts are read back from the journal", scan_id, record.readouts)
-        reason = INTERRUPTED
+def _read_back(journal: Journal, kept: KeptScan, scan: LiveScan, scans: LiveScans, stop: threading.Event) -> None:
+    goes_on, record = False, None
+    with of_scan(kept.scan_id):
         try:
-            if not record.damage:
-                scan.journal_with(journal.resume(record))
-            for message in _messages(journal, record, Origin.SCANNER):
-                scan.feed(message, _nothing)
-            if record.damage:
-                reason = f"{INTERRUPTED}, and its journal is damaged: {record.damage}"
-            if scan.waits_for_its_scanner:
-                goes_on = wait_for_scanner(scan, reason, stop)
-            else:
-                scan.session.abort(reason)
+            record = journal.read(kept)
+            if not record.groups and not record.damage:  # nothing of it had reached the disk
+                scan.session.withdraw()
+                journal.disk.remove(kept.name)
+                return
+            goes_on = _go_on(journal, record, scan, stop)
         except (EdgeRuntimeError, OSError) as error:
-            scan.session.abort(f"{reason}; reading it back ended with {type(error).__name__}: {error}")
+            scan.session.abort(f"{INTERRUPTED}; reading it back ended with {type(error).__name__}: {error}")
         except Exception as error:  # a defect of ours must not take the server down
-            log.exception("scan %s: reading back failed", scan_id)
-            scan.session.abort(f"{reason}; internal error: {type(error).__name__}")
+            log.exception("scan %s: reading back failed", kept.scan_id)
+            scan.session.abort(f"{INTERRUPTED}; internal error: {type(error).__name__}")
         finally:
             if not goes_on:
                 scans.ended(scan)
                 scan.close_journal()
                 scan.release()
-                if record.damage:
+                if record is not None and record.damage:
                     journal.set_aside(record)
+
+
+def _go_on(journal: Journal, record: Record, scan: LiveScan, stop: threading.Event) -> bool:
+    """Feeds a scan with what its file holds; whether it then goes on elsewhere, else it has ended."""
+    log.warning("%s: %d readouts are read back from the journal", record.name, record.readouts)
+    notes = _messages(journal, record, Origin.RUNTIME)
+    scan.delivered.learn(note.text for note in notes if isinstance(note, Text))
+    if not record.damage:
+        scan.journal_with(journal.resume(record))
+    for message in _messages(journal, record, Origin.SCANNER):
+        scan.feed(message, _nothing)
+    if scan.waits_for_its_scanner:
+        return wait_for_scanner(scan, INTERRUPTED, stop)
+    damage = f", and its journal is damaged: {record.damage}" if record.damage else ""
+    scan.session.abort(INTERRUPTED + damage)
+    return False
 
 
 def _messages(journal: Journal, record: Record, origin: Origin) -> Iterator[Message]:

@@ -315,7 +315,8 @@ def test_a_real_folder_does_what_the_other_does(tmp_path, request: pytest.Fixtur
     journal.abandon()
     with (tmp_path / "scan.open").open("ab") as file:
         file.write(b"torn")
-    (record,) = Journal(disk, AT_ONCE).interrupted()
+    (kept,) = Journal(disk, AT_ONCE).interrupted()
+    record = Journal(disk, AT_ONCE).read(kept)
     assert (record.readouts, record.torn_bytes) == (3, 4)
     resumed = Journal(disk, AT_ONCE).resume(record)
     resumed.keep(sent, 3)
