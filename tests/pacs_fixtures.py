@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from benchmarks.peers.pacs import Orthanc, Pacs, loopback_only, missing_parts, running_orthanc, running_storescp
+from benchmarks.peers.pacs import (
+    Orthanc,
+    Pacs,
+    loopback_only,
+    missing_parts,
+    running_orthanc,
+    running_storescp,
+    running_wlmscpfs,
+)
 
 StartOrthanc = Callable[..., contextlib.AbstractContextManager[Orthanc]]
 StartStoreScp = Callable[..., contextlib.AbstractContextManager[Pacs]]
@@ -54,4 +62,12 @@ def storescp(start_storescp: StartStoreScp) -> Iterator[Pacs]:
         yield running
 
 
-__all__ = ["loopback", "orthanc", "start_orthanc", "start_storescp", "storescp"]
+@pytest.fixture
+def wlmscpfs(loopback: None) -> Iterator[Pacs]:
+    """dcmtk's worklist, empty."""
+    _need("wlmscpfs")
+    with running_wlmscpfs() as running:
+        yield running
+
+
+__all__ = ["loopback", "orthanc", "start_orthanc", "start_storescp", "storescp", "wlmscpfs"]

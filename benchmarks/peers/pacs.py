@@ -36,6 +36,7 @@ EDGE_AE, EDGE_PORT = "EDGE1", 11113
 """The device as the PACS know it: where they call back with the outcome of a storage commitment."""
 
 STORESCP_AE, STORESCP_PORT = "STORESCP", 14104
+WORKLIST_PORT, WORKLIST_AE = 11118, "RIS"
 
 _CLONE_NEWNET = 0x40000000
 
@@ -231,6 +232,27 @@ def running_storescp(*arguments: str, port: int = STORESCP_PORT) -> Iterator[Pac
         stack.callback(_end, process)
         _await_ports(process, (port,), Path(log.name))
         yield Pacs(STORESCP_AE, port, folder, process)
+
+
+@contextlib.contextmanager
+def running_wlmscpfs(port: int = WORKLIST_PORT) -> Iterator[Pacs]:
+    """dcmtk's worklist; it answers with the files ``*.wl`` of its folder, which whoever runs it readable for all puts there.
+
+    Raises:
+        RuntimeError: it ended, or does not listen; says what it printed.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wlmscpfs-")))
+        orders = folder / WORKLIST_AE
+        orders.mkdir()
+        (orders / "lockfile").touch()
+        for path in (folder, orders, orders / "lockfile"):
+            os.chown(path, NOBODY, NOBODY)
+        log = stack.enter_context(tempfile.NamedTemporaryFile("w+b", prefix="wlmscpfs-", suffix=".log"))
+        process = _start(["wlmscpfs", "--data-files-path", str(folder), str(port)], folder, log)
+        stack.callback(_end, process)
+        _await_ports(process, (port,), Path(log.name))
+        yield Pacs(WORKLIST_AE, port, orders, process)
 
 
 def _start(command: list[str], folder: Path, log: Any) -> subprocess.Popen[bytes]:
