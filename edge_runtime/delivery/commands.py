@@ -247,6 +247,15 @@ def _deliver(options: argparse.Namespace) -> int:
             from edge_runtime.delivery.destinations.callback import listening
 
             stack.enter_context(listening(settings, settings.device.callback, outbox))
+        if settings.mpps is not None:
+            from edge_runtime.delivery.worklist.store import WorklistStore
+            from edge_runtime.delivery.worklist.teller import Teller
+
+            steps = stack.enter_context(WorklistStore(settings.outbox.folder / "worklist"))
+            teller = Teller(steps, settings.device.ae_title, settings.mpps)
+            teller.start()
+            stack.callback(teller.join, _END_S)
+            stack.callback(teller.stop)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         if options.with_parent:

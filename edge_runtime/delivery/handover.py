@@ -114,7 +114,7 @@ class Handover:
             DeliveryError: something was not taken in; it is tried again when the next process begins.
         """
         if self._binder is not None:
-            self._binder.ended(scan.name, whole=whole)
+            self._binder.ended(scan, whole=whole)
         urgency = self._gathered.pop(scan, None)
         if urgency is not None:
             self._gather_scan(scan, urgency)
@@ -182,8 +182,9 @@ def open_handover(configuration: Path) -> Iterator[Handover]:
         contextlib.ExitStack() as stack,
     ):
         binder = None
-        if settings.worklist is not None:
-            binder = Binder(stack.enter_context(WorklistStore(settings.outbox.folder / "worklist")))
+        if settings.worklist is not None or settings.mpps is not None:
+            station_ae = settings.device.ae_title if settings.mpps is not None else ""
+            binder = Binder(stack.enter_context(WorklistStore(settings.outbox.folder / "worklist")), station_ae)
         handover = Handover(settings, outbox, sender.notify, binder)
         handover.make_up()
         yield handover

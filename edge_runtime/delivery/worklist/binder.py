@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from edge_runtime.delivery.uids import derived_uid
 from edge_runtime.delivery.worklist.binding import (
     contradiction,
     is_emergency,
@@ -15,6 +17,7 @@ from edge_runtime.delivery.worklist.binding import (
     unscheduled_header,
 )
 from edge_runtime.delivery.worklist.order import Order
+from edge_runtime.delivery.worklist.performed import begun, ended, images_in
 from edge_runtime.delivery.worklist.store import Bound, How, WorklistStore
 from edge_runtime.errors import WorklistError
 from edge_runtime.scan import Request, ScanHeader
@@ -34,11 +37,13 @@ class Binder:
     they contradict each other.
 
     Args:
+        station_ae: this device's AE title where the hospital is told of performed steps; empty where it is not.
         clock: seconds since the epoch; dates and times of a scan are the local ones.
     """
 
-    def __init__(self, store: WorklistStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: WorklistStore, station_ae: str = "", clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._station_ae = station_ae
         self._clock = clock
 
     def header_of(self, scan_id: str, header: ScanHeader) -> ScanHeader:
@@ -61,22 +66,31 @@ class Binder:
                     decision.order,
                     made.study.instance_uid,
                     made.patient.identifier,
-                    "",
+                    made.request.performed_uid if made.request is not None else "",
                     *self._now(),
                     decision.remark,
                     self._clock(),
                 )
             )
+            if self._station_ae and made.request is not None:
+                self._store.tell(made.request.performed_uid, "begun", begun(made, self._station_ae).to_json())
             return made
         except WorklistError as error:
             log.error("scan %s: %s", scan_id, error)
             decision = _Decision("contradicted", None, "the orders that are kept can't be read")
             return self._header(scan_id, header, decision, self._now())
 
-    def ended(self, scan_id: str, *, whole: bool) -> None:
-        """Writes down that the scan is over."""
+    def ended(self, scan: Path, *, whole: bool) -> None:
+        """Writes down that a scan is over, whose folder has the name of its id."""
+        scan_id = scan.name
         try:
+            bound = self._store.bound(scan_id)
+            if bound is None or bound.ended:
+                return
             self._store.ended(scan_id, "COMPLETED" if whole else "DISCONTINUED")
+            if self._station_ae and bound.performed_uid:
+                over = ended(images_in(scan), *self._now(), whole=whole)
+                self._store.tell(bound.performed_uid, "ended", over.to_json())
         except WorklistError as error:
             log.error("scan %s: %s", scan_id, error)
 
@@ -98,6 +112,9 @@ class Binder:
 
     def _header(self, scan_id: str, header: ScanHeader, decision: _Decision, now: tuple[str, str]) -> ScanHeader:
         request = Request(started_date=now[0], started_time=now[1])
+        if self._station_ae:
+            uid = derived_uid("performed step", scan_id)
+            request = replace(request, performed_uid=uid, performed_id=f"P{uid[-10:]}")
         order = decision.order
         if order is not None:
             began = self._store.study_began(order.study_uid) or now

@@ -45,6 +45,12 @@ CREATE TABLE bindings (
     patient_id TEXT NOT NULL, performed_uid TEXT NOT NULL, started_date TEXT NOT NULL, started_time TEXT NOT NULL,
     remark TEXT NOT NULL, bound_at REAL NOT NULL, ended TEXT NOT NULL DEFAULT ''
 );
+
+-- What the hospital is still to be told of performed steps, in the order in which it happened.
+CREATE TABLE performed (
+    id INTEGER PRIMARY KEY, step_uid TEXT NOT NULL, kind TEXT NOT NULL, document TEXT NOT NULL, queued_at REAL NOT NULL,
+    told_at REAL, refused TEXT NOT NULL DEFAULT ''
+);
 CREATE INDEX bindings_by_scan ON bindings (scan_id, id);
 CREATE INDEX bindings_by_study ON bindings (study_uid, id);
 """
@@ -91,6 +97,20 @@ class Bound:
     remark: str
     bound_at: float
     ended: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Something of a performed step that the hospital is still to be told.
+
+    Attributes:
+        document: DICOM as JSON (PS3.18 annex F).
+    """
+
+    number: int
+    step_uid: str
+    kind: Literal["begun", "ended"]
+    document: str
 
 
 class WorklistStore:
@@ -255,6 +275,43 @@ class WorklistStore:
             "SELECT started_date, started_time FROM bindings WHERE study_uid = ? ORDER BY id LIMIT 1", (study_uid,)
         )
         return (str(rows[0][0]), str(rows[0][1])) if rows else None
+
+    # What the hospital is told of performed steps
+
+    def tell(self, step_uid: str, kind: Literal["begun", "ended"], document: str) -> None:
+        """Something that the hospital is to be told."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO performed (step_uid, kind, document, queued_at) VALUES (?, ?, ?, ?)",
+                (step_uid, kind, document, self._clock()),
+            )
+
+    def untold(self) -> Untold | None:
+        """What is to be told next."""
+        rows = self._rows(
+            "SELECT id, step_uid, kind, document FROM performed WHERE told_at IS NULL AND refused = '' ORDER BY id LIMIT 1"
+        )
+        return Untold(*rows[0]) if rows else None
+
+    def told(self, number: int) -> None:
+        """It was taken."""
+        with self._transaction() as database:
+            database.execute("UPDATE performed SET told_at = ? WHERE id = ?", (self._clock(), number))
+
+    def refused(self, step_uid: str, reason: str) -> None:
+        """It was not, and would not be; nothing more is told of that step."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE performed SET refused = ? WHERE step_uid = ? AND told_at IS NULL", (reason, step_uid)
+            )
+
+    def performed(self) -> dict[str, int]:
+        """How many messages wait, were taken, were refused."""
+        ((waiting, told, refused),) = self._rows(
+            "SELECT COUNT(*) FILTER (WHERE told_at IS NULL AND refused = ''), COUNT(told_at), "
+            "COUNT(*) FILTER (WHERE refused != '') FROM performed"
+        )
+        return {"waiting": int(waiting), "told": int(told), "refused": int(refused)}
 
     # SQLite
 
