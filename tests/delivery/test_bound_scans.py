@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import RunningServer, profile_of
+from conftest import PATIENCE_S, RunningServer, profile_of
 from delivery_objects import HEAD
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
@@ -126,3 +127,42 @@ def test_a_choice_can_be_taken_back_and_an_unknown_order_is_named(scan, configur
     assert scan(header_of()).PatientID.startswith("UNSCHEDULED-")
     assert main(["worklist", "bind", "ACC-7", "--config", str(configuration)]) == 1
     assert "ACC-7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["before it left", "after it left"])
+def test_an_unscheduled_scan_gets_its_order_afterwards(left, configuration, tmp_path, capsys) -> None:
+    if not left:
+        configuration.write_text(configuration.read_text().replace('review = "none"', 'review = "all"'))
+    with ExitStack() as stack:
+        handover = stack.enter_context(open_handover(configuration))
+        runtime = open_runtime(profile_of(), bundle=None, output=tmp_path / "scans", handover=handover)
+        server = RunningServer(stack.enter_context(runtime))
+        stack.callback(server.stop)
+        server.exchange(scan_bytes(READOUTS))
+        if left:
+            server_usb = tmp_path / "usb"
+            deadline = time.monotonic() + PATIENCE_S
+            while not list(server_usb.rglob("*.dcm")) and time.monotonic() < deadline:
+                time.sleep(0.05)
+    (kept,) = history(configuration, capsys)
+    old = [dcmread(path) for path in (tmp_path / "scans").glob("*/*/*.dcm")]
+    assert main(["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["corrected"], done["withdrawn"]) == (1, 0 if left else 1)
+    assert len(done["elsewhere"].get("usb", [])) == (1 if left else 0)
+    made = [dcmread(path) for path in (tmp_path / "outbox" / "scans").glob("*/reconciled_*/*.dcm")]
+    assert {image.SOPInstanceUID for image in made}.isdisjoint(image.SOPInstanceUID for image in old)
+    for image in made:
+        assert (image.PatientID, image.AccessionNumber, image.StudyInstanceUID) == ("P-1", "ACC-1", "1.2.3.4")
+        assert "UNSCHEDULED" not in image.ImageComments
+        before = image.OriginalAttributesSequence[0].ModifiedAttributesSequence[0]
+        (source,) = [one for one in old if one.SOPInstanceUID == before.SOPInstanceUID]
+        assert image.PixelData == source.PixelData
+        assert before.PatientID.startswith("UNSCHEDULED-")
+    assert history(configuration, capsys)[-1]["how"] == "reconciled"
+    # Once more makes nothing new.
+    main(["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration)])
+    again = [dcmread(path) for path in (tmp_path / "outbox" / "scans").glob("*/reconciled_*/*.dcm")]
+    assert {image.SOPInstanceUID for image in again} == {image.SOPInstanceUID for image in made}
+    assert main(["worklist", "reconcile", kept["scan"], "ACC-2", "--config", str(configuration)]) == 1
+    assert "has an order already" in capsys.readouterr().err

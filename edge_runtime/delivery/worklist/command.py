@@ -18,7 +18,7 @@ def add_worklist(commands: Any) -> None:
     """Adds ``worklist`` to the command line."""
     worklist = commands.add_parser(
         "worklist",
-        help="the hospital's orders: query, show, bind, scans",
+        help="the hospital's orders: query, show, bind, scans, reconcile",
         description="Asks the worklist of a configuration of delivery, and shows the orders that are kept for when the network "
         "is down.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -26,6 +26,7 @@ def add_worklist(commands: Any) -> None:
         "  edge-runtime worklist query --dates 20261127 --config delivery.toml\n"
         "  edge-runtime worklist show --config delivery.toml\n"
         "  edge-runtime worklist bind 3f1c22 --config delivery.toml     # the next scan answers this order\n"
+        "  edge-runtime worklist reconcile 20261127T180000Z-0001 ACC-7  # an unscheduled scan gets its order afterwards\n"
         "  edge-runtime worklist bind --emergency                       # the next scan answers none\n"
         f"The variable {CONFIG_VARIABLE} stands in for --config.",
     )
@@ -47,6 +48,11 @@ def add_worklist(commands: Any) -> None:
     binding.add_argument(
         "--scan", default="", metavar="ID", help="for this scan, before it begins anew (default: the next one)"
     )
+    mending = _action(
+        actions, "reconcile", _reconcile, "give an unscheduled scan its order: corrected objects are sent"
+    )
+    mending.add_argument("scan", metavar="SCAN", help="id that 'scans' prints")
+    mending.add_argument("order", metavar="ORDER", help="key that 'show' prints, or an accession number")
     _action(actions, "scans", _scans, "what scans were bound to, newest last")
 
 
@@ -138,6 +144,31 @@ def _bind(options: argparse.Namespace) -> int:
         print(f"nothing is chosen for {whose}")
     else:
         print(f"{whose}: {'an emergency' if order is None else f'order {order.key}, {order.accession_number}'}")
+    return 0
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    from edge_runtime.delivery.handover import Handover
+    from edge_runtime.delivery.outbox.store import Outbox
+    from edge_runtime.delivery.worklist.reconcile import reconcile
+    from edge_runtime.delivery.worklist.store import WorklistStore
+
+    settings = _settings(options)
+    with (
+        Outbox(settings.outbox.folder, stop_below_bytes=settings.outbox.stop_below_bytes) as outbox,
+        WorklistStore(settings.outbox.folder / "worklist") as store,
+    ):
+        # A sender that runs finds the new objects by itself.
+        handover = Handover(settings, outbox, lambda: None)
+        done = reconcile(handover, outbox, store, options.scan, store.order(options.order))
+    if options.json:
+        print(json.dumps({"corrected": done.corrected, "withdrawn": done.withdrawn, "elsewhere": done.elsewhere}))
+        return 0
+    print(f"{done.corrected} objects corrected and queued; {done.withdrawn} old deliveries withdrawn")
+    for destination, instances in done.elsewhere.items():
+        print(f"{destination} has {len(instances)} objects of the old patient: have them merged or deleted there:")
+        for instance in instances:
+            print(f"  {instance}")
     return 0
 
 

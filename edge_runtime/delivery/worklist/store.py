@@ -264,6 +264,17 @@ class WorklistStore:
         rows = self._rows(f"SELECT {_BOUND} FROM bindings WHERE scan_id = ? ORDER BY id DESC LIMIT 1", (scan_id,))
         return _bound(rows[0]) if rows else None
 
+    def first_bound(self, scan_id: str) -> Bound | None:
+        """What a scan was bound to when it began."""
+        rows = self._rows(f"SELECT {_BOUND} FROM bindings WHERE scan_id = ? ORDER BY id LIMIT 1", (scan_id,))
+        return _bound(rows[0]) if rows else None
+
+    def scans_of(self, study_uid: str) -> list[str]:
+        """Scans that were ever of a study."""
+        return [
+            str(row[0]) for row in self._rows("SELECT DISTINCT scan_id FROM bindings WHERE study_uid = ?", (study_uid,))
+        ]
+
     def history(self, *, most: int = 200) -> list[Bound]:
         """The newest bindings, oldest first."""
         rows = self._rows(f"SELECT {_BOUND} FROM bindings ORDER BY id DESC LIMIT ?", (most,))
