@@ -82,6 +82,7 @@ class LiveScan:
     Attributes:
         name: under which it is durable; empty where nobody asked.
         delivered: its images that were.
+        begun: its header was taken; before that nothing is acknowledged.
     """
 
     def __init__(self, runtime: Runtime, scan_id: str) -> None:
@@ -89,6 +90,7 @@ class LiveScan:
         self.delivered = Delivered(self._mark)
         self.session = Session(runtime, self.line, scan_id, self.delivered)
         self.name = ""
+        self.begun = False
         self._runtime = runtime
         self._journal: ScanJournal | None = None
         self._memory = Reservation(runtime.memory)
@@ -129,6 +131,7 @@ class LiveScan:
             self._opening.append(_digest(message))
             header = parse_header(message.xml)
             session.begin(header)
+            self.begun = True
             self.line.simulated = header.simulated
             begun(header)
             self._promise()
@@ -311,10 +314,12 @@ class LiveScans:
             return None
 
     def ended(self, scan: LiveScan) -> None:
-        """It goes on no longer."""
+        """It goes on no longer; one that had begun is remembered."""
         with self._changing:
             if self._scans.get(scan.name) is scan:
                 del self._scans[scan.name]
+                if not scan.begun:  # its scanner begins anew
+                    return
                 self._ended[scan.name] = scan.session.report.readouts
                 while len(self._ended) > REMEMBERED:
                     del self._ended[next(iter(self._ended))]

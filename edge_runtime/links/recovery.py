@@ -91,6 +91,8 @@ def _go_on(journal: Journal, record: Record, scan: LiveScan, stop: threading.Eve
         scan.journal_with(journal.resume(record))
     for message in _messages(journal, record, Origin.SCANNER):
         scan.feed(message, _nothing)
+    if not scan.begun:  # nothing of it was acknowledged
+        log.warning("%s: holds no header and is closed", record.name)
     if scan.waits_for_its_scanner:
         return wait_for_scanner(scan, INTERRUPTED, stop)
     damage = f", and its journal is damaged: {record.damage}" if record.damage else ""

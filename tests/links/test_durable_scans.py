@@ -254,6 +254,32 @@ def test_a_scan_that_a_power_cut_interrupted_gets_its_incomplete_image(beginning
     assert open_recording(appears(tmp_path, "*.incomplete.mrd"), None).readout_count == 28
 
 
+@pytest.mark.parametrize("sent", [pack_text("durable scan-1"), BEGINNING[:-10]], ids=["its name", "half its header"])
+@pytest.mark.parametrize("broke", ["the link", "the server"])
+def test_a_scan_that_had_not_begun_begins_anew(broke, sent, serve_with_journal, tmp_path, expected) -> None:
+    if broke == "the server":
+        disk = RealDisk(tmp_path / "journal")
+        journal = Journal(disk, POLICY).begin("20261127T180000Z-0001")
+        journal.keep([pack_text("durable scan-1")], 0)
+        journal.flush()
+        journal.abandon()
+        disk.close()
+    server = serve_with_journal()
+    if broke == "the link":
+        with server.connect() as client:
+            client.send(sent)
+            client.half_close()
+            client.replies()
+    else:
+        appears(tmp_path, "*.incomplete.mrd")
+    with server.connect() as client:
+        client.send(BEGINNING)
+        acknowledged(client, 0)
+        client.send(some(0, LINES) + pack_close())
+        assert same(pixels(client.replies()), expected)
+    assert any(open_recording(kept, None).readout_count == LINES for kept in journals(tmp_path, "*Z-0*[0-9].mrd"))
+
+
 def test_a_damaged_journal_is_kept_for_a_person_and_its_sound_part_shown(serve_with_journal, tmp_path, capsys) -> None:
     server = serve_with_journal()
     with server.connect() as client:
