@@ -113,11 +113,13 @@ class Handover:
         Raises:
             DeliveryError: something was not taken in; it is tried again when the next process begins.
         """
-        if self._binder is not None:
-            self._binder.ended(scan, whole=whole)
         urgency = self._gathered.pop(scan, None)
-        if urgency is not None:
-            self._gather_scan(scan, urgency)
+        try:
+            if urgency is not None:
+                self._gather_scan(scan, urgency)
+        finally:
+            if self._binder is not None:
+                self._binder.ended(scan, whole=whole)
 
     def make_up(self) -> None:
         """Makes the objects that processes which are gone have left to be made."""

@@ -161,8 +161,28 @@ def test_an_unscheduled_scan_gets_its_order_afterwards(left, configuration, tmp_
         assert before.PatientID.startswith("UNSCHEDULED-")
     assert history(configuration, capsys)[-1]["how"] == "reconciled"
     # Once more makes nothing new.
-    main(["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration)])
+    assert main(["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration)]) == 0
     again = [dcmread(path) for path in (tmp_path / "outbox" / "scans").glob("*/reconciled_*/*.dcm")]
     assert {image.SOPInstanceUID for image in again} == {image.SOPInstanceUID for image in made}
     assert main(["worklist", "reconcile", kept["scan"], "ACC-2", "--config", str(configuration)]) == 1
     assert "has an order already" in capsys.readouterr().err
+
+
+def test_a_scan_of_another_patient_is_given_an_order_only_by_who_has_made_sure(scan, configuration, capsys) -> None:
+    scan(replace(header_of(), patient=Patient("P-9", "Poe^Max"), study=Study(accession_number="ACC-1")))
+    (kept,) = history(configuration, capsys)
+    command = ["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration)]
+    assert main(command) == 1
+    assert "another patient" in capsys.readouterr().err
+    assert history(configuration, capsys)[-1]["how"] == "contradicted"
+    assert main([*command, "--other-patient"]) == 0
+    assert history(configuration, capsys)[-1]["how"] == "reconciled"
+
+
+def test_a_scan_that_goes_on_is_not_reconciled(configuration, capsys) -> None:
+    from edge_runtime.delivery.worklist.store import Bound
+
+    with WorklistStore(configuration.parent / "outbox" / "worklist") as store:
+        store.bind(Bound("scan", "unscheduled", None, "1.9", "UNSCHEDULED-1", "", "20261127", "101500", "", 1000.0))
+    assert main(["worklist", "reconcile", "scan", "ACC-1", "--config", str(configuration)]) == 1
+    assert "goes on" in capsys.readouterr().err

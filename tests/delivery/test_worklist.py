@@ -95,6 +95,16 @@ def test_orders_choices_and_bindings_outlast_the_process(tmp_path: Path) -> None
         assert store.study_began("1.2.3.4") == ("20261127", "101500")
 
 
+def test_a_store_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    with WorklistStore(tmp_path) as store:
+        store.keep([order()], "RIS", 0)
+        store._database.execute("DROP TABLE performed")
+        store._database.execute("PRAGMA user_version = 1")
+    with WorklistStore(tmp_path) as store:
+        store.tell("1.2.3", "begun", "{}")
+        assert (len(store.orders()), store.performed()["waiting"]) == (1, 1)
+
+
 def test_a_header_finds_its_order_and_its_step() -> None:
     orders = [
         order(),

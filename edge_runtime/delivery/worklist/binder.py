@@ -59,6 +59,7 @@ class Binder:
                 return self._header(scan_id, header, _Decision(known.how, known.order, known.remark), began)
             decision = self._decide(scan_id, header)
             made = self._header(scan_id, header, decision, self._now())
+            told = begun(made, self._station_ae).to_json() if self._station_ae else ""
             self._store.bind(
                 Bound(
                     scan_id,
@@ -70,10 +71,9 @@ class Binder:
                     *self._now(),
                     decision.remark,
                     self._clock(),
-                )
+                ),
+                told,
             )
-            if self._station_ae and made.request is not None:
-                self._store.tell(made.request.performed_uid, "begun", begun(made, self._station_ae).to_json())
             return made
         except WorklistError as error:
             log.error("scan %s: %s", scan_id, error)
@@ -87,10 +87,10 @@ class Binder:
             bound = self._store.bound(scan_id)
             if bound is None or bound.ended:
                 return
-            self._store.ended(scan_id, "COMPLETED" if whole else "DISCONTINUED")
+            told = ""
             if self._station_ae and bound.performed_uid:
-                over = ended(images_in(scan), *self._now(), whole=whole)
-                self._store.tell(bound.performed_uid, "ended", over.to_json())
+                told = ended(images_in(scan), *self._now(), whole=whole).to_json()
+            self._store.ended(scan_id, "COMPLETED" if whole else "DISCONTINUED", bound.performed_uid, told)
         except WorklistError as error:
             log.error("scan %s: %s", scan_id, error)
 

@@ -53,6 +53,11 @@ def add_worklist(commands: Any) -> None:
     )
     mending.add_argument("scan", metavar="SCAN", help="id that 'scans' prints")
     mending.add_argument("order", metavar="ORDER", help="key that 'show' prints, or an accession number")
+    mending.add_argument(
+        "--other-patient",
+        action="store_true",
+        help="you have made sure, though the scan's header names another patient",
+    )
     _action(actions, "scans", _scans, "what scans were bound to, newest last")
 
 
@@ -148,7 +153,6 @@ def _bind(options: argparse.Namespace) -> int:
 
 
 def _reconcile(options: argparse.Namespace) -> int:
-    from edge_runtime.delivery.handover import Handover
     from edge_runtime.delivery.outbox.store import Outbox
     from edge_runtime.delivery.worklist.reconcile import reconcile
     from edge_runtime.delivery.worklist.store import WorklistStore
@@ -159,12 +163,14 @@ def _reconcile(options: argparse.Namespace) -> int:
         WorklistStore(settings.outbox.folder / "worklist") as store,
     ):
         # A sender that runs finds the new objects by itself.
-        handover = Handover(settings, outbox, lambda: None)
-        done = reconcile(handover, outbox, store, options.scan, store.order(options.order))
+        done = reconcile(outbox, store, options.scan, store.order(options.order), other_patient=options.other_patient)
     if options.json:
-        print(json.dumps({"corrected": done.corrected, "withdrawn": done.withdrawn, "elsewhere": done.elsewhere}))
+        counts = {"corrected": done.corrected, "withdrawn": done.withdrawn, "untouched": done.untouched}
+        print(json.dumps({**counts, "elsewhere": done.elsewhere}))
         return 0
     print(f"{done.corrected} objects corrected and queued; {done.withdrawn} old deliveries withdrawn")
+    if done.untouched:
+        print(f"{done.untouched} other objects of the scan stay as they are")
     for destination, instances in done.elsewhere.items():
         print(f"{destination} has {len(instances)} objects of the old patient: have them merged or deleted there:")
         for instance in instances:

@@ -12,31 +12,27 @@ import io
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 
 from edge_runtime.delivery.codes import add_known, coded_items
-from edge_runtime.delivery.configuration import Objects
 from edge_runtime.delivery.evidence import record_of
 from edge_runtime.delivery.files import write_whole
-from edge_runtime.delivery.handover import Handover
+from edge_runtime.delivery.handover import identity_of
 from edge_runtime.delivery.outbox.states import State
-from edge_runtime.delivery.outbox.store import Delivery, Outbox
+from edge_runtime.delivery.outbox.store import Delivery, Outbox, Wanted
 from edge_runtime.delivery.uids import derived_uid
 from edge_runtime.delivery.worklist.binding import UNSCHEDULED
 from edge_runtime.delivery.worklist.order import Order
-from edge_runtime.delivery.worklist.store import WorklistStore
+from edge_runtime.delivery.worklist.store import Bound, WorklistStore
 from edge_runtime.errors import WorklistError
-from edge_runtime.scan import Completeness, Method
 
 RECONCILED = "Reconciled with an order after the scan"
 
 NOT_LEFT = frozenset({State.HELD, State.QUEUED, State.DEAD})
 
-_ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 _REPLACED = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyInstanceUID",
     "StudyID", "StudyDescription", "ReferringPhysicianName", "SeriesInstanceUID", "SOPInstanceUID", "RequestAttributesSequence",
@@ -51,61 +47,99 @@ class Reconciled:
     Attributes:
         corrected: objects that were made and taken in for delivery.
         withdrawn: old ones that will not leave any more.
+        untouched: objects of the scan that are no images.
         elsewhere: old ones that a destination has, by destination.
     """
 
     corrected: int
     withdrawn: int
+    untouched: int
     elsewhere: dict[str, list[str]]
 
 
-def reconcile(handover: Handover, outbox: Outbox, store: WorklistStore, scan_id: str, order: Order) -> Reconciled:
+def reconcile(
+    outbox: Outbox, store: WorklistStore, scan_id: str, order: Order, *, other_patient: bool = False
+) -> Reconciled:
     """Binds an unscheduled scan to an order.
 
+    Args:
+        other_patient: somebody has made sure that the scan is of the order's patient, though its header names another.
+
     Raises:
-        WorklistError: no such scan, one that has an order, or nothing of it is in the outbox any more.
+        WorklistError: no such scan, one that goes on, has an order or names another patient, or nothing of it is in the outbox.
         NotPossible: one of its objects is being sent; try again.
         DeliveryError: a corrected object could not be written or taken in; doing it again goes on from there.
+    """
+    began = _unscheduled(store, scan_id, order)
+    found: dict[str, list[Delivery]] = defaultdict(list)
+    for delivery in outbox.deliveries():
+        if delivery.identity.study_uid == began.study_uid and delivery.path is not None:
+            found[delivery.identity.sop_instance_uid].append(delivery)
+    images = {uid: image for uid, deliveries in found.items() if (image := _image(deliveries[0])) is not None}
+    done_before = store.bound(scan_id) != began
+    if not images and not done_before:
+        raise WorklistError(
+            f"scan {scan_id}: none of its images is in the outbox any more; correct them where they are"
+        )
+    for image in images.values():
+        _same_patient(scan_id, str(image.PatientID), order, other_patient)
+    going: list[int] = []
+    elsewhere: dict[str, list[str]] = defaultdict(list)
+    for uid, image in images.items():
+        _take_in(outbox, scan_id, image, found[uid], order)
+        for delivery in found[uid]:
+            if delivery.state in NOT_LEFT:
+                going.append(delivery.id)
+            else:
+                elsewhere[delivery.destination].append(uid)
+    if not done_before:
+        remark, now = "by an operator, after the scan", time.time()
+        store.bind(
+            replace(
+                began, how="reconciled", order=order, study_uid=order.study_uid, patient_id=order.patient.identifier,
+                remark=remark, bound_at=now,
+            )
+        )  # fmt: skip
+    outbox.remove(going)
+    return Reconciled(len(images), len(going), len(found) - len(images), dict(elsewhere))
+
+
+def _unscheduled(store: WorklistStore, scan_id: str, order: Order) -> Bound:
+    """What the scan was when it began.
+
+    Raises:
+        WorklistError: it can't be given this order.
     """
     bound, began = store.bound(scan_id), store.first_bound(scan_id)
     if bound is None or began is None:
         raise WorklistError(f"scan {scan_id!r}: unknown; 'worklist scans' lists those that are")
-    if bound.order is not None and bound.order != order:
+    if not bound.ended:
+        raise WorklistError(f"scan {scan_id}: goes on; wait for its end")
+    if bound.order is not None and (bound.order != order or bound.how != "reconciled"):
         raise WorklistError(f"scan {scan_id}: has an order already, {bound.order.key}")
     if others := [one for one in store.scans_of(began.study_uid) if one != scan_id]:
         raise WorklistError(
             f"scan {scan_id}: its study has other scans too, {', '.join(others[:8])}: the PACS must move them"
         )
-    found: dict[str, list[Delivery]] = defaultdict(list)
-    for delivery in outbox.deliveries():
-        if delivery.identity.study_uid == began.study_uid and delivery.path is not None:
-            found[delivery.identity.sop_instance_uid].append(delivery)
-    if not found:
+    return began
+
+
+def _same_patient(scan_id: str, identifier: str, order: Order, other_patient: bool) -> None:
+    made_up = identifier.startswith(("UNSCHEDULED-", "EMERGENCY-"))
+    if identifier != order.patient.identifier and not made_up and not other_patient:
         raise WorklistError(
-            f"scan {scan_id}: none of its objects is in the outbox any more; correct them where they are"
+            f"scan {scan_id}: its header names another patient than the order; --other-patient says that you have made sure"
         )
-    elsewhere: dict[str, list[str]] = defaultdict(list)
-    going = []
-    for uid, deliveries in found.items():
-        _take_in(handover, outbox.folder / "scans" / scan_id, deliveries[0], order)
-        for delivery in deliveries:
-            if delivery.state in NOT_LEFT:
-                going.append(delivery.id)
-            else:
-                elsewhere[delivery.destination].append(uid)
-    outbox.remove(going)
-    store.bind(
-        replace(
-            bound,
-            how="reconciled",
-            order=order,
-            study_uid=order.study_uid,
-            patient_id=order.patient.identifier,
-            remark="by an operator, after the scan",
-            bound_at=time.time(),
-        )
-    )
-    return Reconciled(len(found), len(going), dict(elsewhere))
+
+
+def _image(delivery: Delivery) -> FileDataset | None:
+    """An object with its pixels; None where it is no image of this runtime, such as a raw scan."""
+    assert delivery.path is not None
+    try:
+        dataset = dcmread(delivery.path)
+    except (OSError, InvalidDicomError) as error:
+        raise WorklistError(f"{delivery.path}: can't be read: {error}") from error
+    return dataset if record_of(dataset) is not None else None
 
 
 def corrected(dataset: FileDataset, order: Order) -> FileDataset:
@@ -131,6 +165,8 @@ def corrected(dataset: FileDataset, order: Order) -> FileDataset:
     add_known(request, "RequestedProcedureDescription", order.procedure_description)
     add_known(request, "ScheduledProcedureStepID", order.step_id)
     add_known(request, "ScheduledProcedureStepDescription", order.step_description)
+    if order.procedure_codes:
+        request.RequestedProcedureCodeSequence = coded_items(order.procedure_codes)
     if order.protocol_codes:
         request.ScheduledProtocolCodeSequence = coded_items(order.protocol_codes)
     if len(request):
@@ -148,19 +184,14 @@ def corrected(dataset: FileDataset, order: Order) -> FileDataset:
     return dataset
 
 
-def _take_in(handover: Handover, folder: Path, delivery: Delivery, order: Order) -> None:
-    assert delivery.path is not None
-    try:
-        dataset = dcmread(delivery.path)
-    except (OSError, InvalidDicomError) as error:
-        raise WorklistError(f"{delivery.path}: can't be read: {error}") from error
-    record = record_of(dataset)
-    if record is None:
-        raise WorklistError(f"{delivery.path}: no image of this runtime; correct it where it is")
-    made, content = corrected(dataset, order), io.BytesIO()
+def _take_in(outbox: Outbox, scan_id: str, image: FileDataset, before: list[Delivery], order: Order) -> None:
+    """A corrected object, for the destinations of the old one."""
+    made, content = corrected(image, order), io.BytesIO()
     made.save_as(content, enforce_file_format=True)
-    path = folder / f"reconciled_{str(made.SeriesInstanceUID)[-12:]}" / f"{made.SOPInstanceUID}.dcm"
+    folder = outbox.folder / "scans" / scan_id / f"reconciled_{str(made.SeriesInstanceUID)[-12:]}"
+    path = folder / f"{made.SOPInstanceUID}.dcm"
     write_whole(path, [content.getvalue()])
-    form: Objects = "enhanced" if str(made.SOPClassUID) == _ENHANCED else "classic"
-    method, completeness = Method(record["method"]), Completeness(record["completeness"])
-    handover.object(path, f"{delivery.identity.label}, reconciled", method, completeness, delivery.urgency, form)
+    wanted = [
+        Wanted(one.destination, State.HELD if one.state is State.HELD else State.QUEUED, one.urgency) for one in before
+    ]
+    outbox.add(path, identity_of(path, f"{before[0].identity.label}, reconciled"), wanted)

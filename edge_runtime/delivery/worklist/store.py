@@ -20,7 +20,7 @@ from typing import Any, Literal
 from edge_runtime.delivery.worklist.order import Order
 from edge_runtime.errors import WorklistError
 
-VERSION = 1
+VERSION = 2
 
 BUSY_S = 10.0
 """How long one process waits for another's write."""
@@ -45,14 +45,17 @@ CREATE TABLE bindings (
     patient_id TEXT NOT NULL, performed_uid TEXT NOT NULL, started_date TEXT NOT NULL, started_time TEXT NOT NULL,
     remark TEXT NOT NULL, bound_at REAL NOT NULL, ended TEXT NOT NULL DEFAULT ''
 );
+CREATE INDEX bindings_by_scan ON bindings (scan_id, id);
+CREATE INDEX bindings_by_study ON bindings (study_uid, id);
+"""
 
+
+_SINCE_VERSION_2 = """
 -- What the hospital is still to be told of performed steps, in the order in which it happened.
 CREATE TABLE performed (
     id INTEGER PRIMARY KEY, step_uid TEXT NOT NULL, kind TEXT NOT NULL, document TEXT NOT NULL, queued_at REAL NOT NULL,
     told_at REAL, refused TEXT NOT NULL DEFAULT ''
 );
-CREATE INDEX bindings_by_scan ON bindings (scan_id, id);
-CREATE INDEX bindings_by_study ON bindings (study_uid, id);
 """
 
 
@@ -139,8 +142,8 @@ class WorklistStore:
             self._database.execute("PRAGMA synchronous = FULL")
         with self._transaction() as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _TABLES.split(";"):
+            if version in (0, 1):
+                for statement in ((_TABLES if version == 0 else "") + _SINCE_VERSION_2).split(";"):
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
@@ -238,8 +241,12 @@ class WorklistStore:
 
     # Scans
 
-    def bind(self, bound: Bound) -> None:
-        """Writes down what a scan is bound to; what it was before stays in the record."""
+    def bind(self, bound: Bound, told: str = "") -> None:
+        """Writes down what a scan is bound to; what it was before stays in the record.
+
+        Args:
+            told: what the hospital is to be told of the step that begins, see `Untold`; empty for nothing.
+        """
         document = None if bound.order is None else json.dumps(bound.order.document())
         with self._transaction() as database:
             database.execute(
@@ -250,14 +257,18 @@ class WorklistStore:
                     bound.started_date, bound.started_time, bound.remark, bound.bound_at, bound.ended,
                 ),
             )  # fmt: skip
+            if told:
+                self._tell(database, bound.performed_uid, "begun", told)
 
-    def ended(self, scan_id: str, how: str) -> None:
-        """That a scan is over."""
+    def ended(self, scan_id: str, how: str, step_uid: str = "", told: str = "") -> None:
+        """That a scan is over, and what the hospital is to be told of its step."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE bindings SET ended = ? WHERE id = (SELECT MAX(id) FROM bindings WHERE scan_id = ?)",
                 (how, scan_id),
             )
+            if told:
+                self._tell(database, step_uid, "ended", told)
 
     def bound(self, scan_id: str) -> Bound | None:
         """What a scan is bound to now; ``None`` where no such scan is known."""
@@ -292,10 +303,13 @@ class WorklistStore:
     def tell(self, step_uid: str, kind: Literal["begun", "ended"], document: str) -> None:
         """Something that the hospital is to be told."""
         with self._transaction() as database:
-            database.execute(
-                "INSERT INTO performed (step_uid, kind, document, queued_at) VALUES (?, ?, ?, ?)",
-                (step_uid, kind, document, self._clock()),
-            )
+            self._tell(database, step_uid, kind, document)
+
+    def _tell(self, database: sqlite3.Connection, step_uid: str, kind: str, document: str) -> None:
+        database.execute(
+            "INSERT INTO performed (step_uid, kind, document, queued_at) VALUES (?, ?, ?, ?)",
+            (step_uid, kind, document, self._clock()),
+        )
 
     def untold(self) -> Untold | None:
         """What is to be told next."""

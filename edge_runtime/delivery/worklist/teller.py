@@ -83,7 +83,10 @@ def tell_all(store: WorklistStore, calling: str, peer: DicomPeer, stop: threadin
 def _tell(association: object, message: Untold, where: str) -> None:
     dataset = Dataset.from_json(message.document)
     send = association.send_n_create if message.kind == "begun" else association.send_n_set  # type: ignore[attr-defined]
-    status, _ = send(dataset, ModalityPerformedProcedureStep, message.step_uid)
+    try:
+        status, _ = send(dataset, ModalityPerformedProcedureStep, message.step_uid)
+    except RuntimeError:  # how pynetdicom says that the association has gone
+        raise Unreachable(f"{where}: the connection broke") from None
     code = status.get("Status")
     if code is None:
         raise Unreachable(f"{where}: it stopped before it answered")
