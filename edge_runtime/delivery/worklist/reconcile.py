@@ -72,7 +72,9 @@ def reconcile(
     """
     began = _unscheduled(store, scan_id, order)
     found: dict[str, list[Delivery]] = defaultdict(list)
+    known = set()
     for delivery in outbox.deliveries():
+        known.add(delivery.identity.sop_instance_uid)
         if delivery.identity.study_uid == began.study_uid and delivery.path is not None:
             found[delivery.identity.sop_instance_uid].append(delivery)
     images = {uid: image for uid, deliveries in found.items() if (image := _image(deliveries[0])) is not None}
@@ -86,7 +88,10 @@ def reconcile(
     going: list[int] = []
     elsewhere: dict[str, list[str]] = defaultdict(list)
     for uid, image in images.items():
-        _take_in(outbox, scan_id, image, found[uid], order)
+        if (
+            _identifier(uid, order) not in known
+        ):  # else it was taken in before; a second version would be another object
+            _take_in(outbox, scan_id, image, found[uid], order)
         for delivery in found[uid]:
             if delivery.state in NOT_LEFT:
                 going.append(delivery.id)
@@ -158,7 +163,7 @@ def corrected(dataset: FileDataset, order: Order) -> FileDataset:
     add_known(dataset, "StudyDescription", order.procedure_description)
     dataset.ReferringPhysicianName = order.referring_physician
     dataset.SeriesInstanceUID = derived_uid("reconciled series", str(before.SeriesInstanceUID), order.key)
-    dataset.SOPInstanceUID = derived_uid("reconciled", str(before.SOPInstanceUID), order.key)
+    dataset.SOPInstanceUID = _identifier(str(before.SOPInstanceUID), order)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     request = Dataset()
     add_known(request, "RequestedProcedureID", order.procedure_id)
@@ -182,6 +187,11 @@ def corrected(dataset: FileDataset, order: Order) -> FileDataset:
     item.ReasonForTheAttributeModification = "CORRECT"
     dataset.OriginalAttributesSequence = [*dataset.get("OriginalAttributesSequence", []), item]
     return dataset
+
+
+def _identifier(sop_instance_uid: str, order: Order) -> str:
+    """Of the object that takes another's place."""
+    return derived_uid("reconciled", sop_instance_uid, order.key)
 
 
 def _take_in(outbox: Outbox, scan_id: str, image: FileDataset, before: list[Delivery], order: Order) -> None:
