@@ -224,6 +224,11 @@ from edge_runtime.scan import EncodingSpace, MriEncoding, ScanHeader
 import pydicom.pixels, numpy
 space = EncodingSpace((8, 6, 1), (240.0, 180.0, 5.0))
 header = ScanHeader(encoding=MriEncoding(space, space, "cartesian", {{}}))
+little = Path({str(tmp_path / "little")!r})
+little.write_bytes(bytes(1000))
+owner = owner_of_header(header, scan_uids(header, "y"))
+(Path({str(tmp_path)!r}) / "first").mkdir()
+unpack(list(pack(little, owner, Path({str(tmp_path)!r}) / "first")), Path({str(tmp_path / "little back")!r}))
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * {resource.getpagesize()}
 resource.setrlimit(resource.RLIMIT_AS, (taken + (160 << 20),) * 2)
 paths = list(pack(Path({str(scan)!r}), owner_of_header(header, scan_uids(header, "x")), Path({str(tmp_path)!r})))
