@@ -243,17 +243,17 @@ class Session:
         layout.check_budget(self._coils, budget, self._network_bytes, self._working_copies)
         self._images_bytes = math.prod(layout.recon_matrix) * np.dtype(np.float32).itemsize * len(self._methods)
         self._memory.require(self._needed_bytes(layout, 1))
-        device, handover = self._runtime.plans.device, self._runtime.handover
-        examined = header if handover is None else handover.header_of(self.report.scan_id, header)
-        self._header = examined
-        granted = budget - self._network_bytes
+        device, granted = self._runtime.plans.device, budget - self._network_bytes
         self._assembler = Assembler(header, layout, granted, device, self._working_copies)
+        examined = header
         if self._runtime.output is not None:
             from edge_runtime.delivery.files import SeriesWriter  # pydicom is a tenth of a second at every start
 
-            self._writer = SeriesWriter(
-                self._runtime.output / self.report.scan_id, examined, scan_id=self.report.scan_id
-            )
+            folder = self._runtime.output / self.report.scan_id
+            if self._runtime.handover is not None:
+                examined = self._runtime.handover.scan_begins(folder, header)
+            self._writer = SeriesWriter(folder, examined, scan_id=self.report.scan_id)
+        self._header = examined
         for note in (*self._runtime.notes, *examined.notes, *layout.notes):
             self._say(f"note: {note}")
         self._runtime.observers.scan_begun(self.report.scan_id, self.report.configuration, self._model)

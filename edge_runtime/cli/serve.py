@@ -84,13 +84,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             profile = load_profile(options.profile or DEFAULT_PROFILE)
             crumbs = stack.enter_context(recorded(profile.compilation.cache))
-            output, handover = options.out, None
-            if options.delivery is not None:
-                from edge_runtime.delivery.handover import open_handover
-
-                handover = stack.enter_context(open_handover(options.delivery))
-                output = output or handover.folder
-            journal = None
+            journal, going_on = None, []
             if options.journal is not None:
                 from edge_runtime.journal.disk import RealDisk
                 from edge_runtime.journal.folder import Journal
@@ -99,6 +93,13 @@ def run(options: argparse.Namespace) -> int:
                 stack.callback(disk.close)
                 journal = Journal(disk, profile.journal)
                 journal.tidy()
+                going_on = [kept.scan_id for kept in journal.interrupted()]
+            output, handover = options.out, None
+            if options.delivery is not None:
+                from edge_runtime.delivery.handover import open_handover
+
+                handover = stack.enter_context(open_handover(options.delivery, going_on))
+                output = output or handover.folder
             runtime = stack.enter_context(open_runtime(options, output, crumbs, handover, journal))
         except EdgeRuntimeError as error:
             if audit is not None:

@@ -42,7 +42,7 @@ def add_outbox(commands: Any) -> None:
     listing = _action(actions, "list", _list, "what is in the outbox")
     listing.add_argument("--state", action="append", help="only of that state; may be given again", metavar="STATE")
     listing.add_argument("--destination", metavar="NAME")
-    listing.add_argument("--everything", action="store_true", help="what is confirmed, too")
+    listing.add_argument("--everything", action="store_true", help="what is confirmed or withdrawn, too")
 
     for name, text in (
         ("hold", "keep from leaving until released"),
@@ -137,7 +137,7 @@ def _list(options: argparse.Namespace) -> int:
             settings.destination(options.destination)
         chosen = [State(state) for state in options.state or ()]
         if not chosen and not options.everything:
-            chosen = [state for state in State if state is not State.COMMITTED]
+            chosen = [state for state in State if state not in (State.COMMITTED, State.WITHDRAWN)]
         rows = outbox.deliveries(destination=options.destination, states=chosen)
         now = outbox.time.now_s()
         counts = outbox.counts()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from edge_runtime.delivery.outbox.backoff import Patience
 from edge_runtime.delivery.outbox.windows import ALWAYS, TimeWindows, parse_windows
 from edge_runtime.errors import DeliveryConfigurationError, NotAdmitted
 from edge_runtime.scan import Method
@@ -174,6 +175,11 @@ class Destination:
     objects: Objects = "classic"
     compress: Compress = "never"
     slow_link_bytes_per_s: int = SLOW_LINK_KBIT_S * 125
+
+    @property
+    def patience(self) -> Patience:
+        """With one object."""
+        return Patience(self.attempts, self.pace.first_retry_s, self.pace.longest_retry_s)
 
 
 @dataclass(frozen=True, slots=True)

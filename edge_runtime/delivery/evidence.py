@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -87,6 +88,15 @@ def record_of(dataset: Dataset) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return dict(record)
+
+
+def change_notes(dataset: Dataset, change: Callable[[list[str]], list[str]]) -> None:
+    """Changes the notes that an image's JSON holds; leaves alone what has none of this runtime."""
+    record = record_of(dataset)
+    if record is not None:
+        record["notes"] = change(list(record["notes"]))
+        block = dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)
+        block[_RECORD].value = json.dumps(record, sort_keys=True, allow_nan=False)
 
 
 def _finite(value: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pydicom import dcmread
@@ -17,11 +17,12 @@ from edge_runtime.delivery.configuration import DeliverySettings, Destination, O
 from edge_runtime.delivery.enhanced import enhanced_series
 from edge_runtime.delivery.evidence import record_of
 from edge_runtime.delivery.files import write_whole
-from edge_runtime.delivery.gathering import Gatherings
 from edge_runtime.delivery.outbox.states import State, Urgency
 from edge_runtime.delivery.outbox.store import ObjectIdentity, Outbox, Wanted
 from edge_runtime.delivery.process import SenderProcess
+from edge_runtime.delivery.under_way import Note, UnderWay
 from edge_runtime.delivery.worklist.binder import Binder
+from edge_runtime.delivery.worklist.binding import is_emergency
 from edge_runtime.delivery.worklist.store import WorklistStore
 from edge_runtime.errors import DeliveryError, OutboxConflict, OutboxError
 from edge_runtime.scan import Completeness, Image, Method, ScanHeader
@@ -53,14 +54,24 @@ class Handover:
         self._outbox = outbox
         self._notify = notify
         self._binder = binder
-        self._gatherings = Gatherings(outbox.folder / "gathering")
-        self._gathered: dict[Path, Urgency] = {}  # scans that are noted
+        self._under_way = UnderWay(outbox.folder)
+        self._begun: dict[Path, Urgency] = {}
         self.folder = outbox.folder / "scans"
         """Where scans may be written that are to be nowhere else; their files go when the outbox lets go of them."""
 
-    def header_of(self, scan_id: str, header: ScanHeader) -> ScanHeader:
-        """A scan's header as its order has it, or marked as unscheduled; as it is where there is no worklist."""
-        return header if self._binder is None else self._binder.header_of(scan_id, header)
+    def scan_begins(self, scan: Path, header: ScanHeader) -> ScanHeader:
+        """A scan's header as its order has it, or marked as unscheduled; as it is where there is no worklist.
+
+        Args:
+            scan: the folder of its images; its name is the scan's id.
+        """
+        made = header if self._binder is None else self._binder.header_of(scan.name, header)
+        self._begun[scan] = urgency_of(made)
+        try:
+            self._under_way.write(Note(scan, self._begun[scan]))
+        except DeliveryError as error:  # a full disk; the scan is worth more than what the note is for
+            log.error("scan %s: %s", scan.name, error)
+        return made
 
     def image(self, path: Path, image: Image, header: ScanHeader) -> None:
         """Takes in an image; afterwards it is the outbox's to deliver, by itself or, where a destination wants that, with its
@@ -72,10 +83,7 @@ class Handover:
         urgency = urgency_of(header)
         label = f"{image.method.value} {image.completeness.value}"
         scan = path.parent.parent
-        if scan not in self._gathered and self._destinations(image.method, image.completeness, "enhanced"):
-            self._gatherings.begin(scan, urgency)
-            self._gathered[scan] = urgency
-        self.object(path, label, image.method, image.completeness, urgency, "classic")
+        self.object(path, label, image.method, image.completeness, urgency, "classic", scan_id=scan.name)
 
     def object(
         self,
@@ -85,11 +93,14 @@ class Handover:
         completeness: Completeness,
         urgency: Urgency,
         objects: Objects | None = None,
+        *,
+        scan_id: str = "",
     ) -> None:
         """Takes in the DICOM file of an image, or of something that goes where the images of a method go.
 
         Args:
             objects: only for destinations that want images in that form; ``None``: for all.
+            scan_id: of the scan that it was made of; empty where that is not known.
 
         Raises:
             OutboxError: it was not taken in; names the cause.
@@ -98,11 +109,11 @@ class Handover:
         held = review == "all" or (review == "learned" and method is Method.LEARNED)
         state = State.HELD if held else State.QUEUED
         wanted = [Wanted(one.name, state, urgency) for one in self._destinations(method, completeness, objects)]
-        if wanted and self._outbox.add(path, identity_of(path, label), wanted):
+        if wanted and self._outbox.add(path, identity_of(path, label, scan_id), wanted):
             self._notify()
 
     def scan_ended(self, scan: Path, *, whole: bool = True) -> None:
-        """Makes the objects of a scan's series, where destinations want those, and takes them in.
+        """Makes the objects of a scan's series, where destinations want those, takes them in, and writes the scan's end down.
 
         Series that can't be one object, such as those whose place is not known, go as they are.
 
@@ -113,28 +124,37 @@ class Handover:
         Raises:
             DeliveryError: something was not taken in; it is tried again when the next process begins.
         """
-        urgency = self._gathered.pop(scan, None)
+        urgency = self._begun.pop(scan, None)
+        if urgency is not None:  # else it has ended before
+            self._end(Note(scan, urgency, whole))
+
+    def make_up(self, going_on: Collection[str] = ()) -> None:
+        """Does what is left to be done of the scans of processes that are gone.
+
+        Args:
+            going_on: ids of scans that somebody goes on with.
+        """
+        for note in self._under_way.left():
+            if note.scan_id not in going_on:
+                try:
+                    self._end(note)
+                except DeliveryError as error:
+                    log.error("%s", error)
+
+    def _end(self, note: Note) -> None:
         try:
-            if urgency is not None:
-                self._gather_scan(scan, urgency)
+            self._under_way.write(note)
+            self._gather_scan(note.folder, note.urgency)
         finally:
             if self._binder is not None:
-                self._binder.ended(scan, whole=whole)
-
-    def make_up(self) -> None:
-        """Makes the objects that processes which are gone have left to be made."""
-        for scan, urgency in self._gatherings.left():
-            try:
-                self._gather_scan(scan, urgency)
-            except DeliveryError as error:
-                log.error("%s", error)
+                self._binder.ended(note.folder, whole=note.whole)
+        self._under_way.forget(note.scan_id)
 
     def _gather_scan(self, scan: Path, urgency: Urgency) -> None:
         for series in sorted(scan.iterdir()) if scan.is_dir() else ():
             paths = sorted(series.glob("*.dcm")) if series.is_dir() and series.name != ENHANCED_FOLDER else []
             if paths:
                 self._gather(scan, paths, urgency)
-        self._gatherings.end(scan)
 
     def _gather(self, scan: Path, paths: list[Path], urgency: Urgency) -> None:
         record = record_of(_header(paths[0]))
@@ -149,12 +169,12 @@ class Handover:
         except DeliveryError as error:
             log.warning("a series goes as classic objects: %s", error)
             for path in paths:
-                self.object(path, label, method, completeness, urgency, "enhanced")
+                self.object(path, label, method, completeness, urgency, "enhanced", scan_id=scan.name)
             return
         path = scan / ENHANCED_FOLDER / f"{series.dataset.SOPInstanceUID}.dcm"
         write_whole(path, series.content())
         with contextlib.suppress(OutboxConflict):  # these frames' object is there, as another version has written it
-            self.object(path, f"{label}, enhanced", method, completeness, urgency, "enhanced")
+            self.object(path, f"{label}, enhanced", method, completeness, urgency, "enhanced", scan_id=scan.name)
         if scan.parent == self.folder and not self._destinations(method, completeness, "classic"):
             for frame in paths:
                 frame.unlink(missing_ok=True)
@@ -170,8 +190,11 @@ class Handover:
 
 
 @contextlib.contextmanager
-def open_handover(configuration: Path) -> Iterator[Handover]:
+def open_handover(configuration: Path, going_on: Collection[str] = ()) -> Iterator[Handover]:
     """An outbox and a sender beside it.
+
+    Args:
+        going_on: ids of scans that an earlier process has begun and this one goes on with.
 
     Raises:
         DeliveryConfigurationError: the configuration is wrong.
@@ -188,12 +211,14 @@ def open_handover(configuration: Path) -> Iterator[Handover]:
             station_ae = settings.device.ae_title if settings.mpps is not None else ""
             binder = Binder(stack.enter_context(WorklistStore(settings.outbox.folder / "worklist")), station_ae)
         handover = Handover(settings, outbox, sender.notify, binder)
-        handover.make_up()
+        handover.make_up(going_on)
         yield handover
 
 
 def urgency_of(header: ScanHeader) -> Urgency:
-    """What the scanner says of a scan; routine where it says nothing that is known."""
+    """What the scanner or the operator says of a scan; routine where neither says anything that is known."""
+    if is_emergency(header):
+        return Urgency.EMERGENCY
     said = str(header.parameters.get(URGENCY_PARAMETER, "")).strip().upper()
     return Urgency[said] if said in Urgency.__members__ else Urgency.ROUTINE
 
@@ -205,7 +230,7 @@ def _header(path: Path) -> Dataset:
         raise OutboxError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def identity_of(path: Path, label: str) -> ObjectIdentity:
+def identity_of(path: Path, label: str, scan_id: str = "") -> ObjectIdentity:
     """What the outbox needs to know of a DICOM file.
 
     Raises:
@@ -229,4 +254,4 @@ def identity_of(path: Path, label: str) -> ObjectIdentity:
         if value is None or len(str(value)) > 64 or not _UID.fullmatch(str(value)):
             raise OutboxError(f"{path}: {name} = {str(value)[:80]!r}: a valid UID is expected")
     instance, sop_class, syntax, study, series = (str(value) for value in values.values())
-    return ObjectIdentity(instance, sop_class, syntax, study, series, label)
+    return ObjectIdentity(instance, sop_class, syntax, study, series, label, scan_id)

@@ -18,7 +18,12 @@ from simulated import header_of, readouts_of, scan_bytes, usual_kspace
 from test_worklist import order
 
 from edge_runtime.cli import main
+from edge_runtime.delivery import under_way
+from edge_runtime.delivery.evidence import record_of
 from edge_runtime.delivery.handover import open_handover
+from edge_runtime.delivery.outbox.states import State, Urgency
+from edge_runtime.delivery.outbox.store import Outbox, Sent
+from edge_runtime.delivery.worklist.reconcile import RECONCILED
 from edge_runtime.delivery.worklist.store import WorklistStore
 from edge_runtime.runtime import open_runtime
 from edge_runtime.scan import Patient, ScanHeader, Study
@@ -103,6 +108,8 @@ def test_an_emergency_has_a_patient_that_no_hospital_has(scan, configuration, ca
     assert image.PatientID.startswith("EMERGENCY-")
     assert not image.AccessionNumber
     assert [kept["how"] for kept in history(configuration, capsys)] == ["emergency"]
+    with Outbox(configuration.parent / "outbox") as outbox:
+        assert {one.urgency for one in outbox.deliveries()} == {Urgency.EMERGENCY}
 
 
 @pytest.mark.parametrize("by", ["header", "operator"])
@@ -159,6 +166,10 @@ def test_an_unscheduled_scan_gets_its_order_afterwards(left, configuration, tmp_
         (source,) = [one for one in old if one.SOPInstanceUID == before.SOPInstanceUID]
         assert image.PixelData == source.PixelData
         assert before.PatientID.startswith("UNSCHEDULED-")
+        notes = record_of(image)["notes"]
+        assert RECONCILED in notes
+        assert not any(note.startswith(("UNSCHEDULED", "no order")) for note in notes)
+        assert "no order" not in image.ImageComments
     assert history(configuration, capsys)[-1]["how"] == "reconciled"
     # Once more makes nothing new.
     assert main(["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration)]) == 0
@@ -177,6 +188,71 @@ def test_a_scan_of_another_patient_is_given_an_order_only_by_who_has_made_sure(s
     assert history(configuration, capsys)[-1]["how"] == "contradicted"
     assert main([*command, "--other-patient"]) == 0
     assert history(configuration, capsys)[-1]["how"] == "reconciled"
+
+
+def test_scans_that_share_a_study_get_their_orders_one_by_one(scan, configuration, tmp_path, capsys) -> None:
+    examination = replace(header_of(), patient=Patient("P-1"), study=Study(instance_uid="1.2.9"))
+    images = [scan(replace(examination, protocol_name=name)) for name in ("T1", "T2")]
+    assert {image.StudyInstanceUID for image in images} == {"1.2.9"}
+    first, second = (kept["scan"] for kept in history(configuration, capsys))
+
+    def corrected() -> dict[str, str]:
+        found = [dcmread(path) for path in (tmp_path / "outbox" / "scans").glob("*/reconciled_*/*.dcm")]
+        return {str(one.ProtocolName): str(one.StudyInstanceUID) for one in found}
+
+    assert main(["worklist", "reconcile", second, "ACC-1", "--config", str(configuration)]) == 0
+    assert corrected() == {"T2": "1.2.3.4"}
+    assert main(["worklist", "reconcile", first, "ACC-1", "--config", str(configuration)]) == 0
+    assert corrected() == {"T1": "1.2.3.4", "T2": "1.2.3.4"}
+
+
+def test_a_scan_that_a_crash_has_ended_is_written_down_as_discontinued(configuration, monkeypatch, capsys) -> None:
+    with open_handover(configuration) as handover:
+        handover.scan_begins(handover.folder / "scan", header_of())
+        handover.scan_begins(handover.folder / "other", header_of())
+    assert [one["ended"] for one in history(configuration, capsys)] == ["", ""]
+    monkeypatch.setattr(under_way, "is_running", lambda process: False)
+    with open_handover(configuration, going_on=["other"]):
+        pass
+    assert {one["scan"]: one["ended"] for one in history(configuration, capsys)} == {
+        "scan": "DISCONTINUED",
+        "other": "",
+    }
+
+
+def test_nothing_is_reconciled_while_objects_of_a_scan_are_still_to_be_made(
+    scan, configuration, tmp_path, capsys
+) -> None:
+    scan(header_of())
+    (kept,) = history(configuration, capsys)
+    notes = under_way.UnderWay(tmp_path / "outbox")
+    notes.write(under_way.Note(tmp_path / "out" / kept["scan"], Urgency.ROUTINE))
+    command = ["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration)]
+    assert main(command) == 1
+    assert "still to be made" in capsys.readouterr().err
+    notes.forget(kept["scan"])
+    assert main(command) == 0
+
+
+def test_what_had_been_sent_is_told_each_time_and_sent_no_more(configuration, tmp_path, capsys) -> None:
+    with ExitStack() as stack:
+        handover = stack.enter_context(open_handover(configuration))
+        runtime = open_runtime(profile_of(), bundle=None, output=tmp_path / "scans", handover=handover)
+        server = RunningServer(stack.enter_context(runtime))
+        stack.callback(server.stop)
+        (tmp_path / "usb").rmdir()  # nothing leaves by itself
+        server.exchange(scan_bytes(READOUTS))
+    with Outbox(tmp_path / "outbox") as outbox:
+        outbox.retry(None, None)
+        (one,) = outbox.claim("usb", "test/1", most=9, lease_s=60, least=Urgency.ROUTINE)
+        outbox.settle("test/1", {one.id: Sent()}, 3)
+    (kept,) = history(configuration, capsys)
+    for _ in range(2):
+        assert main(["worklist", "reconcile", kept["scan"], "ACC-1", "--config", str(configuration), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["elsewhere"] == {"usb": [one.identity.sop_instance_uid]}
+    with Outbox(tmp_path / "outbox") as outbox:
+        old, new = outbox.deliveries()
+        assert (old.state, new.state) == (State.WITHDRAWN, State.QUEUED)
 
 
 def test_a_scan_that_goes_on_is_not_reconciled(configuration, capsys) -> None:

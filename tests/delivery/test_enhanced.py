@@ -17,12 +17,13 @@ from dicom_check import complaints
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.delivery import gathering
+from edge_runtime.delivery import under_way
 from edge_runtime.delivery.enhanced import enhanced_series
 from edge_runtime.delivery.files import SeriesWriter
 from edge_runtime.delivery.handover import Handover
+from edge_runtime.delivery.outbox.retention import purge
 from edge_runtime.delivery.outbox.states import Urgency
-from edge_runtime.delivery.outbox.store import Outbox
+from edge_runtime.delivery.outbox.store import Outbox, Sent
 from edge_runtime.errors import DeliveryError
 from edge_runtime.scan import (
     Completeness,
@@ -201,6 +202,7 @@ def handing_over(folder: Path, destinations: str) -> Iterator[tuple[Handover, Ou
 
 
 def hand_over(handover: Handover, images: list[Image], folder: Path) -> None:
+    handover.scan_begins(folder, HEADER)
     writer = SeriesWriter(folder, HEADER, scan_id="scan")
     for number, one in enumerate(images):
         handover.image(writer.write(one, number + 1), one, HEADER)
@@ -225,7 +227,7 @@ def test_each_destination_gets_the_form_that_it_wants(tmp_path: Path) -> None:
             assert complaints(one.path, "EnhancedMRImage") == []
             assert pydicom.dcmread(one.path).NumberOfFrames == 3
         assert len(list(scan.rglob("*.dcm"))) == len(SCAN) + 2  # the classic ones still go to somebody
-    assert list((tmp_path / "outbox" / "gathering").iterdir()) == []
+    assert list((tmp_path / "outbox" / "under_way").iterdir()) == []
 
 
 def test_frames_that_nobody_wants_by_themselves_go(tmp_path: Path) -> None:
@@ -260,16 +262,16 @@ def test_a_crash_loses_no_object_and_makes_none_twice(
         hand_over(handover, SCAN, scan)
         honest, calls = handover.object, itertools.count()
 
-        def crashing(*arguments: object) -> None:
+        def crashing(*arguments: object, **named: object) -> None:
             if next(calls) == crash_after - 1:
                 raise Crash
-            honest(*arguments)  # type: ignore[arg-type]
+            honest(*arguments, **named)  # type: ignore[arg-type]
 
         monkeypatch.setattr(handover, "object", crashing)
         if crash_after:
             with contextlib.suppress(Crash):
                 handover.scan_ended(scan)
-    monkeypatch.setattr(gathering, "is_running", lambda process: False)
+    monkeypatch.setattr(under_way, "is_running", lambda process: False)
     for _ in range(2):
         with handing_over(tmp_path, DIMSE + 'objects = "enhanced"\n') as (handover, outbox):
             handover.make_up()
@@ -277,6 +279,43 @@ def test_a_crash_loses_no_object_and_makes_none_twice(
             assert [one.identity.label for one in found] == ["classical final, enhanced", "learned final, enhanced"]
             for one in found:
                 assert one.path is not None and pydicom.dcmread(one.path).NumberOfFrames == 3
+
+
+def test_a_scan_that_somebody_goes_on_with_is_left_until_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with handing_over(tmp_path, DIMSE + 'objects = "enhanced"\n') as (handover, outbox):
+        scan = handover.folder / "scan"
+        hand_over(handover, SCAN[:4], scan)
+    monkeypatch.setattr(under_way, "is_running", lambda process: False)
+    with handing_over(tmp_path, DIMSE + 'objects = "enhanced"\n') as (handover, outbox):
+        handover.make_up(going_on=["scan"])
+        assert outbox.deliveries() == []
+        handover.scan_begins(scan, HEADER)  # as a session does that goes on behind a crash
+        writer = SeriesWriter(scan, HEADER, scan_id="scan")
+        for one in SCAN[4:]:
+            handover.image(writer.write(one, 3), one, HEADER)
+        handover.scan_ended(scan)
+        frames = [pydicom.dcmread(one.path).NumberOfFrames for one in outbox.deliveries() if one.path is not None]
+        assert frames == [3, 3]
+
+
+def test_no_file_of_a_scan_goes_before_its_objects_are_made(tmp_path: Path) -> None:
+    """Frames may be confirmed, and so might be purged, while the scan goes on."""
+    with handing_over(tmp_path, BOTH) as (handover, outbox):
+        scan = handover.folder / "scan"
+        hand_over(handover, SCAN, scan)
+        claimed = outbox.claim("pacs", "test/1", most=100, lease_s=60, least=Urgency.ROUTINE)
+        outbox.settle("test/1", {one.id: Sent(kept=True) for one in claimed}, 3)
+        eager = settings_of(tmp_path, BOTH)
+        eager = dataclasses.replace(eager, outbox=dataclasses.replace(eager.outbox, keep_committed_s=0.0))
+        assert purge(outbox, eager) == 0
+        handover.scan_ended(scan)
+        frames = [
+            pydicom.dcmread(one.path).NumberOfFrames for one in outbox.deliveries(destination="modern") if one.path
+        ]
+        assert frames == [3, 3]
+        assert purge(outbox, eager) == len(SCAN)
 
 
 def test_scans_of_processes_that_run_are_left_to_them(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pydicom import dcmread
 
 from edge_runtime.delivery.handover import identity_of
+from edge_runtime.delivery.outbox.backoff import Patience
 from edge_runtime.delivery.outbox.processes import is_running, this_process
 from edge_runtime.delivery.outbox.retention import purge
 from edge_runtime.delivery.outbox.states import TRANSITIONS, State, Urgency
@@ -28,6 +29,7 @@ from edge_runtime.delivery.outbox.store import Failed, Lost, ObjectIdentity, Out
 from edge_runtime.errors import NotPossible, OutboxConflict, OutboxError, OutboxFull
 
 OWNER = f"{this_process()}/test"
+PATIENCE = Patience(10, 5.0, 900.0)
 ROUTINE = Urgency.ROUTINE
 
 
@@ -58,9 +60,9 @@ def test_an_object_goes_from_queued_to_committed(outbox: Outbox, tmp_path: Path)
     outbox.settle(OWNER, {delivery.id: Sent()}, 10)
     outbox.open_commitment("1.2.3", "pacs", this_process(), [delivery.id])
     assert outbox.unconfirmed("pacs", most=10, again_after_s=60) == []
-    assert outbox.report_commitment("1.2.3", {uid}, {}, 10)
+    assert outbox.report_commitment("1.2.3", {uid}, {}, PATIENCE)
     assert states(outbox) == [State.COMMITTED]
-    assert not outbox.report_commitment("1.2.3", set(), {uid: "gone"}, 10), "a report counts once"
+    assert not outbox.report_commitment("1.2.3", set(), {uid: "gone"}, PATIENCE), "a report counts once"
     assert states(outbox) == [State.COMMITTED]
 
 
@@ -254,7 +256,37 @@ def test_operators_hold_release_and_purge(outbox: Outbox, tmp_path: Path) -> Non
     with pytest.raises(NotPossible, match="being sent"):
         outbox.remove([1])
     assert outbox.remove([2]) == 1
-    assert outbox.deliveries()[1].state is State.DEAD and outbox.deliveries()[1].path is None
+    assert outbox.deliveries()[1].state is State.WITHDRAWN and outbox.deliveries()[1].path is None
+
+
+def test_what_was_taken_back_never_leaves(outbox: Outbox, tmp_path: Path) -> None:
+    (path,) = write_images(tmp_path / "in", 1)
+    outbox.add(path, identity_of(path, "x"), [Wanted("pacs"), Wanted("usb")])
+    assert claim(outbox) == [1]
+    outbox.settle(OWNER, {1: Sent()}, 3)
+    assert outbox.remove([2]) == 0, "the first still needs the file, should the PACS not have it"
+    assert outbox.retry(None, None) == 0
+    with pytest.raises(NotPossible, match="delivery 2 is withdrawn"):
+        outbox.retry([2], None)
+    assert not outbox.add(path, identity_of(path, "x"), [Wanted("usb")])
+    assert outbox.withdraw([1], "corrected") == {1: State.SENT}
+    assert outbox.deliveries()[0].reason == "had been sent; corrected"
+    outbox.confirm({1: False}, "not there", PATIENCE)
+    assert [one.state for one in outbox.deliveries()] == [State.WITHDRAWN] * 2
+    assert [one.path for one in outbox.deliveries()] == [None] * 2
+
+
+def test_an_outbox_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "outbox") as outbox:
+        add_images(outbox, write_images(tmp_path / "in", 2))
+    with sqlite3.connect(tmp_path / "outbox" / "queue.sqlite") as database:
+        database.execute("ALTER TABLE objects DROP COLUMN scan_id")
+        database.execute("UPDATE deliveries SET state = 'dead', reason = 'purged by an operator' WHERE id = 1")
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    with Outbox(tmp_path / "outbox") as outbox:
+        assert states(outbox) == [State.WITHDRAWN, State.QUEUED]
+        assert claim(outbox) == [2]
 
 
 def test_what_a_crash_left_behind_goes(outbox: Outbox, tmp_path: Path) -> None:
@@ -378,7 +410,7 @@ class Life(RuleBasedStateMachine):
     @rule(kept=st.booleans())
     def confirm(self, kept: bool) -> None:
         waiting = self.outbox.unconfirmed("pacs", most=2, again_after_s=0)
-        self.outbox.confirm({one.id: kept for one in waiting}, "missing", 3)
+        self.outbox.confirm({one.id: kept for one in waiting}, "missing", Patience(3))
 
     @rule(wish=st.sampled_from(["hold", "release", "retry"]))
     def wish(self, wish: str) -> None:

@@ -6,6 +6,7 @@ table F.7.2-1 written down here.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,10 +22,12 @@ from pydicom.dataset import Dataset
 from simulated import header_of, readouts_of, scan_bytes, usual_kspace
 from test_worklist import order
 
+from edge_runtime.cli import main
 from edge_runtime.delivery.configuration import DicomPeer
 from edge_runtime.delivery.handover import open_handover
+from edge_runtime.delivery.worklist.performed import ended
 from edge_runtime.delivery.worklist.store import WorklistStore
-from edge_runtime.delivery.worklist.teller import tell_all
+from edge_runtime.delivery.worklist.teller import MOST_ATTEMPTS, PATIENCE, tell_all
 from edge_runtime.errors import Unreachable
 from edge_runtime.runtime import open_runtime
 
@@ -68,6 +71,8 @@ class Hospital:
         self.steps: dict[str, Dataset] = {}
         self.created = 0
         self.lose_answers = False
+        self.busy = 0
+        """So many times more it can't take the end of a step."""
         self.changed = threading.Condition()
 
     def create(self, event: Any) -> tuple[int, Dataset | None]:
@@ -86,18 +91,27 @@ class Hospital:
             event.assoc.abort()
         return (0x0111 if known else 0x0000), dataset
 
-    def set(self, event: Any) -> tuple[int, Dataset | None]:
+    def set(self, event: Any) -> tuple[int | Dataset, Dataset | None]:
         changes, uid = event.modification_list, str(event.request.RequestedSOPInstanceUID)
         with self.changed:
             if uid not in self.steps:
                 return 0x0112, None
             if self.steps[uid].PerformedProcedureStepStatus != "IN PROGRESS":
-                return 0x0110, None
+                closed = Dataset()
+                closed.Status, closed.ErrorID = 0x0110, 0xA710
+                return closed, None
+            if self.busy:
+                self.busy -= 1
+                return 0x0213, None
+            if not changes.PerformedSeriesSequence:
+                return 0x0121, None
             for series in changes.PerformedSeriesSequence:
-                if not series.SeriesInstanceUID or not series.ProtocolName or not series.ReferencedImageSequence:
+                if not series.SeriesInstanceUID or not series.ProtocolName:
                     return 0x0121, None
             self.steps[uid].update(changes)
             self.changed.notify_all()
+        if self.lose_answers:
+            event.assoc.abort()
         return 0x0000, changes
 
     def wait(self, condition: Callable[[], bool]) -> None:
@@ -174,6 +188,9 @@ def test_a_scan_that_ends_early_is_told_as_discontinued(listen, server) -> None:
     hospital.wait(lambda: hospital.statuses() == ["DISCONTINUED"])
     (step,) = hospital.steps.values()
     assert step.PatientID.startswith("UNSCHEDULED-")
+    assert not any(series.ReferencedImageSequence for series in step.PerformedSeriesSequence) or server.files(
+        "*/*/*.dcm"
+    )
 
 
 def test_what_happened_while_nobody_listened_is_told_later_in_order(listen, server) -> None:
@@ -195,9 +212,57 @@ def test_a_lost_answer_makes_no_second_step(listen, tmp_path: Path) -> None:
         with pytest.raises(Unreachable):
             tell_all(store, "EDGE1", PEER)
         hospital.lose_answers = False
-        assert tell_all(store, "EDGE1", PEER) == 1
+        assert tell_all(store, "EDGE1", PEER).taken == 1
         assert store.performed() == {"waiting": 0, "told": 1, "refused": 0}
+        store.tell("1.2.3", "ended", ended("1.2.3", [], "20261127", "101500", whole=False).to_json())
+        hospital.lose_answers = True
+        with pytest.raises(Unreachable):
+            tell_all(store, "EDGE1", PEER)
+        assert tell_all(store, "EDGE1", PEER).taken == 1
+        assert store.performed() == {"waiting": 0, "told": 2, "refused": 0}
     assert (hospital.created, list(hospital.steps)) == (2, ["1.2.3"])
+    assert hospital.statuses() == ["DISCONTINUED"]
+
+
+def test_what_the_hospital_can_not_take_now_is_told_later_and_holds_up_no_other_step(listen, tmp_path: Path) -> None:
+    hospital = Hospital()
+    hospital.busy = 1
+    listen(hospital)
+    with WorklistStore(tmp_path / "worklist") as store:
+        store.tell("1.2.3", "begun", _in_progress().to_json())
+        store.tell("1.2.3", "ended", ended("1.2.3", [], "20261127", "101500", whole=True).to_json())
+        store.tell("1.2.4", "begun", _in_progress().to_json())
+        told = tell_all(store, "EDGE1", PEER)
+        assert (told.taken, list(told.put_off)) == (2, ["1.2.3"])
+        assert "0x0213" in told.put_off["1.2.3"].reason
+        assert hospital.statuses() == ["IN PROGRESS"] * 2
+        assert tell_all(store, "EDGE1", PEER, without=told.put_off).taken == 0
+        assert tell_all(store, "EDGE1", PEER).taken == 1
+    assert hospital.statuses() == ["COMPLETED", "IN PROGRESS"]
+
+
+def test_what_was_refused_is_told_again_when_an_operator_says_so(listen, tmp_path: Path, capsys) -> None:
+    hospital = Hospital()
+    hospital.busy = MOST_ATTEMPTS
+    listen(hospital)
+    configuration = tmp_path / "delivery.toml"
+    configuration.write_text(CONFIGURATION)
+    with WorklistStore(tmp_path / "outbox" / "worklist") as store:
+        store.tell("1.2.3", "begun", _in_progress().to_json())
+        store.tell("1.2.3", "ended", ended("1.2.3", [], "20261127", "101500", whole=True).to_json())
+        for attempt in range(1, MOST_ATTEMPTS):
+            assert tell_all(store, "EDGE1", PEER).put_off["1.2.3"].attempts == attempt
+        assert not tell_all(store, "EDGE1", PEER).put_off
+        assert store.performed() == {"waiting": 0, "told": 1, "refused": 1}
+        assert main(["worklist", "steps", "--retry", "--json", "--config", str(configuration)]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["retried"] == 1
+        assert [(one["kind"], one["refused"], one["attempts"]) for one in shown["steps"]] == [
+            ("begun", "", 0),
+            ("ended", "", 0),
+        ]
+        assert tell_all(store, "EDGE1", PEER).taken == 1
+    assert hospital.statuses() == ["COMPLETED"]
 
 
 def test_what_the_hospital_refuses_does_not_hold_up_the_rest(listen, tmp_path: Path) -> None:
@@ -208,9 +273,15 @@ def test_what_the_hospital_refuses_does_not_hold_up_the_rest(listen, tmp_path: P
         wrong.Modality = ""
         store.tell("1.2.3", "begun", wrong.to_json())
         store.tell("1.2.4", "begun", _in_progress().to_json())
-        assert tell_all(store, "EDGE1", PEER) == 1
+        assert tell_all(store, "EDGE1", PEER).taken == 1
         assert store.performed() == {"waiting": 0, "told": 1, "refused": 1}
     assert list(hospital.steps) == ["1.2.4"]
+
+
+def test_what_is_put_off_is_waited_for_over_hours() -> None:
+    waits = [PATIENCE.wait_s(attempt) for attempt in range(1, MOST_ATTEMPTS)]
+    assert waits[0] <= 1.0
+    assert 2 * 3600 < sum(waits) < 6 * 3600
 
 
 def test_nobody_listening_is_no_reason_to_forget(loopback: None, tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ def listening(settings: DeliverySettings, callback: Callback, outbox: Outbox) ->
     # The receiver is the SCP of the service although it makes the association: roles are exchanged (PS3.4 J.3.3.1).
     entity.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
     entity.add_supported_context("1.2.840.10008.1.1")
-    attempts = {one.name: one.attempts for one in settings.destinations}
+    patience = {one.name: one.patience for one in settings.destinations}
 
     def report(event: Any) -> tuple[int, None]:
-        return take_report(event, outbox, attempts), None
+        return take_report(event, outbox, patience), None
 
     def opened(event: Any) -> None:
         tune(event.assoc.dul.socket.socket, None)

@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 
 from edge_runtime.delivery.configuration import Destination, Device, DicomPeer
 from edge_runtime.delivery.destinations.association import associated, require_pynetdicom
+from edge_runtime.delivery.outbox.backoff import Patience
 from edge_runtime.delivery.outbox.processes import this_process
 from edge_runtime.delivery.outbox.store import Delivery, Outbox
 from edge_runtime.errors import NotAdmitted, Unreachable
@@ -30,6 +31,9 @@ REQUEST = 1
 
 LINGER_S = 5.0
 """How long the association of a request stays, where the receiver may report on another one."""
+
+PATIENCE = Patience(10, 5.0, 900.0)
+"""With objects of a destination that the configuration does not name any more."""
 
 SUCCESS, PROCESSING_FAILURE, NO_SUCH_EVENT = 0x0000, 0x0110, 0x0113
 
@@ -66,7 +70,7 @@ def ask_for_commitment(
 
     def report(event: Any) -> tuple[int, None]:
         begun.set()
-        return take_report(event, outbox, {destination.name: destination.attempts}), None
+        return take_report(event, outbox, {destination.name: destination.patience}), None
 
     def sent(event: Any) -> None:
         if type(event.message).__name__ == "N_EVENT_REPORT_RSP":
@@ -103,11 +107,11 @@ def ask_for_commitment(
             outbox.drop_commitment(transaction)
 
 
-def take_report(event: Any, outbox: Outbox, attempts_of: dict[str, int]) -> int:
+def take_report(event: Any, outbox: Outbox, patience_with: dict[str, Patience]) -> int:
     """Writes down what a receiver reports (PS3.4 J.3.3); returns the status to answer.
 
     Args:
-        attempts_of: after how many failures an object is dead, by destination.
+        patience_with: an object of each destination.
     """
     try:
         information = event.event_information
@@ -126,8 +130,8 @@ def take_report(event: Any, outbox: Outbox, attempts_of: dict[str, int]) -> int:
         uid: f"it was sent, and storage commitment says: {_REASONS.get(reason, 'not kept')} ({reason:04X}h)"
         for uid, reason in missing.items()
     }
-    most = attempts_of.get(destination or "", max(attempts_of.values(), default=1))
-    if destination is None or not outbox.report_commitment(transaction, kept - set(missing), reasons, most):
+    patience = patience_with.get(destination or "", PATIENCE)
+    if destination is None or not outbox.report_commitment(transaction, kept - set(missing), reasons, patience):
         log.info("a report of storage commitment %s that nothing waits for", transaction[:64])
     elif missing:
         log.warning(

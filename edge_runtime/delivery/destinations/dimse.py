@@ -24,7 +24,8 @@ from edge_runtime.delivery.destinations.commitment import ask_for_commitment
 from edge_runtime.delivery.destinations.compression import LinkSpeed, compressed, offered
 from edge_runtime.delivery.destinations.courier import Settle
 from edge_runtime.delivery.destinations.store_request import Answer, store
-from edge_runtime.delivery.outbox.store import Delivery, Failed, Lost, Outbox, Outcome, Sent, Untried
+from edge_runtime.delivery.fit import printable
+from edge_runtime.delivery.outbox.store import Delivery, Failed, Lost, Outbox, Outcome, Sent
 from edge_runtime.errors import DeliveryError, DestinationError, NotAdmitted, Unreachable
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class DimseCourier:
             for delivery in objects:
                 try:
                     outcome = self._send_one(association, delivery, next(numbers), alone)
-                except DestinationError:  # it takes nothing at all now
-                    settle(delivery, Untried())
+                except DestinationError as error:
+                    # It says that it takes nothing now; whether it means this object alone shows when others get through.
+                    settle(delivery, Lost(str(error)))
                     raise
                 settle(delivery, outcome)
                 if isinstance(outcome, Lost):
@@ -151,7 +153,7 @@ class DimseCourier:
         code = answer.status
         if code is None:
             return Lost(f"{self._peer.ae_title}: the association broke before the answer")
-        said = f"status {code:04X}h" + (f" ({answer.comment[:100]})" if answer.comment else "")
+        said = f"status {code:04X}h"
         if code == 0x0000:
             return Sent()
         if code == 0x0111:
@@ -162,7 +164,7 @@ class DimseCourier:
             raise Unreachable(f"{self._peer.ae_title}: out of resources, {said}: is its disk full?")
         if code == 0x0124:
             raise NotAdmitted(f"{self._peer.ae_title}: this device may not store there, {said}")
-        return Failed(f"{self._peer.ae_title} refuses it, {said}")
+        return Failed(f"{self._peer.ae_title} refuses it, {said}", remark=printable(answer.comment)[:100])
 
 
 def _is_compressed(transfer_syntax_uid: str) -> bool:

@@ -85,6 +85,7 @@ class FolderCourier:
 
     def _send_set(self, objects: list[Delivery], settle: Settle) -> None:
         present = self._present()
+        objects = [one for one in objects if self._has_a_record(one, settle)]
         new = [one for one in objects if present.get(one.identity.sop_instance_uid) != one.sha256]
         partial = self._peer.path / f".{secrets.token_hex(8)}.partial"
         try:
@@ -117,6 +118,16 @@ class FolderCourier:
             raise NotAdmitted(f"{self._peer.path}: no DICOMDIR can be made of these objects: {error}") from None
         for one in objects:
             settle(one, Sent(kept=True))
+
+    def _has_a_record(self, delivery: Delivery, settle: Settle) -> bool:
+        """Whether an object can be in a DICOMDIR; one that can't must not keep the others from the medium."""
+        assert delivery.path is not None
+        try:
+            FileSet().add(delivery.path)
+        except (ValueError, AttributeError, InvalidDicomError, NotImplementedError) as error:
+            settle(delivery, Failed(f"{self._peer.path}: a DICOMDIR can't name it: {error}", final=True))
+            return False
+        return True
 
     def _present(self) -> dict[str, str]:
         """SHA-256 of what the file-sets of the medium hold, by SOP Instance UID."""

@@ -35,6 +35,9 @@ GROUP_S = 10.0
 PAGE = 1000
 """Of the objects of a series that are asked for at once."""
 
+MOST_HELD = 100_000
+"""That are believed to be of one series."""
+
 _CHUNK = 256 << 10
 
 _FAILURES = {
@@ -223,7 +226,8 @@ class WebCourier:
             self._settle_broken(group, str(error), settle, isinstance(error, Unreachable))
             raise
         if refusal is not None:
-            self._settle_broken(group, str(refusal), settle, False)
+            # A server that fails at one of them answers like one that fails at everything: they are told apart by and by.
+            self._settle_broken(group, str(refusal), settle, status >= 500)
             raise refusal
         if status not in (200, 202, 409) and len(group) > 1:
             # Which of them it is about is not said.
@@ -341,6 +345,8 @@ class Verifier:
             rows = self._ask(f"/studies/{study}/series/{series}/instances?{query}")
             new = {str(row["00080018"]["Value"][0]) for row in rows} - held
             held |= new
+            if len(held) > MOST_HELD:
+                raise Unreachable(f"{self._service.where}: names more than {MOST_HELD} objects of one series")
             if not new or len(rows) < PAGE:
                 return held
 

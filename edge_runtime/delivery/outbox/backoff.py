@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 MOST_DOUBLINGS = 30
+
+_DRAW = random.Random()
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often an object is tried, and how long it waits in between.
+
+    Attributes:
+        attempts: after so many failures of its own it is dead.
+        first_s, longest_s: see `delay_s`.
+    """
+
+    attempts: int
+    first_s: float = 0.0
+    longest_s: float = 0.0
+
+    def wait_s(self, failures: int) -> float:
+        """After so many failures, from 1."""
+        return delay_s(failures, self.first_s, self.longest_s, _DRAW)
 
 
 def delay_s(failures: int, first_s: float, longest_s: float, draw: random.Random) -> float:

@@ -6,6 +6,7 @@ import logging
 
 from edge_runtime.delivery.configuration import DeliverySettings
 from edge_runtime.delivery.outbox.store import Outbox
+from edge_runtime.delivery.under_way import UnderWay
 
 log = logging.getLogger(__name__)
 
@@ -30,5 +31,8 @@ def purge(outbox: Outbox, settings: DeliverySettings) -> int:
         )
     unconfirmed_before_s = None if policy.keep_unconfirmed_s is None else now - policy.keep_unconfirmed_s
     return outbox.purge(
-        committed_before_s=now - keep_s, unconfirmed_before_s=unconfirmed_before_s, unconfirming=unconfirming
+        committed_before_s=now - keep_s,
+        unconfirmed_before_s=unconfirmed_before_s,
+        unconfirming=unconfirming,
+        under_way=UnderWay(outbox.folder).scans(),
     )

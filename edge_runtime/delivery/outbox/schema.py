@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_runtime.delivery.outbox.states import TRANSITIONS
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE device_time (boot TEXT NOT NULL, offset_s REAL NOT NULL, seen_s REAL NOT NULL);
@@ -18,6 +18,7 @@ CREATE TABLE objects (
     study_uid TEXT NOT NULL,
     series_uid TEXT NOT NULL,
     label TEXT NOT NULL,
+    scan_id TEXT NOT NULL DEFAULT '',
     sha256 TEXT NOT NULL,
     size_bytes INTEGER NOT NULL,
     file TEXT,
@@ -64,6 +65,14 @@ CREATE TABLE commitment_items (
 ) WITHOUT ROWID;
 CREATE INDEX items_by_delivery ON commitment_items (delivery);
 """
+
+# By the version that they start from.
+CHANGES = {
+    1: """
+    ALTER TABLE objects ADD COLUMN scan_id TEXT NOT NULL DEFAULT '';
+    UPDATE deliveries SET state = 'withdrawn' WHERE state = 'dead' AND reason = 'purged by an operator';
+    """
+}
 
 
 def transitions_trigger() -> str:

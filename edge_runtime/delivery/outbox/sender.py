@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_runtime.delivery.configuration import DeliverySettings, Destination
 from edge_runtime.delivery.destinations.courier import Courier
@@ -190,7 +190,7 @@ class _Lane:
         claimed = self.claim(self._destination.pace.batch, least)
         if not claimed:
             return POLL_S
-        return 0.0 if self._send(claimed, least) else self._rest_s()
+        return self._send(claimed, least)
 
     def claim(self, most: int, least: Urgency) -> list[Delivery]:
         """The next few objects; no more than this connection's share, so that the others of the destination find some, too."""
@@ -204,17 +204,17 @@ class _Lane:
     def _is_open(self) -> bool:
         return self._destination.pace.windows.open_at(self._outbox.time.clock.local())
 
-    def _send(self, claimed: list[Delivery], least: Urgency) -> bool:
-        """Whether the connection held."""
+    def _send(self, claimed: list[Delivery], least: Urgency) -> float:
+        """Sends over one connection; returns how long to wait until there may be more."""
         ledger = _Ledger(self._outbox, self._destination, self._owner, self._draw, self._tally)
         kinds = {_kind(one) for one in claimed}
         turn = _Turn(self, claimed, ledger, kinds, self._destination.pace.batch, least)
         try:
             self._courier.send(iter(turn), kinds, ledger.settle)
-            return True
+            return 0.0 if turn.tried else POLL_S
         except DestinationError as error:
             self.failed(error)
-            return False
+            return self._rest_s()
         finally:
             self._unfinished = (ledger, turn)
             self._finish()
@@ -271,7 +271,7 @@ class _Lane:
         if early:
             self._outbox.ask_later(early, ASK_AGAIN_S)
         told = {number: kept for number, kept in verdicts.items() if number not in set(early)}
-        self._outbox.confirm(told, "it was sent, and the destination does not have it", destination.attempts)
+        self._outbox.confirm(told, "it was sent, and the destination does not have it", destination.patience)
         self._tally.committed += sum(told.values())
 
 
@@ -299,6 +299,8 @@ class _Turn:
         self._more = most - len(claimed)
         self._least = least
         self._renewed = time.monotonic()
+        self.tried = 0
+        """Objects; a connection on which there were none must not be followed by the next at once."""
 
     def __iter__(self) -> Iterator[Delivery]:
         while (self._left or self._claim_more()) and self._lane.goes_on(self._left[-1].urgency):
@@ -306,6 +308,7 @@ class _Turn:
                 self._ledger.renew()
                 self._renewed = time.monotonic()
             delivery = self._left.pop()
+            self.tried += 1
             if self._ledger.is_whole(delivery):
                 yield delivery
         self._ledger.write_down()  # before the connection is released, which takes its time
@@ -347,10 +350,10 @@ class _Ledger:
             self._tally.sent += 1
         elif isinstance(outcome, Failed):
             self._tally.failed += 1
-            outcome = Failed(outcome.reason, wait_s, outcome.final)
+            outcome = replace(outcome, wait_s=wait_s)
             log.warning("destination %s, delivery %d: %s", self._destination.name, delivery.id, outcome.reason)
         elif isinstance(outcome, Lost):
-            outcome = Lost(outcome.reason, wait_s)
+            outcome = replace(outcome, wait_s=wait_s)
         self._outcomes[delivery.id] = outcome
         if time.monotonic() - self._since >= WRITE_DOWN_S:
             self.write_down()

@@ -6,8 +6,9 @@
     HELD        QUEUED      an operator releases it
     QUEUED      HELD        an operator holds it back
     QUEUED      SENDING     a sender claims it
-    HELD        DEAD        an operator purges it
-    QUEUED      DEAD        likewise
+    HELD        WITHDRAWN   an operator purges it, or a corrected object takes its place
+    QUEUED      WITHDRAWN   likewise
+    DEAD        WITHDRAWN   likewise
     SENDING     SENT        the destination answered that it has it
     SENDING     COMMITTED   it was seen to be kept there, such as on a medium that was read back
     SENDING     QUEUED      the attempt failed, or its sender is gone: its lease has run out or its process has ended
@@ -15,9 +16,11 @@
     SENT        COMMITTED   the destination confirmed that it keeps it
     SENT        QUEUED      the destination turns out not to have it
     SENT        DEAD        that happened too often
+    SENT        WITHDRAWN   a corrected object takes its place: should the destination not have it, it is not sent again
     DEAD        QUEUED      an operator tries again
     DEAD        HELD        an operator holds it back
     COMMITTED   -           nothing: what is confirmed is never sent again
+    WITHDRAWN   -           nothing: what was taken back never leaves, whoever says `retry --all`
 
 Where a destination confirms nothing, an object stays SENT.
 """
@@ -36,17 +39,22 @@ class State(enum.Enum):
     SENT = "sent"
     COMMITTED = "committed"
     DEAD = "dead"
+    WITHDRAWN = "withdrawn"
 
 
 FIRST = frozenset({State.HELD, State.QUEUED})
 
+NOT_LEFT = frozenset({State.HELD, State.QUEUED, State.DEAD})
+"""Nobody has the object, and nobody is being sent it."""
+
 TRANSITIONS = {
-    State.HELD: frozenset({State.QUEUED, State.DEAD}),
-    State.QUEUED: frozenset({State.HELD, State.SENDING, State.DEAD}),
+    State.HELD: frozenset({State.QUEUED, State.WITHDRAWN}),
+    State.QUEUED: frozenset({State.HELD, State.SENDING, State.WITHDRAWN}),
     State.SENDING: frozenset({State.SENT, State.COMMITTED, State.QUEUED, State.DEAD}),
-    State.SENT: frozenset({State.COMMITTED, State.QUEUED, State.DEAD}),
-    State.DEAD: frozenset({State.QUEUED, State.HELD}),
+    State.SENT: frozenset({State.COMMITTED, State.QUEUED, State.DEAD, State.WITHDRAWN}),
+    State.DEAD: frozenset({State.QUEUED, State.HELD, State.WITHDRAWN}),
     State.COMMITTED: frozenset(),
+    State.WITHDRAWN: frozenset(),
 }
 
 

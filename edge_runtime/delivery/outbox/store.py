@@ -15,16 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.delivery.outbox import schema
+from edge_runtime.delivery.outbox.backoff import Patience
 from edge_runtime.delivery.outbox.device_time import Clock, DeviceTime, SystemClock
 from edge_runtime.delivery.outbox.objects import ObjectFolder, Taken
 from edge_runtime.delivery.outbox.processes import is_running
-from edge_runtime.delivery.outbox.states import FIRST, State, Urgency
+from edge_runtime.delivery.outbox.states import FIRST, NOT_LEFT, State, Urgency
 from edge_runtime.errors import NotPossible, OutboxConflict, OutboxError, OutboxFull
 
 BUSY_TIMEOUT_S = 30.0
 """How long a transaction waits for those of other processes."""
 
 LONGEST_REASON = 500
+
+HAD_BEEN_SENT = "had been sent"
+"""How the reason begins of what was withdrawn when a destination had taken it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class ObjectIdentity:
 
     Attributes:
         label: for people, such as ``learned final``.
+        scan_id: of the scan that it was made of; empty where that is not known.
     """
 
     sop_instance_uid: str
@@ -41,6 +46,7 @@ class ObjectIdentity:
     study_uid: str
     series_uid: str
     label: str
+    scan_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +105,13 @@ class Failed:
     Attributes:
         wait_s: until the next attempt.
         final: another attempt would fail likewise.
+        remark: the destination's own words; they may name a patient and are in no log.
     """
 
     reason: str
     wait_s: float = 0.0
     final: bool = False
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,7 @@ class Line:
 
 
 _DELIVERY = (
-    "SELECT d.id, o.sop_instance_uid, o.sop_class_uid, o.transfer_syntax_uid, o.study_uid, o.series_uid, o.label, "
+    "SELECT d.id, o.sop_instance_uid, o.sop_class_uid, o.transfer_syntax_uid, o.study_uid, o.series_uid, o.label, o.scan_id, "
     "d.destination, d.state, d.urgency, d.attempts, d.not_before_s, d.reason, o.sha256, o.size_bytes, o.file, o.added_local, "
     "d.changed_s, d.changed_local "
     "FROM deliveries d JOIN objects o ON o.id = d.object "
@@ -180,13 +188,14 @@ class Outbox:
                 self._database.execute(f"PRAGMA {pragma}")
             with self._transaction() as database:
                 version = database.execute("PRAGMA user_version").fetchone()[0]
-                if version not in (0, schema.VERSION):
+                if version not in (0, *schema.CHANGES, schema.VERSION):
                     raise OutboxError(
                         f"outbox {folder}: written by another version (schema {version}, this one reads {schema.VERSION}): "
                         "deliver what is in it with that version, or name another folder"
                     )
-                if version == 0:
-                    for statement in schema.TABLES.split(";"):
+                if version != schema.VERSION:
+                    changes = [schema.CHANGES[number] for number in range(version, schema.VERSION)] if version else []
+                    for statement in ";".join(changes or [schema.TABLES]).split(";"):
                         database.execute(statement)
                     database.execute(f"PRAGMA user_version = {schema.VERSION}")
                 self.time = DeviceTime(clock or SystemClock(), database)
@@ -263,8 +272,8 @@ class Outbox:
         self._name(taken, identity)
         now, local = self._now()
         cursor = database.execute(
-            "INSERT INTO objects (sop_instance_uid, sop_class_uid, transfer_syntax_uid, study_uid, series_uid, label, sha256, "
-            "size_bytes, file, source, added_s, added_local) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO objects (sop_instance_uid, sop_class_uid, transfer_syntax_uid, study_uid, series_uid, label, scan_id, "
+            "sha256, size_bytes, file, source, added_s, added_local) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 identity.sop_instance_uid,
                 identity.sop_class_uid,
@@ -272,6 +281,7 @@ class Outbox:
                 identity.study_uid,
                 identity.series_uid,
                 identity.label,
+                identity.scan_id,
                 taken.sha256,
                 taken.size_bytes,
                 _file_name(identity),
@@ -363,7 +373,14 @@ class Outbox:
 
     def more_urgent(self, destination: str, than: Urgency) -> bool:
         """Whether something waits for a destination that goes before the rest."""
-        return than < max(Urgency) and self.due(destination, Urgency(than + 1), most=1) > 0
+        with self._reading() as database:
+            # What a connection broke at is no reason to end another one: `claim` has it last.
+            row = database.execute(
+                "SELECT 1 FROM deliveries WHERE destination = ? AND state = 'queued' AND urgency > ? AND not_before_s <= ? "
+                "AND lost_at_success != COALESCE((SELECT successes FROM destinations WHERE name = ?), 0) LIMIT 1",
+                (destination, int(than), self.time.now_s(), destination),
+            ).fetchone()
+        return row is not None
 
     def due(self, destination: str, least: Urgency, *, most: int) -> int:
         """How many objects could be claimed, counted no further than ``most``."""
@@ -398,7 +415,8 @@ class Outbox:
                     state, reason = (State.COMMITTED if outcome.kept else State.SENT), outcome.note
                     self._worked(database, destination)
                 elif isinstance(outcome, Failed):
-                    attempts, reason, wait_s = attempts + 1, outcome.reason, outcome.wait_s
+                    attempts, wait_s = attempts + 1, outcome.wait_s
+                    reason = f"{outcome.reason} ({outcome.remark})" if outcome.remark else outcome.reason
                     if outcome.final or attempts >= most_attempts:
                         state = State.DEAD
                 elif isinstance(outcome, Lost):
@@ -481,7 +499,7 @@ class Outbox:
         return None if found is None else str(found[0])
 
     def report_commitment(
-        self, transaction_uid: str, kept: Collection[str], missing: Mapping[str, str], most_attempts: int
+        self, transaction_uid: str, kept: Collection[str], missing: Mapping[str, str], patience: Patience
     ) -> bool:
         """What a report of storage commitment says; one that was not asked for, or comes again, changes nothing.
 
@@ -504,15 +522,15 @@ class Outbox:
                 (transaction_uid,),
             ).fetchall()
             self._confirm(database, {number: uid in kept for uid, number in asked if uid in kept or uid in missing},
-                          {number: missing.get(uid, "") for uid, number in asked}, most_attempts)  # fmt: skip
+                          {number: missing.get(uid, "") for uid, number in asked}, patience)  # fmt: skip
             # What the report does not mention is asked for again.
             database.execute("DELETE FROM commitments WHERE transaction_uid = ?", (transaction_uid,))
             return True
 
-    def confirm(self, verdicts: Mapping[int, bool], reason: str, most_attempts: int) -> None:
+    def confirm(self, verdicts: Mapping[int, bool], reason: str, patience: Patience) -> None:
         """What asking for objects found: there, or not there and to be sent again."""
         with self._transaction() as database:
-            self._confirm(database, verdicts, dict.fromkeys(verdicts, reason), most_attempts)
+            self._confirm(database, verdicts, dict.fromkeys(verdicts, reason), patience)
 
     def ask_later(self, deliveries: Iterable[int], wait_s: float) -> None:
         """Objects that were sent are not asked for before then."""
@@ -523,7 +541,7 @@ class Outbox:
             )
 
     def _confirm(
-        self, database: sqlite3.Connection, verdicts: Mapping[int, bool], reasons: Mapping[int, str], most_attempts: int
+        self, database: sqlite3.Connection, verdicts: Mapping[int, bool], reasons: Mapping[int, str], patience: Patience
     ) -> None:
         now, local = self._now()
         for number, kept in verdicts.items():
@@ -533,13 +551,22 @@ class Outbox:
                     "WHERE id = ? AND state = 'sent'",
                     (now, local, number),
                 )
-            else:
-                database.execute(
-                    "UPDATE deliveries SET state = CASE WHEN attempts + 1 >= ? THEN 'dead' ELSE 'queued' END, "
-                    "attempts = attempts + 1, not_before_s = ?, reason = ?, changed_s = ?, changed_local = ? "
-                    "WHERE id = ? AND state = 'sent'",
-                    (most_attempts, now, reasons.get(number, "")[:LONGEST_REASON], now, local, number),
-                )
+                continue
+            row = database.execute(
+                "SELECT attempts FROM deliveries WHERE id = ? AND state = 'sent'", (number,)
+            ).fetchone()
+            if row is None:
+                continue
+            failures = row[0] + 1
+            state = State.DEAD if failures >= patience.attempts else State.QUEUED
+            database.execute(
+                "UPDATE deliveries SET state = ?, attempts = ?, not_before_s = ?, reason = ?, changed_s = ?, changed_local = ? "
+                "WHERE id = ?",
+                (
+                    state.value, failures, now + patience.wait_s(failures), reasons.get(number, "")[:LONGEST_REASON], now,
+                    local, number,
+                ),
+            )  # fmt: skip
 
     # Operators
 
@@ -622,39 +649,69 @@ class Outbox:
     # Going
 
     def remove(self, numbers: Collection[int]) -> int:
-        """Removes the files of objects all of whose deliveries are among these; an operator's decision.
+        """Takes deliveries back that have not left, and removes the files that nobody else waits for; an operator's decision.
 
         Returns:
             How many files went.
+
+        Raises:
+            NotPossible: one of them is being sent; nothing is changed.
         """
         with self._transaction() as database:
-            database.execute("CREATE TEMP TABLE IF NOT EXISTS going (id INTEGER PRIMARY KEY)")
-            database.execute("DELETE FROM going")
-            database.executemany("INSERT OR IGNORE INTO going VALUES (?)", [(number,) for number in numbers])
-            sending = database.execute(
-                "SELECT d.id FROM deliveries d JOIN going USING (id) WHERE state = 'sending' LIMIT 1"
-            ).fetchone()
-            if sending is not None:
-                raise NotPossible(f"delivery {sending[0]} is being sent: wait, or stop the sender")
-            database.execute(
-                "UPDATE deliveries SET state = 'dead', reason = 'purged by an operator' "
-                "WHERE id IN (SELECT id FROM going) AND state IN ('held', 'queued')"
+            found = self._deliveries(database, list(numbers))
+            for one in found:
+                if one.state is State.SENDING:
+                    raise NotPossible(f"delivery {one.id} is being sent: wait, or stop the sender")
+            self._take_back(database, (one.id for one in found if one.state in NOT_LEFT), "purged by an operator")
+            return self._let_go(database, [one.id for one in found])
+
+    def withdraw(self, numbers: Collection[int], reason: str) -> dict[int, State]:
+        """Takes deliveries back whose objects others have replaced: none leaves any more. What was sent and is not confirmed is not
+        sent again either, whatever a destination says of it; that it was sent stays in the reason.
+
+        Returns:
+            The state that each was in; those that are being sent, or are confirmed, are left as they are.
+        """
+        with self._transaction() as database:
+            found = {one.id: one.state for one in self._deliveries(database, list(numbers))}
+            self._take_back(database, (number for number, state in found.items() if state in NOT_LEFT), reason)
+            sent = (number for number, state in found.items() if state is State.SENT)
+            self._take_back(database, sent, f"{HAD_BEEN_SENT}; {reason}")
+            self._let_go(database, list(found))
+            return found
+
+    def _take_back(self, database: sqlite3.Connection, numbers: Iterable[int], reason: str) -> None:
+        now, local = self._now()
+        database.executemany(
+            "UPDATE deliveries SET state = 'withdrawn', reason = ?, changed_s = ?, changed_local = ? WHERE id = ?",
+            [(reason, now, local, number) for number in numbers],
+        )
+
+    def _let_go(self, database: sqlite3.Connection, numbers: Collection[int]) -> int:
+        """Removes the files of objects that none but these deliveries wait for."""
+        database.execute("CREATE TEMP TABLE IF NOT EXISTS going (id INTEGER PRIMARY KEY)")
+        database.execute("DELETE FROM going")
+        database.executemany("INSERT OR IGNORE INTO going VALUES (?)", [(number,) for number in numbers])
+        objects = [
+            number
+            for (number,) in database.execute(
+                """
+                SELECT o.id FROM objects o WHERE o.file IS NOT NULL
+                AND EXISTS (SELECT 1 FROM deliveries d JOIN going USING (id) WHERE d.object = o.id)
+                AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.object = o.id AND (d.state = 'sending'
+                    OR (d.id NOT IN (SELECT id FROM going) AND d.state NOT IN ('committed', 'withdrawn'))))
+                """
             )
-            objects = [
-                number
-                for (number,) in database.execute(
-                    """
-                    SELECT o.id FROM objects o WHERE o.file IS NOT NULL
-                    AND EXISTS (SELECT 1 FROM deliveries d JOIN going USING (id) WHERE d.object = o.id)
-                    AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.object = o.id
-                        AND d.id NOT IN (SELECT id FROM going) AND d.state != 'committed')
-                    """
-                )
-            ]
-            return self._forget(database, objects)
+        ]
+        return self._forget(database, objects)
 
     def purge(
-        self, *, committed_before_s: float, unconfirmed_before_s: float | None, unconfirming: Collection[str]
+        self,
+        *,
+        committed_before_s: float,
+        unconfirmed_before_s: float | None,
+        unconfirming: Collection[str],
+        under_way: Collection[str] = (),
     ) -> int:
         """Removes the files of objects that are confirmed everywhere, and of those that went where nothing is confirmed.
 
@@ -662,6 +719,7 @@ class Outbox:
             committed_before_s: device time.
             unconfirmed_before_s: likewise; ``None``: those stay.
             unconfirming: destinations that confirm nothing.
+            under_way: ids of scans of which nothing may go.
 
         Returns:
             How many files went.
@@ -676,10 +734,11 @@ class Outbox:
                     SELECT o.id FROM objects o WHERE o.file IS NOT NULL
                     AND EXISTS (SELECT 1 FROM deliveries d WHERE d.object = o.id)
                     AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.object = o.id AND NOT (
-                        (d.state = 'committed' AND d.changed_s <= ?)
+                        d.state = 'withdrawn' OR (d.state = 'committed' AND d.changed_s <= ?)
                         OR (d.state = 'sent' AND d.destination IN ({marks}) AND d.changed_s <= ?)))
+                    AND o.scan_id NOT IN ({",".join("?" * len(under_way))})
                     """,
-                    (committed_before_s, *unconfirming, limit),
+                    (committed_before_s, *unconfirming, limit, *under_way),
                 )
             ]
             return self._forget(database, objects)
@@ -741,11 +800,13 @@ class Outbox:
         ]
 
     def _delivery(self, row: Sequence[object]) -> Delivery:
-        number, uid, sop_class, syntax, study, series, label, destination, state, urgency = row[:10]
-        attempts, not_before_s, reason, sha256, size, file, added, changed_s, changed = row[10:]
+        number, uid, sop_class, syntax, study, series, label, scan_id, destination, state, urgency = row[:11]
+        attempts, not_before_s, reason, sha256, size, file, added, changed_s, changed = row[11:]
         return Delivery(
             id=int(str(number)),
-            identity=ObjectIdentity(str(uid), str(sop_class), str(syntax), str(study), str(series), str(label)),
+            identity=ObjectIdentity(
+                str(uid), str(sop_class), str(syntax), str(study), str(series), str(label), str(scan_id)
+            ),
             destination=str(destination),
             state=State(state),
             urgency=Urgency(int(str(urgency))),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge_runtime.delivery.uids import derived_uid
 from edge_runtime.delivery.worklist.binding import (
+    NO_ORDER,
     contradiction,
     is_emergency,
     match,
@@ -18,11 +19,15 @@ from edge_runtime.delivery.worklist.binding import (
 )
 from edge_runtime.delivery.worklist.order import Order
 from edge_runtime.delivery.worklist.performed import begun, ended, images_in
-from edge_runtime.delivery.worklist.store import Bound, How, WorklistStore
+from edge_runtime.delivery.worklist.store import Bound, Cached, How, WorklistStore
 from edge_runtime.errors import WorklistError
 from edge_runtime.scan import Request, ScanHeader
 
 log = logging.getLogger(__name__)
+
+
+ABOUT_NOW_S = 36 * 3600.0
+"""From noon of the day that an order is scheduled for: that day, half of the one before, and half of the one after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ class Binder:
                 return
             told = ""
             if self._station_ae and bound.performed_uid:
-                told = ended(images_in(scan), *self._now(), whole=whole).to_json()
+                told = ended(bound.performed_uid, images_in(scan), *self._now(), whole=whole).to_json()
             self._store.ended(scan_id, "COMPLETED" if whole else "DISCONTINUED", bound.performed_uid, told)
         except WorklistError as error:
             log.error("scan %s: %s", scan_id, error)
@@ -103,12 +108,22 @@ class Binder:
             return _Decision("operator", order, "by the operator's choice")
         if choice is not None and choice.emergency:
             return _Decision("emergency", None, "by the operator's choice")
-        found = match(header, [cached.order for cached in self._store.orders()])
+        cached = self._store.orders()
+        due = {one.order.key for one in cached if self._is_due(one)}
+        found = match(header, [one.order for one in cached], lambda order: order.key in due)
         if found.order is not None:
             return _Decision("header", found.order, found.remark)
         if found.contradicts:
             return _Decision("contradicted", None, found.remark)
         return _Decision("emergency" if is_emergency(header) else "unscheduled", None, found.remark)
+
+    def _is_due(self, cached: Cached) -> bool:
+        """Whether an order is scheduled for about now; one without a date, whether it was on the worklist lately."""
+        now = self._clock()
+        if not cached.order.start_date:
+            return abs(now - cached.seen_at) < ABOUT_NOW_S
+        scheduled = time.mktime(time.strptime(f"{cached.order.start_date}12", "%Y%m%d%H"))
+        return abs(now - scheduled) < ABOUT_NOW_S
 
     def _header(self, scan_id: str, header: ScanHeader, decision: _Decision, now: tuple[str, str]) -> ScanHeader:
         request = Request(started_date=now[0], started_time=now[1])
@@ -128,7 +143,7 @@ class Binder:
             emergency=decision.how == "emergency",
             believed=decision.how != "contradicted",
         )
-        return replace(made, notes=(*made.notes, f"no order: {decision.remark}"))
+        return replace(made, notes=(*made.notes, f"{NO_ORDER}{decision.remark}"))
 
     def _now(self) -> tuple[str, str]:
         now = time.localtime(self._clock())

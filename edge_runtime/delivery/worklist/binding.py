@@ -5,7 +5,8 @@ A header is looked at in this order; the first that it has decides:
 1. the user parameter ``edge_order``: the key that `edge-runtime worklist show` prints, or a Scheduled Procedure Step ID;
 2. ``studyInformation.accessionNumber`` (or, as the schema wants that to be a number, the user parameter ``edge_accession_number``);
 3. ``studyInformation.studyInstanceUID``;
-4. ``subjectInformation.patientID``, where exactly one order of that patient is kept.
+4. ``subjectInformation.patientID``, where exactly one order of that patient is kept that is scheduled for about now: patients come
+   again, and last month's order is not today's.
 
 Several steps of one order are told apart by ``measurementInformation.protocolName``, which must then be the step's id, its
 description or a code of its protocol; where that does not help, the scan is bound to the order and to none of its steps. What
@@ -27,6 +28,8 @@ EMERGENCY_PARAMETERS = ("edge_emergency", "edge_urgency")
 """User parameters of an MRD header: ``edge_emergency`` 1 or true, or ``edge_urgency`` emergency."""
 
 UNSCHEDULED = "UNSCHEDULED SCAN: patient and study are not confirmed by an order"
+NO_ORDER = "no order: "
+"""How the note begins that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,17 @@ class Match:
     contradicts: bool = False
 
 
-def match(header: ScanHeader, orders: Sequence[Order]) -> Match:
-    """The order that a header means; see the module's text."""
+def match(header: ScanHeader, orders: Sequence[Order], due: Callable[[Order], bool] = lambda _: True) -> Match:
+    """The order that a header means; see the module's text.
+
+    Args:
+        due: whether an order is scheduled for about now.
+    """
     wanted: tuple[tuple[str, str, Callable[[Order, str], bool]], ...] = (
         (f"user parameter {ORDER_PARAMETER}", header.parameters.get(ORDER_PARAMETER, "").strip(), _is_named),
         ("accessionNumber", header.study.accession_number, lambda order, value: order.accession_number == value),
         ("studyInstanceUID", header.study.instance_uid, lambda order, value: order.study_uid == value),
-        ("patientID", header.patient.identifier, lambda order, value: order.patient.identifier == value),
+        ("patientID", header.patient.identifier, lambda order, value: order.patient.identifier == value and due(order)),
     )
     for name, value, is_meant in wanted:
         if not value:
@@ -120,6 +127,7 @@ def ordered_header(header: ScanHeader, order: Order, request: Request, began: tu
     patient, study = order.patient, header.study
     return replace(
         header,
+        notes=(*(f"the order: {note}" for note in order.notes), *header.notes),
         patient=replace(patient, weight_kg=patient.weight_kg or header.patient.weight_kg),
         study=Study(
             instance_uid=order.study_uid,
@@ -181,5 +189,6 @@ def unscheduled_header(
         patient=patient,
         study=study,
         request=replace(request, unscheduled=True),
+        parameters={**header.parameters, EMERGENCY_PARAMETERS[1]: "emergency"} if emergency else header.parameters,
         notes=(UNSCHEDULED, *header.notes),
     )

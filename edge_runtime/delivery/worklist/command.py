@@ -6,19 +6,24 @@ import argparse
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import DeliveryConfigurationError
 
+if TYPE_CHECKING:
+    from edge_runtime.delivery.worklist.order import Order
+
 CONFIG_VARIABLE = "EDGE_DELIVERY"
+EXIT_FAILED = 1
 
 
 def add_worklist(commands: Any) -> None:
     """Adds ``worklist`` to the command line."""
     worklist = commands.add_parser(
         "worklist",
-        help="the hospital's orders: query, show, bind, scans, reconcile",
+        help="the hospital's orders: query, show, bind, scans, reconcile, steps",
         description="Asks the worklist of a configuration of delivery, and shows the orders that are kept for when the network "
         "is down.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -28,6 +33,7 @@ def add_worklist(commands: Any) -> None:
         "  edge-runtime worklist bind 3f1c22 --config delivery.toml     # the next scan answers this order\n"
         "  edge-runtime worklist reconcile 20261127T180000Z-0001 ACC-7  # an unscheduled scan gets its order afterwards\n"
         "  edge-runtime worklist bind --emergency                       # the next scan answers none\n"
+        "  edge-runtime worklist steps --retry                          # what the hospital refused to be told is told again\n"
         f"The variable {CONFIG_VARIABLE} stands in for --config.",
     )
     actions = worklist.add_subparsers(required=True, metavar="ACTION")
@@ -51,7 +57,7 @@ def add_worklist(commands: Any) -> None:
     mending = _action(
         actions, "reconcile", _reconcile, "give an unscheduled scan its order: corrected objects are sent"
     )
-    mending.add_argument("scan", metavar="SCAN", help="id that 'scans' prints")
+    mending.add_argument("scan", metavar="SCAN", help="id that 'scans' prints; others of its study stay as they are")
     mending.add_argument("order", metavar="ORDER", help="key that 'show' prints, or an accession number")
     mending.add_argument(
         "--other-patient",
@@ -59,6 +65,8 @@ def add_worklist(commands: Any) -> None:
         help="you have made sure, though the scan's header names another patient",
     )
     _action(actions, "scans", _scans, "what scans were bound to, newest last")
+    telling = _action(actions, "steps", _steps, "what the hospital was told of performed steps, newest last")
+    telling.add_argument("--retry", action="store_true", help="tell it again what it has refused")
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -104,6 +112,9 @@ def _query(options: argparse.Namespace) -> int:
         print(json.dumps({"orders": orders, "refused": answer.refused, "truncated": answer.truncated}))
         return 0
     print(f"{len(answer.orders)} orders from {settings.worklist.ae_title}")
+    for order in answer.orders:
+        for note in order.notes:
+            print(f"  {order.key}: {note}")
     for reason in answer.refused:
         print(f"  refused: {reason}")
     if answer.truncated:
@@ -115,14 +126,18 @@ def _show(options: argparse.Namespace) -> int:
     from edge_runtime.delivery.worklist.store import WorklistStore
 
     with WorklistStore(_settings(options).outbox.folder / "worklist") as store:
-        cached, last = store.orders(), store.last_query()
+        cached, last, chosen = store.orders(), store.last_query(), store.choice()
     now = time.time()
     if options.json:
         orders = [
             {"key": one.order.key, "age_s": round(now - one.seen_at, 1), **one.order.document()} for one in cached
         ]
-        print(json.dumps({"orders": orders, "last_query_at": None if last is None else last[0]}))
+        choice = None if chosen is None else {**asdict(chosen[0]), "age_s": round(now - chosen[1], 1)}
+        print(json.dumps({"orders": orders, "last_query_at": None if last is None else last[0], "next_scan": choice}))
         return 0
+    if chosen is not None:
+        what = "an emergency" if chosen[0].key is None else f"order {chosen[0].key}"
+        print(f"the next scan is {what}, chosen {_age(now - chosen[1])}")
     print("never asked" if last is None else f"last asked {_age(now - last[0])}")
     for one in cached:
         order = one.order
@@ -132,6 +147,8 @@ def _show(options: argparse.Namespace) -> int:
             f"{order.key}  {when:<13}  {order.accession_number:<16}  {order.patient.identifier}  {order.patient.name}  {what}"
             f"  (seen {_age(now - one.seen_at)})"
         )
+        for note in order.notes:
+            print(f"            {note}")
     return 0
 
 
@@ -148,8 +165,14 @@ def _bind(options: argparse.Namespace) -> int:
     elif options.clear:
         print(f"nothing is chosen for {whose}")
     else:
-        print(f"{whose}: {'an emergency' if order is None else f'order {order.key}, {order.accession_number}'}")
+        print(f"{whose}: {'an emergency' if order is None else f'order {order.key}, {_words(order)}'}")
     return 0
+
+
+def _words(order: Order) -> str:
+    """Whom and what an order is for, for whoever has chosen it to see."""
+    what = order.step_description or order.procedure_description
+    return ", ".join(one for one in (order.patient.identifier, order.patient.name, order.accession_number, what) if one)
 
 
 def _reconcile(options: argparse.Namespace) -> int:
@@ -166,8 +189,8 @@ def _reconcile(options: argparse.Namespace) -> int:
         done = reconcile(outbox, store, options.scan, store.order(options.order), other_patient=options.other_patient)
     if options.json:
         counts = {"corrected": done.corrected, "withdrawn": done.withdrawn, "untouched": done.untouched}
-        print(json.dumps({**counts, "elsewhere": done.elsewhere}))
-        return 0
+        print(json.dumps({**counts, "elsewhere": done.elsewhere, "leaving": done.leaving}))
+        return EXIT_FAILED if done.leaving else 0
     print(f"{done.corrected} objects corrected and queued; {done.withdrawn} old deliveries withdrawn")
     if done.untouched:
         print(f"{done.untouched} other objects of the scan stay as they are")
@@ -175,6 +198,9 @@ def _reconcile(options: argparse.Namespace) -> int:
         print(f"{destination} has {len(instances)} objects of the old patient: have them merged or deleted there:")
         for instance in instances:
             print(f"  {instance}")
+    if done.leaving:
+        print(f"{len(done.leaving)} old deliveries were being sent all the while: give this command again")
+        return EXIT_FAILED
     return 0
 
 
@@ -203,6 +229,25 @@ def _scans(options: argparse.Namespace) -> int:
         print(
             f"{one.scan_id}  {one.how:<12}  {order:<10}  {one.patient_id:<20}  {one.ended or 'goes on'}  {one.remark}"
         )
+    return 0
+
+
+def _steps(options: argparse.Namespace) -> int:
+    from edge_runtime.delivery.worklist.store import WorklistStore
+
+    settings = _settings(options)
+    with WorklistStore(settings.outbox.folder / "worklist") as store:
+        # A sender that runs finds them by itself.
+        again = store.retry() if options.retry else 0
+        steps = store.steps()
+    if options.json:
+        print(json.dumps({"steps": [asdict(one) for one in steps], "retried": again}))
+        return 0
+    if options.retry:
+        print(f"{again} messages are told again")
+    for one in steps:
+        outcome = f"refused: {one.refused}" if one.refused else f"waits, attempts {one.attempts}"
+        print(f"{one.step_uid}  {one.kind:<5}  {'told' if one.told_at is not None else outcome}")
     return 0
 
 

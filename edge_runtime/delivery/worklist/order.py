@@ -13,6 +13,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from edge_runtime.delivery.fit import LO, SH, Fit, printable
+from edge_runtime.delivery.worklist.character_sets import settle
 from edge_runtime.errors import ResponseRefused
 from edge_runtime.scan import Code, Patient
 
@@ -83,7 +84,8 @@ class Order:
 def parse_order(dataset: Dataset) -> Order:
     """An order from one answer of a worklist.
 
-    Texts are decoded by the answer's own Specific Character Set; names keep their ideographic and phonetic groups.
+    Texts are decoded by the answer's own Specific Character Set (where they contradict it: `character_sets`); names keep their
+    ideographic and phonetic groups.
 
     Raises:
         ResponseRefused: it names no patient, no study or no step, or an identifier does not fit its attribute: one that is
@@ -93,6 +95,7 @@ def parse_order(dataset: Dataset) -> Order:
     try:
         with warnings.catch_warnings(record=True) as complaints:
             warnings.simplefilter("always")
+            as_declared, doubts = settle(dataset)
             order = _parsed(dataset, fit)
     except ResponseRefused:
         raise
@@ -100,8 +103,22 @@ def parse_order(dataset: Dataset) -> Order:
         Exception
     ) as error:  # pydicom decodes as it is asked, and what a hostile value raises there has no common base
         raise ResponseRefused(f"an entry that can't be decoded ({type(error).__name__})") from None
+    fit.notes += doubts
+    identifiers = (
+        order.patient.identifier,
+        order.patient.issuer,
+        order.accession_number,
+        order.procedure_id,
+        order.step_id,
+    )
+    if not as_declared and not all(one.isascii() for one in identifiers):
+        raise ResponseRefused(
+            "an entry with an identifier that is not ASCII and does not follow the entry's character set"
+        )
     if complaints:
-        fit.notes.append("texts of this entry do not follow their character set or value representation")
+        fit.notes.append(
+            "texts of this entry do not follow their character set or value representation; compare the names"
+        )
     return replace(order, notes=tuple(dict.fromkeys(fit.notes)))
 
 

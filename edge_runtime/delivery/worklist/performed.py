@@ -18,7 +18,7 @@ from pydicom.errors import InvalidDicomError
 from edge_runtime.delivery.codes import coded_items
 from edge_runtime.delivery.fit import LO, SH, Fit
 from edge_runtime.delivery.identity import add_patient_and_study
-from edge_runtime.delivery.uids import scan_uids
+from edge_runtime.delivery.uids import derived_uid, scan_uids
 from edge_runtime.scan import ScanHeader
 
 Kind = Literal["begun", "ended"]
@@ -77,8 +77,12 @@ def begun(header: ScanHeader, station_ae: str) -> Dataset:
     return step
 
 
-def ended(made: Iterable[Made], date: str, time: str, *, whole: bool) -> Dataset:
-    """What changes when a step is over (the same table, N-SET)."""
+def ended(step_uid: str, made: Iterable[Made], date: str, time: str, *, whole: bool) -> Dataset:
+    """What changes when a step is over (the same table, N-SET).
+
+    Args:
+        step_uid: of the step. One that has made nothing has a series without images, as the table wants one.
+    """
     step = Dataset()
     step.SpecificCharacterSet = UNICODE
     step.PerformedProcedureStepStatus = "COMPLETED" if whole else "DISCONTINUED"
@@ -86,19 +90,24 @@ def ended(made: Iterable[Made], date: str, time: str, *, whole: bool) -> Dataset
     series: dict[str, Dataset] = {}
     for image in made:
         if image.series_uid not in series:
-            item = series[image.series_uid] = Dataset()
-            item.SeriesInstanceUID = image.series_uid
-            item.SeriesDescription = image.series_description
-            item.ProtocolName = image.protocol_name or image.series_description or "MR"
-            item.PerformingPhysicianName = item.OperatorsName = item.RetrieveAETitle = ""
-            item.ReferencedImageSequence = []
-            item.ReferencedNonImageCompositeSOPInstanceSequence = []
+            series[image.series_uid] = _series(image.series_uid, image.series_description, image.protocol_name)
         reference = Dataset()
         reference.ReferencedSOPClassUID = image.sop_class_uid
         reference.ReferencedSOPInstanceUID = image.sop_instance_uid
         series[image.series_uid].ReferencedImageSequence.append(reference)
-    step.PerformedSeriesSequence = list(series.values())
+    step.PerformedSeriesSequence = list(series.values()) or [
+        _series(derived_uid("series of nothing", step_uid), "", "")
+    ]
     return step
+
+
+def _series(uid: str, description: str, protocol_name: str) -> Dataset:
+    item = Dataset()
+    item.SeriesInstanceUID, item.SeriesDescription = uid, description
+    item.ProtocolName = protocol_name or description or "MR"
+    item.PerformingPhysicianName = item.OperatorsName = item.RetrieveAETitle = ""
+    item.ReferencedImageSequence, item.ReferencedNonImageCompositeSOPInstanceSequence = [], []
+    return item
 
 
 def images_in(scan: Path) -> list[Made]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +21,21 @@ from typing import Any, Literal
 from edge_runtime.delivery.worklist.order import Order
 from edge_runtime.errors import WorklistError
 
-VERSION = 2
+log = logging.getLogger(__name__)
+
+VERSION = 3
 
 BUSY_S = 10.0
 """How long one process waits for another's write."""
 
 MOST_KEPT = 5000
-"""Orders; the oldest of those that no scan was bound to go first."""
+"""Orders; those that were last seen the longest ago go first. What a scan was bound to is kept with the scan."""
+
+LEAST_PREFIX = 6
+"""Letters of a key's beginning that stand for the whole; an order is named by a person in a hurry."""
+
+CHOICE_LASTS_S = 8 * 3600.0
+"""For how long what was chosen for the next scan counts: not for the first scan of another day."""
 
 How = Literal["operator", "header", "reconciled", "unscheduled", "emergency", "contradicted"]
 """How a scan came by its order, or that it has none; ``contradicted``: what it said of an order was not believed."""
@@ -50,13 +59,17 @@ CREATE INDEX bindings_by_study ON bindings (study_uid, id);
 """
 
 
-_SINCE_VERSION_2 = """
+# By the version that they start from.
+_CHANGES = {
+    1: """
 -- What the hospital is still to be told of performed steps, in the order in which it happened.
 CREATE TABLE performed (
     id INTEGER PRIMARY KEY, step_uid TEXT NOT NULL, kind TEXT NOT NULL, document TEXT NOT NULL, queued_at REAL NOT NULL,
     told_at REAL, refused TEXT NOT NULL DEFAULT ''
 );
-"""
+""",
+    2: "ALTER TABLE performed ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +121,31 @@ class Untold:
 
     Attributes:
         document: DICOM as JSON (PS3.18 annex F).
+        attempts: how often the hospital could not take it, though it answered.
     """
 
     number: int
     step_uid: str
     kind: Literal["begun", "ended"]
     document: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of one thing that the hospital is to be told of a performed step.
+
+    Attributes:
+        refused: why it was not taken and is not told again by itself; empty where it was, or still may be.
+    """
+
+    number: int
+    step_uid: str
+    kind: Literal["begun", "ended"]
+    queued_at: float
+    told_at: float | None
+    refused: str
+    attempts: int
 
 
 class WorklistStore:
@@ -142,12 +174,14 @@ class WorklistStore:
             self._database.execute("PRAGMA synchronous = FULL")
         with self._transaction() as database:
             version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version in (0, 1):
-                for statement in ((_TABLES if version == 0 else "") + _SINCE_VERSION_2).split(";"):
+            if not 0 <= version <= VERSION:
+                raise WorklistError(f"{self.path}: of version {version}; this program knows {VERSION}")
+            if version < VERSION:
+                tables = [_TABLES] if version == 0 else []
+                tables += [_CHANGES[number] for number in range(max(1, version), VERSION)]
+                for statement in ";".join(tables).split(";"):
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise WorklistError(f"{self.path}: of version {version}; this program knows {VERSION}")
 
     def close(self) -> None:
         self._database.close()
@@ -185,13 +219,15 @@ class WorklistStore:
         return sorted(cached, key=lambda one: (one.order.start_date, one.order.start_time, one.order.key))
 
     def order(self, key: str) -> Order:
-        """The order of a key or its beginning, or the only one of an accession number.
+        """The order of a key or its beginning (`LEAST_PREFIX`), or the only one of an accession number, which goes first.
 
         Raises:
             WorklistError: none or several; says what there is.
         """
         known = [one.order for one in self.orders()]
-        found = [one for one in known if key and (one.key.startswith(key) or one.accession_number == key)]
+        found = [one for one in known if key and one.accession_number == key]
+        if not found and len(key) >= LEAST_PREFIX:
+            found = [one for one in known if one.key.startswith(key)]
         if len(found) == 1:
             return found[0]
         if not found:
@@ -233,8 +269,11 @@ class WorklistStore:
         with self._transaction() as database:
             row = database.execute("SELECT key, emergency FROM chosen WHERE scan_id = ?", (scan_id,)).fetchone()
             if row is None:
-                row = database.execute("SELECT key, emergency FROM next_scan").fetchone()
+                row = database.execute("SELECT key, emergency, chosen_at FROM next_scan").fetchone()
                 database.execute("DELETE FROM next_scan")
+                if row is not None and abs(self._clock() - row[2]) > CHOICE_LASTS_S:
+                    log.warning("scan %s: what was chosen for the next scan is too old, and is forgotten", scan_id)
+                    row = None
                 if row is not None:  # a scan that goes on after a crash finds its choice again
                     database.execute("INSERT INTO chosen VALUES (?, ?, ?, ?)", (scan_id, row[0], row[1], self._clock()))
         return None if row is None else Choice(row[0], bool(row[1]))
@@ -311,12 +350,24 @@ class WorklistStore:
             (step_uid, kind, document, self._clock()),
         )
 
-    def untold(self) -> Untold | None:
-        """What is to be told next."""
+    def untold(self, without: Collection[str] = ()) -> Untold | None:
+        """What is to be told next.
+
+        Args:
+            without: steps that are not looked at.
+        """
+        marks = ",".join("?" * len(without))
         rows = self._rows(
-            "SELECT id, step_uid, kind, document FROM performed WHERE told_at IS NULL AND refused = '' ORDER BY id LIMIT 1"
+            "SELECT id, step_uid, kind, document, attempts FROM performed WHERE told_at IS NULL AND refused = '' "
+            f"AND step_uid NOT IN ({marks}) ORDER BY id LIMIT 1",
+            tuple(without),
         )
         return Untold(*rows[0]) if rows else None
+
+    def put_off(self, number: int) -> None:
+        """The hospital could not take it now."""
+        with self._transaction() as database:
+            database.execute("UPDATE performed SET attempts = attempts + 1 WHERE id = ?", (number,))
 
     def told(self, number: int) -> None:
         """It was taken."""
@@ -329,6 +380,21 @@ class WorklistStore:
             database.execute(
                 "UPDATE performed SET refused = ? WHERE step_uid = ? AND told_at IS NULL", (reason, step_uid)
             )
+
+    def retry(self) -> int:
+        """Makes what was refused wait to be told again; how many messages that are."""
+        with self._transaction() as database:
+            return database.execute(
+                "UPDATE performed SET refused = '', attempts = 0 WHERE refused != '' AND told_at IS NULL"
+            ).rowcount
+
+    def steps(self, *, most: int = 200) -> list[Step]:
+        """The newest messages, oldest first."""
+        rows = self._rows(
+            "SELECT id, step_uid, kind, queued_at, told_at, refused, attempts FROM performed ORDER BY id DESC LIMIT ?",
+            (most,),
+        )
+        return [Step(*row) for row in reversed(rows)]
 
     def performed(self) -> dict[str, int]:
         """How many messages wait, were taken, were refused."""
