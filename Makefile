@@ -86,18 +86,23 @@ lint: $(VENV)/.test  ## style and types
 	$(BIN)/mypy edge_runtime
 
 test: lint  ## the suite without torch (minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --skipped-to build/skipped.txt
 
-test-full: $(VENV)/.export $(VENV)-import/.ready test-cuda test-tensorrt  ## also export, torch and real programs; a skip that is not expected fails
+build/skipped.txt:
+	$(MAKE) test
+
+test-full: build/skipped.txt $(VENV)/.export $(VENV)-import/.ready test-cuda test-tensorrt  ## what `make test` leaves out: export, torch, GPU code, real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest -m 'not soak and not imports and not cuda and not device and not tensorrt'
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest --left-over build/skipped.txt \
+		-m 'not soak and not imports and not cuda and not device and not tensorrt'
 	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
 
 cubins: edge_runtime/cubins/.ready  ## the GPU kernels, compiled for Jetson Orin and Thor: edge_runtime/cubins. GPU=sm_90 adds another
 	$(if $(GPU),$(VENV)-cuda/bin/python kernels/cubins.py --out edge_runtime/cubins --gpu $(GPU))
 
 test-cuda: build/cuda/.ready edge_runtime/cubins/.ready  ## the GPU kernels and their launches without a GPU: PyCUDA over a test driver
-	EDGE_STRICT_SKIPS=1 EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m pytest -m 'cuda or device'
+	export EDGE_STRICT_SKIPS=1 EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver && \
+		$(VENV)-cuda/bin/python -m pytest -n auto -m cuda && $(VENV)-cuda/bin/python -m pytest -m device
 
 gpu-tables: $(VENV)/.export build/cuda/.ready edge_runtime/cubins/.ready  ## what the GPU's kernels move and should take: docs/gpu.md
 	EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m benchmarks.gpu_prediction

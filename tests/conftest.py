@@ -19,6 +19,13 @@ import pytest
 import sense_problems
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import settings
+from left_over import (  # noqa: F401
+    pytest_addoption,
+    pytest_note_module,
+    pytest_note_test,
+    pytest_select_left_over,
+    pytest_write_skipped,
+)
 from simulated import readouts_of, scan_bytes, usual_kspace
 from strict_skips import pytest_sessionfinish, pytest_terminal_summary  # noqa: F401
 

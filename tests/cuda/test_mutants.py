@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,28 +167,16 @@ def sources_with(file: str) -> list[str]:
     return sorted(Path(name).stem for name in touched if name.endswith(".cu"))
 
 
-@pytest.fixture(scope="module")
-def noticed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
-    """Which mutants somebody has noticed; as many at once as there are cores. Of the kernels that one is in, plan after plan is
-    asked until one has."""
-
-    def judge(name: str) -> bool:
-        folder = tmp_path_factory.mktemp("mutant")
-        shutil.copytree(KERNELS, folder / "cuda")
-        MUTANTS[name].apply(folder / "cuda")
-        for source in sources_with(MUTANTS[name].file):
-            kernels = built(folder / "cuda", folder / f"kernels-{source}", source)
-            if any(run(kernels, order, source).returncode != 0 for order in ("forward", "reverse")):
-                return True
-        return False
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(MUTANTS, pool.map(judge, MUTANTS), strict=True))
-
-
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_broken_kernel_is_found_out(mutant, noticed):
-    assert noticed[mutant]
+def test_a_broken_kernel_is_found_out(mutant: str, tmp_path: Path) -> None:
+    """Of the kernels that it is in, plan after plan is asked until one has noticed."""
+    shutil.copytree(KERNELS, tmp_path / "cuda")
+    MUTANTS[mutant].apply(tmp_path / "cuda")
+    for source in sources_with(MUTANTS[mutant].file):
+        kernels = built(tmp_path / "cuda", tmp_path / f"kernels-{source}", source)
+        if any(run(kernels, order, source).returncode != 0 for order in ("forward", "reverse")):
+            return
+    pytest.fail("nobody noticed")
 
 
 def test_the_kernels_as_they_are_pass():
