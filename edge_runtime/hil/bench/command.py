@@ -207,9 +207,11 @@ def _add_compare(commands: Any) -> None:
         "compare",
         help="what changed between two runs beyond noise",
         description="A permutation test on segments of the runs (docs/benchmark.md). Exit code 1 where something got worse.",
-        epilog="example: edge-runtime bench compare before/bench.json after/bench.json; several runs a side: a1,a2,a3 b1,b2,b3",
+        epilog="example: edge-runtime bench compare before after; each a report, its folder, or a folder of seven and more such",
     )
-    compare.add_argument("first", type=_paths, help="report, or its folder; several with commas")
+    compare.add_argument(
+        "first", type=_paths, help="report, its folder, or a folder of such folders; several with commas"
+    )
     compare.add_argument("second", type=_paths)
     compare.add_argument(
         "--floor", type=_number(0, 100), default=2.0, metavar="PERCENT", help="a smaller change is none (%(default)g)"
@@ -248,7 +250,14 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _paths(text: str) -> list[Path]:
-    return [Path(part) for part in text.split(",") if part]
+    return [path for part in text.split(",") if part for path in _reports(Path(part))]
+
+
+def _reports(path: Path) -> list[Path]:
+    """Of a folder that is none itself, those in the folders of it."""
+    if path.is_dir() and not (path / "bench.json").exists():
+        return sorted(found.parent for found in path.glob("*/bench.json")) or [path]
+    return [path]
 
 
 class _Progress:

@@ -1,15 +1,15 @@
 """What differs between two runs beyond noise, by a stated test.
 
-Latencies that follow each other are alike, so samples are not what is compared: each run is cut into
-segments of equal length, and the
-segments' quantiles are dealt out anew (a permutation test on their ranks, two-sided). A run of one process
-has its own luck, which no
-segment of it shows; so a change counts only where it is also larger than a floor, `FLOOR_SHARE` of the first run and at least
-`FLOOR_MS`: what runs of one build differ by on one machine (docs/benchmark.md tells how to measure it). Of
-several tests at once, each
-has a smaller chance to be wrong (Holm, Scand J Statist 6:65, 1979), all together `ALPHA`.
+Latencies that follow each other are alike, so samples are not what is compared: each run is cut into segments of equal length, and
+the segments' quantiles are dealt out anew (a permutation test on their ranks, two-sided). Of several tests at once, each has a
+smaller chance to be wrong (Holm, Scand J Statist 6:65, 1979), all together `ALPHA`.
 
-Several reports a side: each report is then a segment, as soon as there are `LEAST_REPORTS` of either.
+That two runs differ is not yet that two builds do: a run has its own luck, and a machine its own hours, which no segment of a run
+shows. Runs of one build differed by up to 37 % within a minute where others share the machine (docs/benchmark.md). So
+
+- with `LEAST_REPORTS` a side and more each report is one value: what runs of one side differ by among each other is what the
+  sides' difference is held against. A change counts from `FLOOR_SHARE` and `FLOOR_MS` on.
+- with fewer, a difference is called one (``differs``), and only what is beyond `RUNS_DIFFER_SHARE` a change of the build.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edge_runtime.hil.bench.statistics import Shift, fisher_exact, permutation_t
 
 ALPHA = 0.01
 FLOOR_SHARE, FLOOR_MS = 0.02, 1.0
+RUNS_DIFFER_SHARE = 0.4
 SEGMENTS = 12
 LEAST_SEGMENTS, LEAST_IN_SEGMENT = 6, 3
 LEAST_REPORTS = 7
@@ -42,7 +43,7 @@ class Change:
         shift_ms: between segments; None where the figure is a share.
         chance: of so large a difference by luck alone; None where there was too little to test.
         needed: what the chance must be below, by Holm's rule.
-        verdict: ``same``, ``slower``, ``faster``, ``more``, ``fewer`` or ``too few samples``.
+        verdict: ``same``, ``slower``, ``faster``, ``differs``, ``more``, ``fewer`` or ``too few samples``.
     """
 
     name: str
@@ -113,7 +114,7 @@ def compare(first: Sequence[Report], second: Sequence[Report], floor_share: floa
             None if shift is None else (shift.value, shift.low, shift.high),
             chance,
             limit,
-            _word(unit, a, b, shift, chance, limit, floor_share),
+            _word(unit, a, b, shift, chance, limit, floor_share, by_report),
         )
         for (name, unit, a, b, shift, chance), limit in zip(tested, needed, strict=True)
     ]
@@ -121,9 +122,15 @@ def compare(first: Sequence[Report], second: Sequence[Report], floor_share: floa
     method = (
         f"permutation test on ranks of {how}, two-sided, Holm's rule, {ALPHA:g} in all; shares by Fisher's "
         f"exact test; a change of time "
-        f"counts from {100 * floor_share:g} % and {FLOOR_MS:g} ms on"
+        f"counts from {100 * (floor_share if by_report else RUNS_DIFFER_SHARE):g} % and {FLOOR_MS:g} ms on"
     )
-    return Comparison(tuple(changes), tuple(_remarks(first, second)), method)
+    remarks = _remarks(first, second)
+    if any(change.verdict == "differs" for change in changes):
+        remarks.append(
+            "the runs differ; whether the builds do, or the machine did something else meanwhile, so few can't tell: "
+            f"{LEAST_REPORTS} a side, in turns, can"
+        )
+    return Comparison(tuple(changes), tuple(remarks), method)
 
 
 def _series(reports: Sequence[Report]) -> dict[str, list[list[float]]]:
@@ -187,6 +194,7 @@ def _word(
     chance: float | None,
     needed: float,
     floor_share: float,
+    by_report: bool,
 ) -> str:
     if chance is None or a is None or b is None:
         return "too few samples"
@@ -198,6 +206,8 @@ def _word(
     nearest = max(shift.low, -shift.high)  # the end of its bounds that is nearer to no change
     if nearest < max(FLOOR_MS, floor_share * a):
         return "same"
+    if not by_report and nearest < RUNS_DIFFER_SHARE * a:
+        return "differs"
     return "slower" if shift.value > 0 else "faster"
 
 
