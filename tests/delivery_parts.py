@@ -59,6 +59,10 @@ def all_are(outbox: Outbox, state: State) -> Callable[[], bool]:
     return lambda: all(one.state is state for one in outbox.deliveries())
 
 
+P_DATA = 0x04
+"""Type of a unit that carries a message (PS3.8 9.3.5)."""
+
+
 @dataclass
 class Authority:
     """A certificate authority in a folder."""
@@ -128,6 +132,7 @@ class Receiver:
         store: told each object and how many came before on all associations; returns a status, or ``None`` to abort.
         keeps: whether an object that was answered with success is kept, by SOP Instance UID.
         report: how commitment is reported: on the same association, by calling back, or never.
+        abort_within: of so many objects that came whole the next is cut off when half of it is there, once.
     """
 
     port: int
@@ -136,9 +141,11 @@ class Receiver:
     report: str = "same"
     callback_port: int = 0
     title: str = "RECEIVER"
+    abort_within: int | None = None
     received: list[str] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
     asked: int = 0
+    _parts: int = 0
 
     @contextlib.contextmanager
     def running(self, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
@@ -147,7 +154,9 @@ class Receiver:
         entity.add_supported_context(MRImageStorage)
         entity.add_supported_context(Verification)
         entity.add_supported_context(StorageCommitmentPushModel)
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action)]
+        handlers = [
+            (evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action), (evt.EVT_DATA_RECV, self._data),
+        ]  # fmt: skip
         server = entity.start_server(
             ("127.0.0.1", self.port),
             block=False,
@@ -169,6 +178,15 @@ class Receiver:
         if status == 0x0000 and self.keeps(uid):
             self.kept.add(uid)
         return status
+
+    def _data(self, event: Any) -> None:
+        """Told every protocol data unit as it comes."""
+        if self.abort_within != len(self.received) or event.data[0] != P_DATA:
+            return
+        self._parts += 1
+        if self._parts == 3:  # the command, and of some units of pixels the second
+            self.abort_within = None
+            event.assoc.abort()
 
     def _action(self, event: Any) -> tuple[int, None]:
         self.asked += 1

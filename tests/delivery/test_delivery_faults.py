@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,23 @@ def test_a_server_that_hangs_midway(loopback: None, tmp_path: Path) -> None:
 
 
 def test_an_association_that_is_aborted_at_object_57_of_100(loopback: None, tmp_path: Path) -> None:
+    """In the midst of it: of the 131 kB of its pixels a part has arrived."""
+    receiver = Receiver(14300, abort_within=56)
+    settings = settings_of(tmp_path, RECEIVER)
+    with receiver.running(), Outbox(settings.outbox.folder) as outbox:
+        uids = add_images(outbox, write_images(tmp_path / "images", 100, side=256))
+        with sending(settings, outbox):
+            until(lambda: any("broke" in one.reason or "ended" in one.reason for one in outbox.deliveries()))
+            assert len(receiver.received) == 56
+            until(all_are(outbox, State.COMMITTED))
+    assert receiver.abort_within is None
+    assert receiver.kept == set(uids)
+    assert sorted(receiver.received) == sorted(uids), "those that were answered are not sent again"
+
+
+def test_an_association_that_is_aborted_when_an_object_has_arrived_and_is_not_answered(
+    loopback: None, tmp_path: Path
+) -> None:
     receiver = Receiver(14300, store=lambda _uid, before: None if before == 56 else 0x0000)
     settings = settings_of(tmp_path, RECEIVER)
     with receiver.running(), Outbox(settings.outbox.folder) as outbox:
@@ -115,7 +133,87 @@ def test_an_association_that_is_aborted_at_object_57_of_100(loopback: None, tmp_
             until(all_are(outbox, State.COMMITTED))
     assert receiver.kept == set(uids)
     twice = [uid for uid in uids if receiver.received.count(uid) > 1]
-    assert twice == [uids[56]], "those that were answered are not sent again"
+    assert twice == [uids[56]]
+
+
+def test_nothing_that_is_committed_is_sent_again_over_a_link_that_is_cut(loopback: None, tmp_path: Path) -> None:
+    again: list[str] = []
+    outboxes: list[Outbox] = []
+
+    def store(uid: str, _before: int) -> int:
+        kept = {one.identity.sop_instance_uid for one in outboxes[0].deliveries(states=[State.COMMITTED])}
+        again.extend([uid] if uid in kept else [])
+        return 0x0000
+
+    receiver = Receiver(14300, store=store)
+    settings = settings_of(tmp_path, RECEIVER.replace("14300", "14301") + "confirm_timeout_s = 1\n")
+    with (
+        receiver.running(),
+        Link(14301, 14300, bytes_per_s=2e6, cut_after=drawn_cuts(7, 50_000, 400_000)) as link,
+        Outbox(settings.outbox.folder) as outbox,
+    ):
+        outboxes.append(outbox)
+        uids = add_images(outbox, write_images(tmp_path / "images", 40, side=64))
+        with sending(settings, outbox):
+            until(all_are(outbox, State.COMMITTED))
+        assert link.cuts > 0
+    assert receiver.kept == set(uids)
+    assert not again
+
+
+@pytest.fixture(scope="module")
+def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, str]]:
+    """The environment of a process whose time of day is wrong by so many days."""
+    library = tmp_path_factory.mktemp("clock") / "wrong_clock.so"
+    source = Path(__file__).parents[1] / "wrong_clock.c"
+    subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-fPIC", "-shared", str(source), "-o", str(library)], check=True)
+    return lambda days: {**os.environ, "LD_PRELOAD": str(library), "WRONG_CLOCK_S": str(days * 86400)}
+
+
+@pytest.mark.parametrize("days", [-366, 366])
+def test_a_clock_that_is_wrong_by_a_year(orthanc: Orthanc, tmp_path: Path, wrong_clock, days: int) -> None:
+    """Of the sender's whole process: objects leave and are confirmed as ever."""
+    configuration = tmp_path / "delivery.toml"
+    configuration.write_text(settings_text(DIMSE, callback=True))
+    settings = load_delivery(configuration)
+    deliver = [sys.executable, "-m", "edge_runtime.cli", "outbox", "deliver", "--watch", "--config", str(configuration)]
+    with Outbox(settings.outbox.folder) as outbox:
+        uids = add_images(outbox, write_images(tmp_path / "images", 5))
+        with subprocess.Popen(deliver, env=wrong_clock(days)) as process:
+            until(all_are(outbox, State.COMMITTED))
+            process.send_signal(signal.SIGTERM)
+        year = time.gmtime(time.time() + days * 86400).tm_year
+        assert {one.changed_local[:4] for one in outbox.deliveries()} == {str(year)}, "the clock was wrong"
+    assert orthanc.instances() == set(uids)
+
+
+def test_a_clock_that_is_wrong_by_a_year_makes_certificates_expire_and_that_is_said(
+    start_orthanc: StartOrthanc, wrong_clock, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    holder = tempfile.TemporaryDirectory(prefix="edge-tls-")  # as in `test_certificates`
+    request.addfinalizer(holder.cleanup)
+    shared = Path(holder.name)
+    authority = Authority(shared)
+    theirs, ours = authority.issue("pacs"), authority.issue("edge")
+    for path in (*shared.rglob("*"), shared):
+        os.chown(path, NOBODY, NOBODY)
+    configuration = tmp_path / "delivery.toml"
+    configuration.write_text(settings_text(tls_text(authority.path, *ours)))
+    options = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(theirs[0]),
+        "DicomTlsPrivateKey": str(theirs[1]),
+        "DicomTlsTrustedCertificates": str(authority.path),
+    }
+    check = [sys.executable, "-m", "edge_runtime.cli", "pacs", "check", "pacs", "--config", str(configuration)]
+    with start_orthanc(options):
+        right, wrong = (
+            subprocess.run(check, env=wrong_clock(days), capture_output=True, text=True, check=False)
+            for days in (0, 366)
+        )
+    assert right.returncode == 0, right.stdout
+    assert wrong.returncode == 1
+    assert "is this device's clock wrong?" in wrong.stdout
 
 
 def test_one_object_that_breaks_every_association(loopback: None, tmp_path: Path) -> None:

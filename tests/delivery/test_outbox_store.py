@@ -66,6 +66,22 @@ def test_an_object_goes_from_queued_to_committed(outbox: Outbox, tmp_path: Path)
     assert states(outbox) == [State.COMMITTED]
 
 
+def test_what_a_sender_that_is_gone_has_asked_for_is_asked_for_anew(outbox: Outbox, tmp_path: Path) -> None:
+    (uid,) = add_images(outbox, write_images(tmp_path / "images", 1))
+    (number,) = claim(outbox)
+    outbox.settle(OWNER, {number: Sent()}, 10)
+    code = "from edge_runtime.delivery.outbox.processes import this_process; print(this_process(), flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:  # type: ignore[call-overload]
+        outbox.open_commitment("1.2.3", "pacs", process.stdout.readline().strip(), [number])
+        outbox.recover()
+        assert outbox.unconfirmed("pacs", most=10, again_after_s=3600) == []
+        process.kill()
+    outbox.recover()
+    assert [one.id for one in outbox.unconfirmed("pacs", most=10, again_after_s=3600)] == [number]
+    assert not outbox.report_commitment("1.2.3", {uid}, {}, PATIENCE), "it does not wait for that report any more"
+
+
 def test_the_most_urgent_goes_first_then_in_order(outbox: Outbox, tmp_path: Path) -> None:
     paths = write_images(tmp_path, 6)
     for path, urgency in zip(paths, (0, 1, 0, 2, 1, 2)):

@@ -314,11 +314,18 @@ class Outbox:
     # Sending
 
     def recover(self) -> int:
-        """Takes back what senders held that are gone, or whose leases have run out; how many objects that were."""
+        """Takes back what senders held that are gone, or whose leases have run out; how many objects that were.
+
+        What a sender that is gone has asked for may have been reported while nobody listened: it is asked for anew.
+        """
         with self._reading() as database:
-            if database.execute("SELECT 1 FROM deliveries WHERE state = 'sending' LIMIT 1").fetchone() is None:
+            asked = [owner for (owner,) in database.execute("SELECT DISTINCT owner FROM commitments")]
+            gone_asking = [owner for owner in asked if not is_running(owner)]
+            sending = database.execute("SELECT 1 FROM deliveries WHERE state = 'sending' LIMIT 1").fetchone()
+            if sending is None and not gone_asking:
                 return 0
         with self._transaction() as database:
+            database.executemany("DELETE FROM commitments WHERE owner = ?", [(owner,) for owner in gone_asking])
             now, local = self._now()
             owners = [
                 owner for (owner,) in database.execute("SELECT DISTINCT owner FROM deliveries WHERE state = 'sending'")
