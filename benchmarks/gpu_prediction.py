@@ -9,6 +9,7 @@ with which grid; registers are what the compiler says of the cubins; bytes and o
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import math
 import os
@@ -19,9 +20,10 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +31,8 @@ from benchmarks.brain_phantom import COILS, MATRIX, Phantom, phantom
 from benchmarks.gpu_costs import COSTS, POWER_STEPS, WARP, Case, Launch
 from edge_runtime.bundle import load_bundle
 from edge_runtime.bundle.load import DEFAULT_BUNDLE
-from edge_runtime.kernels import AdaptivePlan, Plans, SensePlan, VolumeSensePlan, Workers
+from edge_runtime.cuda.device import DRIVER_LIBRARY
+from edge_runtime.kernels import AdaptivePlan, CoilPlan, Plans, SensePlan, SensitivityPlan, VolumeSensePlan, Workers
 from edge_runtime.modalities.mri.assemble import Assembler
 from edge_runtime.modalities.mri.layout import Layout
 from edge_runtime.modalities.mri.reconstruct import MAX_VIRTUAL_COILS, calibrate, reconstruct
@@ -178,7 +181,60 @@ def host_us_a_launch() -> tuple[float, float]:
     return statistics.median(ordered), ordered[int(0.9 * len(ordered))]
 
 
-def page(host_us: tuple[float, float]) -> Iterator[str]:
+class Sequence(NamedTuple):
+    """One call of a plan, launched kernel by kernel and with a graph.
+
+    Attributes:
+        launches, launches_beside_graph: of kernels; there is one graph.
+        host_us, host_us_with_graph: median of what the call takes of the processor when nothing is waited for.
+    """
+
+    name: str
+    launches: int
+    host_us: float
+    launches_beside_graph: int
+    host_us_with_graph: float
+
+
+def sequences() -> Iterator[Sequence]:
+    """Of the plans that have graphs, with small arrays: neither launches nor the processor's part of them depend on the size."""
+    rng = np.random.default_rng(0)
+    samples, lines = rng.standard_normal((2, 8, 8)).astype(np.complex64), np.ones(8, np.bool_)
+    acs = CoilPlan(Workers(1), *samples.shape, device="cuda").compress(samples, lines, np.eye(2, dtype=np.complex64))
+    sensitivities = SensitivityPlan(Workers(1), 2, (8, 8), (3, 3), (8, 8), (16, 16), device="cuda")
+    maps = sensitivities.estimate(acs, 0.02)
+    yield _sequence("coil sensitivities", lambda number: sensitivities.estimate(acs, 0.02 + number, out=maps))
+    shape = 2, 4, 8, 4
+    ones = np.ones(shape, np.complex64)
+    volume = VolumeSensePlan(Workers(1), *shape, device="cuda")
+    volume.set_maps(ones)
+    volume.set_samples(ones, np.ones(shape[1:], np.bool_))
+    prior, out = volume.normal(ones[0]), volume.normal(ones[0])
+    yield _sequence(
+        f"a volume's data consistency, {VOLUME_STEPS} steps",
+        lambda number: volume.data_consistent(prior, 0.1 + number, VOLUME_STEPS, out=out),
+    )
+
+
+def _sequence(name: str, call: Callable[[float], Any]) -> Sequence:
+    """What a call takes whose number is another each time, which no graph is made for, and one whose number is the same."""
+    library = ctypes.CDLL(DRIVER_LIBRARY)
+    measured = []
+    for step in (1e-4, 0.0):
+        times, launches = [], 0
+        for turn in range(100):
+            before = library.edge_driver_calls(b"cuLaunchKernel")
+            begin = time.perf_counter()
+            result = call(step * turn)
+            times.append(1e6 * (time.perf_counter() - begin))
+            launches = library.edge_driver_calls(b"cuLaunchKernel") - before
+        np.asarray(result)  # not before: it would cool the processor's caches
+        measured.append((launches, statistics.median(times[20:])))
+    (launches, host_us), (beside, with_graph) = measured
+    return Sequence(name, launches, host_us, beside, with_graph)
+
+
+def page(host_us: tuple[float, float], measured: list[Sequence]) -> Iterator[str]:
     """The lines of ``docs/gpu.md``."""
     devices = {name: gpu for name in sorted(available_profiles()) if (gpu := load_profile(name).gpu) is not None}
     names = [name.removeprefix("jetson-") for name in devices]
@@ -198,9 +254,13 @@ def page(host_us: tuple[float, float]) -> Iterator[str]:
     yield (
         f"The processor's part of a launch: {middle:.0f} us (90th percentile {most:.0f}), Python and PyCUDA together, measured "
         f"where this page was made with the test driver in the driver's place; {len(after) * middle / 1e3:.1f} ms for a slice. "
-        "A Jetson's cores are slower, and its driver adds its own. PyCUDA has no graphs, and so few launches would gain little "
-        "by one."
+        "A Jetson's cores are slower, and its driver adds its own."
     )
+    yield from ("", *GRAPHS.splitlines(), "")
+    yield from _heading("", "launches", "beside the graph", "host us, one by one", "with the graph")
+    for one in measured:
+        times = f"{one.host_us:.0f}", f"{one.host_us_with_graph:.0f}"
+        yield _row(one.name, one.launches, one.launches_beside_graph, *times)
     yield from ("", "## What no reconstruction launches yet", "")
     case, launches = launches_of_a_combination()
     yield from (f"Adaptive combination, {case.coils} coils, {case.lines} x {case.columns}:", "")
@@ -266,11 +326,23 @@ Bandwidth, clocks and multiprocessors are those of the data sheets named in `hw_
 latencies, other users of the memory and clocks that sink with heat make it more."""
 
 
+GRAPHS = """## Graphs
+
+Launches that touch the plan's own memory alone, and come again with the same numbers, are one call of the driver from the
+second time on, a CUDA graph (`edge_runtime/cuda/graph.py`): of `SensitivityPlan` from the Gram matrix to the maps of the grid,
+by which every slice but the first gains, and of `VolumeSensePlan` the normal operator and whole solves. What takes an array of
+a caller or makes one is launched beside it: arrays may be anywhere, and a graph is as good for the next ones. The other plans
+launch one kernel a call, or three of which two have arrays of callers (`AdaptivePlan`); a slice's other launches have the
+network, or the host, between them.
+
+Of the processor, as above; on a GPU a graph also has less time between its kernels, which nothing here shows."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "gpu.md")
     out = parser.parse_args().out
-    out.write_text("\n".join(page(host_us_a_launch())) + "\n", encoding="utf-8")
+    out.write_text("\n".join(page(host_us_a_launch(), list(sequences()))) + "\n", encoding="utf-8")
     print(out)
     return 0
 

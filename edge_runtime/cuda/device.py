@@ -17,11 +17,14 @@ from edge_runtime.arrays import DeviceArray
 from edge_runtime.errors import DeviceFailed, DeviceUnsupported, DriverTooOld, NoDevice, OutOfDeviceMemory
 
 try:
-    import pycuda.driver as driver
+    from pycuda import driver as driver
     from pycuda.tools import DeviceMemoryPool
 except ImportError as error:  # PyCUDA, or the driver it links
     driver = None
     missing = str(error)
+
+DRIVER_LIBRARY = "libcuda.so.1"
+"""Which PyCUDA links; for what it has no words for."""
 
 LANDING_BYTES = 1 << 20
 """Pinned memory through which arrays on the GPU come to the host."""
@@ -213,7 +216,7 @@ class Device:
         )
 
 
-class _Held:
+class Held:
     """Holds what PyCUDA frees with it, which must happen in a context, in whatever thread that is."""
 
     def __init__(self, device: Device) -> None:
@@ -224,7 +227,7 @@ class _Held:
             vars(self).clear()
 
 
-class Memory(_Held):
+class Memory(Held):
     """The device's memory of a plan; in `Device.use`."""
 
     def __init__(self, device: Device) -> None:
@@ -249,7 +252,7 @@ class Memory(_Held):
         return address
 
 
-class _Pooled(_Held):
+class _Pooled(Held):
     """Memory of a `DeviceArray`; goes back to the pool with it."""
 
     def __init__(self, device: Device, allocation: Any) -> None:
@@ -267,7 +270,7 @@ class _Pooled(_Held):
 Array = npt.NDArray[Any] | DeviceArray
 
 
-class Port(_Held):
+class Port(Held):
     """Where arrays of one shape come to a plan or leave it.
 
     Those on the GPU are taken and filled where they are. NumPy's go through pinned memory, from which copies need not be waited

@@ -113,10 +113,11 @@ class Groups:
 
         fitting = [pairs for pairs in (32, 16, 8, 4, 2, 1) if pairs <= self._most_pairs and fits(pairs)]
         if not fitting:
-            most = self._device.shared_bytes // (ELEMENT_BYTES * arrays)
+            most = (self._device.shared_bytes - sums) // (ELEMENT_BYTES * arrays)
+            beyond = f" where a prime factor is above {LARGEST_RADIX}" if self._staging else ""
             raise DeviceUnsupported(
-                f"{self._phase_encodes} {self._axis}: a block of {self._device.name} holds about {most}; take a profile whose "
-                "kernels run on the CPU"
+                f"{self._phase_encodes} {self._axis}: a block of {self._device.name} holds 1 to {most}{beyond}, and no transform "
+                "is done outside of one; take a profile whose kernels run on the CPU, which take any length"
             )
         busy = 2 * self._device.multiprocessors
         return next((pairs for pairs in fitting if self._enough(pairs, slices, busy)), fitting[-1])

@@ -55,7 +55,7 @@ class IngestPlan(DevicePlan):
     def __init__(self, device: Device, coils: int, samples: int, columns: int) -> None:
         super().__init__(device)
         self._coils, self._columns = coils, columns
-        groups = self._groups = Groups(device, samples, coils, 1, slices=READOUTS_AT_ONCE)
+        groups = self._groups = Groups(device, samples, coils, 1, slices=READOUTS_AT_ONCE, axis="samples of a readout")
         memory = self._memory
         with device.use():
             lines, _, _, staging = groups.geometry(memory, coils)

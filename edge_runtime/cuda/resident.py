@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.cuda.device import Device
+from edge_runtime.cuda.device import DRIVER_LIBRARY, Device
 from edge_runtime.cuda.sense import SensePlan
 from edge_runtime.errors import DeviceFailed
-
-DRIVER = "libcuda.so.1"
 
 _DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
@@ -28,7 +26,7 @@ class Detour:
     """
 
     def __init__(self) -> None:
-        self._driver = ctypes.CDLL(DRIVER)
+        self._driver = ctypes.CDLL(DRIVER_LIBRARY)
         self._begin, self._end = (self._event() for _ in range(2))
 
     def begin(self, other: int, ours: Any) -> None:

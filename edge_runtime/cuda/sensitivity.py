@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from edge_runtime import _kernels
 from edge_runtime.arrays import DeviceArray
 from edge_runtime.cuda.device import Device, DevicePlan
+from edge_runtime.cuda.graph import Graphs
 from edge_runtime.errors import DeviceUnsupported
 
 Complex = npt.NDArray[np.complex64] | DeviceArray
@@ -77,6 +79,8 @@ PIVOTS_BYTES = 8 * PANEL * (1 + 2 * PANEL)
 class SensitivityPlan(DevicePlan):
     """What `edge_runtime.kernels.SensitivityPlan` needs of a GPU; arguments have been checked there.
 
+    Seven launches, of which the five in the middle touch no array of callers and are one graph from the second estimate on.
+
     Args:
         device: which one.
         coils, acs, kernel, grid, image: the geometry.
@@ -126,23 +130,31 @@ class SensitivityPlan(DevicePlan):
                 name: device.kernel("sensitivity", f"sensitivity_{name}", shared)
                 for name, (_, _, shared) in self._launches.items()
             }
+        self._graphs = Graphs(device)
 
     def estimate(self, acs: Complex, threshold: float, weight: Reals | None, out: Complex) -> None:
         none = np.uint64(0)
         with self._turn():
             self._launch("gram", self._acs.send(acs, self._stream))
-            self._launch("square")
-            self._launch("floor", np.float64(threshold))
-            self._launch("factor")
-            self._launch("lags")
-            self._launch("maps_of_grid")
+            self._graphs.launch(threshold, functools.partial(self._maps_of_grid, threshold))
             weights = none if weight is None else self._weight.send(weight, self._stream)
             self._launch("maps_of_image", weights, self._out.target(out))
             self._return((self._out, out))
 
-    def _launch(self, name: str, *arguments: Any) -> None:
+    def _maps_of_grid(self, threshold: float, stream: Any) -> None:
+        """From the Gram matrix to the maps of the grid, all in the plan's memory."""
+        self._launch("square", stream=stream)
+        self._launch("floor", np.float64(threshold), stream=stream)
+        self._launch("factor", stream=stream)
+        self._launch("lags", stream=stream)
+        self._launch("maps_of_grid", stream=stream)
+
+    def _launch(self, name: str, *arguments: Any, stream: Any = None) -> None:
+        """Without a stream, in the device's."""
         grid, block, shared = self._launches[name]
-        self._kernels[name](self._plan, *arguments, grid=grid, block=block, shared=shared, stream=self._stream)
+        self._kernels[name](
+            self._plan, *arguments, grid=grid, block=block, shared=shared, stream=stream or self._stream
+        )
 
     def _pixels_of_a_block(self, coils: int, line_bytes: int, pixel_bytes: int) -> tuple[int, int]:
         """How many pixels of the grid a block does at a time, and the shared memory that it needs."""

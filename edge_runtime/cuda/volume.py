@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edge_runtime.arrays import DeviceArray
 from edge_runtime.cuda.device import Device, DevicePlan
+from edge_runtime.cuda.graph import Graphs
 from edge_runtime.cuda.groups import ELEMENT_BYTES, GEOMETRY, MOST_THREADS, WARP, Groups
 
 Complex = npt.NDArray[np.complex64] | DeviceArray
@@ -85,7 +86,8 @@ class VolumeSensePlan(DevicePlan):
     """What `edge_runtime.kernels.VolumeSensePlan` needs of a GPU; arguments have been checked there.
 
     How many launches there are depends on the geometry and the steps alone: a column that is solved takes steps of length zero.
-    With 8 coils and 64 x 128 x 32 a step is 6 launches; the plan holds 66 MB of the device's memory.
+    With 8 coils and 64 x 128 x 32 a step is 6 launches; the plan holds 66 MB of the device's memory. Solves of the same weight,
+    steps and tolerance are one graph from the second on, but for what touches arrays of callers.
 
     Args:
         device: which one.
@@ -133,6 +135,7 @@ class VolumeSensePlan(DevicePlan):
                     self._prepare(kernel, self._groups[name].block, self._groups[name].shared_bytes(arrays))
             for kernel in ROWS:
                 self._prepare(kernel, self._rows.block, self._rows.shared_bytes)
+        self._graphs = Graphs(device)
 
     def set_maps(self, maps: Complex) -> None:
         with self._turn():
@@ -143,7 +146,7 @@ class VolumeSensePlan(DevicePlan):
             samples = self._hybrid.send(hybrid, self._stream), self._measured.send(measured, self._stream)
             for first, count in self._batches():
                 self._launch("set_samples", np.int32(first), *samples, grid=(self._groups["through"].count, count, 1))
-                self._combine(first, count, self._adjoint, centred=True)
+                self._combine(first, count, self._adjoint, centred=True, stream=self._stream)
 
     def normal(self, image: Complex, out: Complex) -> None:
         self._applied(image, np.uint64(0), out)
@@ -154,17 +157,9 @@ class VolumeSensePlan(DevicePlan):
     def data_consistent(self, prior: Complex, weight: float, steps: int, tolerance: float, out: Complex) -> None:
         arrays = self._x, self._residual, self._direction, self._product, self._right, self._curvature
         solve = np.array((*arrays, weight, tolerance), SOLVE)[()]
-        energy, left = self._energies
         with self._turn():
             self._pack(self._image.send(prior, self._stream), self._count, self._x)
-            self._normal(self._x)
-            self._launch("begin", solve, self._adjoint, energy)
-            for _ in range(steps):
-                self._normal(self._direction)
-                self._launch("curvature", solve)
-                self._launch("step", solve, energy, left)
-                self._launch("turn", solve, energy, left)
-                energy, left = left, energy
+            self._graphs.launch(("solve", solve.tobytes(), steps), functools.partial(self._solve, solve, steps))
             self._launch("unpack", self._x, np.uint64(0), self._out.target(out))
             self._return((self._out, out))
 
@@ -172,23 +167,36 @@ class VolumeSensePlan(DevicePlan):
         """The normal operator of an image, less a packed one if it is not 0."""
         with self._turn():
             self._pack(self._image.send(image, self._stream), self._count, self._x)
-            self._normal(self._x)
+            self._graphs.launch("normal", functools.partial(self._normal, self._x))
             self._launch("unpack", self._product, less, self._out.target(out))
             self._return((self._out, out))
 
-    def _normal(self, image: np.uint64) -> None:
-        """``product`` of a packed image."""
-        for first, count in self._batches():
-            along, through = (groups.count for groups in self._groups.values())
-            self._launch("forward_along", np.int32(first), image, grid=(along, self._partitions, count))
-            self._launch("mask_through", grid=(through, count, 1))
-            self._combine(first, count, self._product, centred=False)
+    def _solve(self, solve: Any, steps: int, stream: Any) -> None:
+        """Conjugate gradients from the packed prior in ``x`` on, which ends there."""
+        energy, left = self._energies
+        self._normal(self._x, stream)
+        self._launch("begin", solve, self._adjoint, energy, stream=stream)
+        for _ in range(steps):
+            self._normal(self._direction, stream)
+            self._launch("curvature", solve, stream=stream)
+            self._launch("step", solve, energy, left, stream=stream)
+            self._launch("turn", solve, energy, left, stream=stream)
+            energy, left = left, energy
 
-    def _combine(self, first: int, count: int, to: np.uint64, *, centred: bool) -> None:
+    def _normal(self, image: np.uint64, stream: Any) -> None:
+        """``product`` of a packed image."""
+        along, through = (groups.count for groups in self._groups.values())
+        for first, count in self._batches():
+            forward = along, self._partitions, count
+            self._launch("forward_along", np.int32(first), image, grid=forward, stream=stream)
+            self._launch("mask_through", grid=(through, count, 1), stream=stream)
+            self._combine(first, count, self._product, centred=False, stream=stream)
+
+    def _combine(self, first: int, count: int, to: np.uint64, *, centred: bool, stream: Any) -> None:
         """The batch of coils in ``work``, into a packed image or onto what is there of the coils before."""
         numbers = np.int32(first), np.int32(count), np.int32(centred)
         grid = self._groups["along"].count, self._partitions, 1
-        self._launch("inverse_along", *numbers, to, grid=grid)
+        self._launch("inverse_along", *numbers, to, grid=grid, stream=stream)
 
     def _batches(self) -> list[tuple[int, int]]:
         """Of coils: the first, and how many."""
@@ -199,8 +207,8 @@ class VolumeSensePlan(DevicePlan):
 
     def _prepare(self, name: str, block: tuple[int, int, int], shared: int) -> None:
         kernel = self._device.kernel("volume", f"volume_{name}", shared)
-        self._kernels[name] = functools.partial(kernel, self._volume, block=block, shared=shared, stream=self._stream)
+        self._kernels[name] = functools.partial(kernel, self._volume, block=block, shared=shared)
 
-    def _launch(self, name: str, *arguments: Any, grid: tuple[int, int, int] | None = None) -> None:
-        """Without a grid, over rows."""
-        self._kernels[name](*arguments, grid=grid or self._rows.grid)
+    def _launch(self, name: str, *arguments: Any, grid: tuple[int, int, int] | None = None, stream: Any = None) -> None:
+        """Without a grid, over rows; without a stream, in the device's."""
+        self._kernels[name](*arguments, grid=grid or self._rows.grid, stream=stream or self._stream)

@@ -2,8 +2,9 @@
 
     python tests/cuda/build.py --out build/cuda
 
-makes ``OUT/driver/libcuda.so.1`` (see ``driver/driver.cpp``), and ``OUT/kernels/lib*.so``, each file of ``kernels/cuda`` over
-``driver/shim.hpp``. Wants a C++ compiler, and beside PyCUDA the header files of CUDA 12.6 from PyPI (``requirements/cuda.txt``).
+makes ``OUT/driver/libcuda.so.1`` (see ``driver/driver.cpp``), the same without graphs in ``OUT/driver-without-graphs``, and
+``OUT/kernels/lib*.so``, each file of ``kernels/cuda`` over ``driver/shim.hpp``. Wants a C++ compiler, and beside PyCUDA the header
+files of CUDA 12.6 from PyPI (``requirements/cuda.txt``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent / "driver"
 KERNELS = ROOT / "kernels"
+GRAPHS = ("cuGraph*", "cuStreamBeginCapture*", "cuStreamEndCapture")
+"""What a driver has for graphs."""
+
 FLAGS = ("c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 
 
@@ -56,10 +60,10 @@ def build_kernels(cuda: Path, out: Path, only: str = "*") -> None:
         )  # fmt: skip
 
 
-def build_driver(out: Path) -> None:
-    """The driver, and of every other function that PyCUDA links a form that is not supported."""
+def build_driver(out: Path, without_graphs: Path) -> None:
+    """The driver, and of every other function that PyCUDA links a form that is not supported; once more without graphs."""
     out.mkdir(parents=True, exist_ok=True)
-    library = out / "libcuda.so.1"
+    without_graphs.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{folder}" for folder in header_folders()]
     part = out / "driver.o"
     run(*FLAGS[:4], "-c", *FLAGS[5:], *includes, str(HERE / "driver.cpp"), "-o", str(part))
@@ -69,7 +73,11 @@ def build_driver(out: Path) -> None:
     stubs.write_text("".join(f"int {name}(void) {{ return 801; }}\n" for name in sorted(wanted - defined)))
     stub_part = out / "not_supported.o"
     run("cc", "-O2", "-fPIC", "-c", str(stubs), "-o", str(stub_part))
-    run("c++", "-shared", "-Wl,-soname,libcuda.so.1", str(part), str(stub_part), "-ldl", "-o", str(library))
+    hidden = out / "without_graphs.map"
+    hidden.write_text(f"{{ global: *; local: {' '.join(f'{name};' for name in GRAPHS)} }};\n")
+    for folder, options in ((out, ()), (without_graphs, (f"-Wl,--version-script={hidden}",))):
+        library = str(folder / "libcuda.so.1")
+        run("c++", "-shared", "-Wl,-soname,libcuda.so.1", *options, str(part), str(stub_part), "-ldl", "-o", library)
 
 
 def header_folders() -> list[Path]:
@@ -106,7 +114,7 @@ def main() -> int:
         build_kernels(arguments.kernels_only.resolve(), arguments.out, arguments.only)
         return 0
     build_kernels(KERNELS / "cuda", arguments.out / "kernels")
-    build_driver(arguments.out / "driver")
+    build_driver(arguments.out / "driver", arguments.out / "driver-without-graphs")
     return 0
 
 

@@ -75,9 +75,40 @@ def test_what_is_missing_is_named(settings, expected):
     assert re.search(expected, planned(**settings))
 
 
-def test_more_phase_encodes_than_a_block_holds_are_refused():
-    assert "DeviceUnsupported 4096 phase encodes: a block of" in planned("1, 4096, 2")
-    assert "planned" in planned("1, 2048, 2")
+REFUSED = "{length} {axis}: a block of .* holds 1 to {most}{beyond}, and no transform .* kernels run on the CPU"
+PRIME = " where a prime factor is above 8"
+
+
+@pytest.mark.parametrize(
+    ("plan", "axis", "most", "most_of_large_primes"),
+    [
+        (lambda length: SensePlan(Workers(1), 1, length, 2, device="cuda"), "phase encodes", 2607, 2085),
+        (lambda length: CoilPlan(Workers(1), 1, length, 2, device="cuda"), "phase encodes", 5214, 3476),
+        (lambda length: AdaptivePlan(Workers(1), 1, length, 2, device="cuda"), "phase encodes", 10428, 5214),
+        (lambda length: VolumeSensePlan(Workers(1), 1, 2, length, 2, device="cuda"), "phase encodes", 5214, 3476),
+        (lambda length: VolumeSensePlan(Workers(1), 1, length, 2, 2, device="cuda"), "partitions", 10428, 5214),
+        (lambda length: IngestPlan(Workers(1), 1, length, length, device="cuda"), "samples of a readout", 10428, 5214),
+    ],
+    ids=["sense", "coils", "adaptive", "volume, along", "volume, through", "ingest"],
+)
+def test_lengths_that_a_block_does_not_hold_are_refused(plan, axis, most, most_of_large_primes):
+    """To the number: the longest that is taken, the next one whose factors are alike, and what the error says of both."""
+    for limit, smooth, beyond in ((most, True, ""), (most_of_large_primes, False, PRIME)):
+        longest = next(length for length in range(limit, 0, -1) if is_smooth(length) == smooth)
+        shortest = next(length for length in range(limit + 1, 2 * limit) if is_smooth(length) == smooth)
+        plan(longest)
+        with pytest.raises(
+            DeviceUnsupported, match=REFUSED.format(length=shortest, axis=axis, most=limit, beyond=beyond)
+        ):
+            plan(shortest)
+
+
+def is_smooth(length: int) -> bool:
+    """Whether no prime factor is above 7."""
+    for prime in (2, 3, 5, 7):
+        while length % prime == 0:
+            length //= prime
+    return length == 1
 
 
 def test_plans_of_several_sizes_have_their_kernels_at_the_same_time():
@@ -224,8 +255,3 @@ def test_more_coils_than_a_block_holds_are_refused():
     ):
         AdaptivePlan(Workers(1), 200, 8, 8, device="cuda")
     AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")
-
-
-def test_more_partitions_than_a_block_holds_are_refused():
-    with pytest.raises(DeviceUnsupported, match="20000 partitions: a block of"):
-        VolumeSensePlan(Workers(1), 1, 20000, 2, 2, device="cuda")

@@ -107,3 +107,153 @@ def test_copies_must_stay_within_allocations(faulty):
 
 def test_more_shared_memory_than_was_asked_for_is_refused(faulty):
     assert "invalid argument" in faulty("launch('count', 1, shared=49 << 10)").stderr
+
+
+GRAPHS = """
+import ctypes, threading
+library = ctypes.CDLL("libcuda.so.1")
+handle = ctypes.c_void_p
+def begin(mode):
+    return library.cuStreamBeginCapture_v2(handle(stream.handle), mode)
+def end():
+    graph = handle()
+    return library.cuStreamEndCapture(handle(stream.handle), ctypes.byref(graph)), graph
+GLOBAL, THREAD_LOCAL, RELAXED = 0, 1, 2
+BLOCKING, NON_BLOCKING = 0, 1
+"""
+
+
+def test_what_is_captured_happens_when_its_graph_is_launched_and_as_often(faulty):
+    done = faulty(
+        GRAPHS
+        + """
+driver.memcpy_htod(out, np.zeros(1, np.float32))
+given = driver.pagelocked_empty(1, np.float32)
+given[:] = 2
+assert begin(RELAXED) == 0
+driver.memcpy_htod_async(out, given, stream)
+launch("count", 3)
+driver.memcpy_dtoh_async(host, out, stream)
+status, graph = end()
+assert status == 0
+stream.synchronize()
+print(host[0])
+executable = handle()
+assert library.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0)) == 0
+assert library.cuGraphDestroy(graph) == 0
+for given[:] in (2, 5):
+    assert library.cuGraphLaunch(executable, handle(stream.handle)) == 0
+    print(host[0])
+    stream.synchronize()
+    print(host[0])
+assert library.cuGraphLaunch(executable, handle(stream.handle)) == 0
+given[:] = 10
+assert library.cuGraphExecDestroy(executable) == 0  # which runs to its end
+stream.synchronize()
+print(host[0])
+assert library.cuGraphExecDestroy(executable) == library.cuGraphDestroy(graph) == 1
+"""
+    )
+    assert done.stdout.split() == ["7.0", "7.0", "98.0", "98.0", "101.0", "106.0"], done.stderr
+
+
+CONFLICTS = {
+    "a synchronous copy beside a blocking stream": (
+        "BLOCKING, RELAXED", "driver.memcpy_htod(out, host)", "make the legacy stream depend on a capturing",
+    ),
+    "work of the legacy stream beside a blocking stream": (
+        "BLOCKING, RELAXED", "driver.memset_d8_async(out, 0, 4)", "make the legacy stream depend on a capturing",
+    ),
+    "a synchronous copy": ("NON_BLOCKING, RELAXED", "driver.memcpy_htod(out, host)", ""),
+    "a synchronous copy of the same thread": (
+        "NON_BLOCKING, THREAD_LOCAL", "driver.memcpy_htod(out, host)", "not permitted when stream is capturing",
+    ),
+    "memory": ("NON_BLOCKING, RELAXED", "driver.mem_alloc(4).free()", ""),
+    "memory of the same thread": (
+        "NON_BLOCKING, THREAD_LOCAL", "driver.mem_alloc(4)", "not permitted when stream is capturing",
+    ),
+    "memory of another thread": ("NON_BLOCKING, THREAD_LOCAL", "elsewhere(lambda: driver.mem_alloc(4).free())", ""),
+    "memory of another thread, globally": (
+        "NON_BLOCKING, GLOBAL", "elsewhere(lambda: driver.mem_alloc(4))", "not permitted when stream is capturing",
+    ),
+    "waiting for the stream": ("NON_BLOCKING, RELAXED", "stream.synchronize()", "not permitted when stream is capturing"),
+    "asking whether it is done": ("NON_BLOCKING, RELAXED", "stream.is_done()", "not permitted when stream is capturing"),
+    "waiting for another": ("NON_BLOCKING, RELAXED", "driver.Stream().synchronize()", ""),
+    "waiting for everything": (
+        "NON_BLOCKING, RELAXED", "driver.Context.synchronize()", "not permitted when stream is capturing",
+    ),
+    "an event": ("NON_BLOCKING, RELAXED", "driver.Event().record(stream)", "not supported by the test driver"),
+    "an event of elsewhere": (
+        "NON_BLOCKING, RELAXED", "stream.wait_for_event(driver.Event())", "dependency created on uncaptured work",
+    ),
+}  # fmt: skip
+"""With which stream and mode, what is done meanwhile, and what the driver says."""
+
+
+@pytest.mark.parametrize("conflict", CONFLICTS)
+def test_what_a_capture_must_not_meet_breaks_it(conflict, faulty):
+    how, statement, said = CONFLICTS[conflict]
+    done = faulty(
+        GRAPHS
+        + f"""
+flags, mode = {how}
+stream = driver.Stream(flags)
+retained = driver.Device(0).retain_primary_context()
+def elsewhere(work):
+    raised = []
+    def act():
+        retained.push()
+        try:
+            work()
+        except driver.Error as error:
+            raised.append(error)
+        finally:
+            driver.Context.pop()
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+    for error in raised:
+        raise error
+assert begin(mode) == 0
+launch("count", 3)
+try:
+    {statement}
+    print("allowed")
+except driver.Error as error:
+    print(error)
+    try:
+        launch("count", 3)
+    except driver.Error as error:
+        print(error)
+status, graph = end()
+print(status, bool(graph))
+launch("count", 3)
+stream.synchronize()
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    *told, ended = done.stdout.splitlines()
+    if said:
+        assert said in told[0] and "previous error during capture" in told[1]
+        assert ended == "901 False"
+    else:
+        assert told == ["allowed"] and ended == "0 True"
+
+
+def test_captures_begin_and_end_where_they_may(faulty):
+    done = faulty(
+        GRAPHS
+        + """
+assert end()[0] == 401
+assert library.cuStreamBeginCapture_v2(None, RELAXED) == 900
+assert begin(THREAD_LOCAL) == 0
+assert begin(THREAD_LOCAL) == 401
+told = []
+thread = threading.Thread(target=lambda: told.append(end()[0]))
+thread.start()
+thread.join()
+assert told == [908]
+assert end()[0] == 0
+"""
+    )
+    assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "cuda"))
 
 from check_plans import PLANS, SHAPES
+from sequences import gradient, sensitivities, solve, without_graphs
 
 pytest_plugins = ("device_report",)
 pytestmark = pytest.mark.device
@@ -26,3 +27,12 @@ def test_a_plan_agrees_with_the_cpus(plan, shape, report):
         assert difference <= 1e-5, name
         worst = max(worst, float(difference))
     report.add(f"{plan.__name__} of {shape}, largest difference", f"{worst:.1e}")
+
+
+@pytest.mark.parametrize("make", [solve, gradient, sensitivities])
+def test_a_graph_makes_the_same_bits(make, report):
+    plan, plain = make(), without_graphs(make)
+    for seed in (0, 1, 2, 0):
+        np.testing.assert_array_equal(plan(seed), plain(seed), strict=True)
+    report.timed(f"{make.__name__} of next to nothing, kernel by kernel", lambda: plain(0), 20)
+    report.timed(f"{make.__name__} of next to nothing, as a graph", lambda: plan(0), 20)

@@ -3,10 +3,13 @@
 //
 // It is stricter than a GPU. Device memory can be touched by copies and kernels alone, every allocation ends at a page nothing may
 // touch, fresh memory holds NaNs. Nothing that was enqueued happens before somebody waits for it, so that a missing wait shows. Packed
-// parameters must be as long as the cubin says, and lie where it says.
+// parameters must be as long as the cubin says, and lie where it says. What a capture of a stream must not meet is refused, by the
+// rules of the Driver API (cuStreamBeginCapture, cuThreadExchangeStreamCaptureMode); events in captured streams are not supported.
 //
 // The environment chooses: EDGE_DRIVER_KERNELS (the folder), _CAPABILITY ("8.7"), _VERSION ("12060"), _MEMORY (bytes), _ORDER
-// ("forward", "reverse"), _LOG (a file: a line a launch).
+// ("forward", "reverse"), _LOG (a file: a line a launch, those of graphs when these are launched).
+//
+// Of its own it has edge_driver_calls(NAME), how often a function was called, and edge_driver_graphs(), how many graphs there are.
 #include <cuda.h>
 #include <cudaProfiler.h>
 #include <dlfcn.h>
@@ -24,6 +27,8 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <string_view>
+#include <thread>
 
 #include "shim.hpp"
 
@@ -44,6 +49,19 @@ struct Work {
     CUevent waits_for = nullptr;
 };
 
+// Of a graph; all of them in the order in which they were captured.
+struct Node {
+    std::function<CUresult()> act;
+    std::string launch;  // its line of the log, if it is one
+};
+
+struct Capture {
+    CUstreamCaptureMode mode;
+    std::thread::id thread;
+    bool valid = true;
+    std::vector<Node> nodes;
+};
+
 struct Allocation {
     std::size_t size, mapped;
     unsigned char* base;
@@ -57,7 +75,18 @@ struct Function {
 
 }  // namespace
 
-struct CUstream_st {};
+struct CUstream_st {
+    bool blocking;  // waits for the legacy stream, which waits for it
+    std::unique_ptr<Capture> capture;
+};
+
+struct CUgraph_st {
+    std::shared_ptr<const std::vector<Node>> nodes;
+};
+
+struct CUgraphExec_st {
+    std::shared_ptr<const std::vector<Node>> nodes;
+};
 
 struct CUfunc_st {
     Function function;
@@ -69,9 +98,16 @@ struct CUmod_st {
 
 namespace {
 
+constexpr std::size_t kGraphBytes = 64 << 10;  // of the device's memory, that a graph which can be launched takes
+
 std::string setting(const char* name, const char* otherwise) {
     const char* value = std::getenv(name);
     return value ? value : otherwise;
+}
+
+void log_launch(const std::string& line) {
+    const std::string path = setting("EDGE_DRIVER_LOG", "");
+    if (!path.empty() && !line.empty()) std::ofstream(path, std::ios::app) << line << '\n';
 }
 
 struct Driver {
@@ -82,6 +118,10 @@ struct Driver {
     std::string failure;  // of a kernel; the context is lost then, as on a device
     std::size_t used = 0;
     CUctx_st context;
+    std::set<CUstream> streams;
+    std::set<CUgraph> graphs;
+    std::set<CUgraphExec> executables;
+    std::map<std::string_view, long> calls;
 
     int major() const { return std::atoi(setting("EDGE_DRIVER_CAPABILITY", "8.7").c_str()); }
     int minor() const {
@@ -123,7 +163,57 @@ struct Driver {
         return CUDA_SUCCESS;
     }
 
-    void enqueue(CUstream stream, std::function<CUresult()> act) { enqueued.push_back({stream, std::move(act)}); }
+    CUresult enqueue(CUstream stream, std::function<CUresult()> act, std::string launch = "") {
+        if (const CUresult result = touch(stream)) return result;
+        if (stream && stream->capture) {
+            stream->capture->nodes.push_back({std::move(act), std::move(launch)});
+            return CUDA_SUCCESS;
+        }
+        log_launch(launch);
+        enqueued.push_back({stream, std::move(act)});
+        return CUDA_SUCCESS;
+    }
+
+    // Whether work may be given to a stream. The legacy one, which synchronous copies use too, would wait for those that block.
+    CUresult touch(CUstream stream) {
+        if (stream) return !stream->capture || stream->capture->valid ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+        return refuse([](const CUstream_st& other) { return other.blocking; }, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+    }
+
+    // Calls that a capture does not see, and that what it captures may depend on.
+    CUresult unsafe() {
+        return refuse(
+            [](const CUstream_st& stream) {
+                const bool mine = stream.capture->thread == std::this_thread::get_id();
+                return stream.capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL || (mine && stream.capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED);
+            },
+            CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    }
+
+    // Waiting for a stream, or asking whether it is done: for all of them (null) that of the whole context.
+    CUresult wait(CUstream stream) {
+        return refuse([=](const CUstream_st& other) { return !stream || &other == stream; }, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    }
+
+    // A synchronous copy.
+    CUresult copy_now(void* to, const void* from, std::size_t size, bool to_device, bool from_device) {
+        if (const CUresult result = unsafe()) return result;
+        if (const CUresult result = touch(nullptr)) return result;
+        if (const CUresult result = finish(nullptr, true)) return result;
+        return copy(to, from, size, to_device, from_device);
+    }
+
+    // Breaks the captures that a call conflicts with, which is refused then.
+    template <class Conflict>
+    CUresult refuse(Conflict conflict, CUresult error) {
+        CUresult result = CUDA_SUCCESS;
+        for (const CUstream stream : streams) {
+            if (!stream->capture || !conflict(*stream)) continue;
+            stream->capture->valid = false;
+            result = error;
+        }
+        return result;
+    }
 
     // Does what was enqueued before `until` in one stream, or in all (null), in its order there.
     CUresult finish(CUstream stream, bool all, const CUevent until = nullptr) {
@@ -157,7 +247,12 @@ Driver& driver() {
     return *one;
 }
 
-#define LOCKED const std::lock_guard<std::recursive_mutex> guard(driver().lock)
+#define LOCKED                                                             \
+    const std::lock_guard<std::recursive_mutex> guard(driver().lock); \
+    ++driver().calls[__func__]
+
+#define PASSED(checked) \
+    if (const CUresult refused = checked) return refused
 
 thread_local std::vector<CUcontext> contexts;
 
@@ -233,11 +328,12 @@ bool same(const std::vector<shim::Parameter>& a, const std::vector<shim::Paramet
     return true;
 }
 
-void log_launch(const shim::Launch& launch, const char* name) {
-    const std::string path = setting("EDGE_DRIVER_LOG", "");
-    if (path.empty()) return;
-    std::ofstream(path, std::ios::app) << name << ' ' << launch.grid.x << ' ' << launch.grid.y << ' ' << launch.grid.z << ' ' << launch.block.x
-                                       << ' ' << launch.block.y << ' ' << launch.block.z << ' ' << launch.shared << '\n';
+std::string line_of(const shim::Launch& launch, const char* name) {
+    std::string line = name;
+    for (const unsigned number : {launch.grid.x, launch.grid.y, launch.grid.z, launch.block.x, launch.block.y, launch.block.z}) {
+        line += ' ' + std::to_string(number);
+    }
+    return line + ' ' + std::to_string(launch.shared);
 }
 
 }  // namespace
@@ -261,6 +357,10 @@ CUresult cuGetErrorString(CUresult error, const char** text) {
         case CUDA_ERROR_LAUNCH_FAILED: *text = driver().failure.empty() ? "unspecified launch failure" : driver().failure.c_str(); break;
         case CUDA_ERROR_NOT_FOUND: *text = "named symbol not found"; break;
         case CUDA_ERROR_INVALID_CONTEXT: *text = "invalid device context"; break;
+        case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: *text = "operation not permitted when stream is capturing"; break;
+        case CUDA_ERROR_STREAM_CAPTURE_INVALIDATED: *text = "operation failed due to a previous error during capture"; break;
+        case CUDA_ERROR_STREAM_CAPTURE_IMPLICIT: *text = "operation would make the legacy stream depend on a capturing blocking stream"; break;
+        case CUDA_ERROR_STREAM_CAPTURE_ISOLATION: *text = "dependency created on uncaptured work in another stream"; break;
         case CUDA_ERROR_NOT_SUPPORTED: *text = "operation not supported by the test driver"; break;
         default: *text = "error of the test driver"; break;
     }
@@ -346,6 +446,7 @@ CUresult cuCtxGetApiVersion(CUcontext, unsigned* version) {
 }
 CUresult cuCtxSynchronize() {
     LOCKED;
+    PASSED(driver().wait(nullptr));
     return driver().finish(nullptr, true);
 }
 
@@ -357,6 +458,7 @@ CUresult cuMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 CUresult cuMemAlloc(CUdeviceptr* pointer, std::size_t size) {
     LOCKED;
+    PASSED(driver().unsafe());
     if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
     if (size == 0) return CUDA_ERROR_INVALID_VALUE;
     if (driver().used + size > driver().memory()) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -368,6 +470,7 @@ CUresult cuMemAlloc(CUdeviceptr* pointer, std::size_t size) {
 }
 CUresult cuMemFree(CUdeviceptr pointer) {
     LOCKED;
+    PASSED(driver().unsafe());
     driver().finish(nullptr, true);
     const auto at = driver().device.find(pointer);
     if (at == driver().device.end()) return CUDA_ERROR_INVALID_VALUE;
@@ -377,6 +480,7 @@ CUresult cuMemFree(CUdeviceptr pointer) {
 }
 CUresult cuMemHostAlloc(void** pointer, std::size_t size, unsigned) {
     LOCKED;
+    PASSED(driver().unsafe());
     std::uintptr_t address;
     if (const CUresult result = allocate(size, driver().pinned, PROT_READ | PROT_WRITE, address)) return result;
     *pointer = reinterpret_cast<void*>(address);
@@ -384,6 +488,7 @@ CUresult cuMemHostAlloc(void** pointer, std::size_t size, unsigned) {
 }
 CUresult cuMemFreeHost(void* pointer) {
     LOCKED;
+    PASSED(driver().unsafe());
     driver().finish(nullptr, true);
     const auto at = driver().pinned.find(reinterpret_cast<std::uintptr_t>(pointer));
     if (at == driver().pinned.end()) return CUDA_ERROR_INVALID_VALUE;
@@ -393,66 +498,68 @@ CUresult cuMemFreeHost(void* pointer) {
 
 CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, std::size_t size) {
     LOCKED;
-    if (const CUresult result = driver().finish(nullptr, true)) return result;
-    return driver().copy(reinterpret_cast<void*>(to), from, size, true, false);
+    return driver().copy_now(reinterpret_cast<void*>(to), from, size, true, false);
 }
 CUresult cuMemcpyDtoH(void* to, CUdeviceptr from, std::size_t size) {
     LOCKED;
-    if (const CUresult result = driver().finish(nullptr, true)) return result;
-    return driver().copy(to, reinterpret_cast<const void*>(from), size, false, true);
+    return driver().copy_now(to, reinterpret_cast<const void*>(from), size, false, true);
 }
 CUresult cuMemcpyDtoD(CUdeviceptr to, CUdeviceptr from, std::size_t size) {
     LOCKED;
-    if (const CUresult result = driver().finish(nullptr, true)) return result;
-    return driver().copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size, true, true);
+    return driver().copy_now(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size, true, true);
 }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, std::size_t size, CUstream stream) {
     LOCKED;
-    if (driver().holds(driver().pinned, reinterpret_cast<std::uintptr_t>(from), size)) {
-        driver().enqueue(stream, [=] { return driver().copy(reinterpret_cast<void*>(to), from, size, true, false); });
-    } else {  // pageable memory may be changed as soon as the call returns
-        const unsigned char* bytes = static_cast<const unsigned char*>(from);
-        driver().enqueue(stream, [to, size, kept = std::vector<unsigned char>(bytes, bytes + size)] {
-            return driver().copy(reinterpret_cast<void*>(to), kept.data(), size, true, false);
-        });
+    const bool captured = stream && stream->capture;
+    if (captured || driver().holds(driver().pinned, reinterpret_cast<std::uintptr_t>(from), size)) {
+        return driver().enqueue(stream, [=] { return driver().copy(reinterpret_cast<void*>(to), from, size, true, false); });
     }
-    return CUDA_SUCCESS;
+    const unsigned char* bytes = static_cast<const unsigned char*>(from);  // pageable memory may be changed as soon as the call returns
+    return driver().enqueue(stream, [to, size, kept = std::vector<unsigned char>(bytes, bytes + size)] {
+        return driver().copy(reinterpret_cast<void*>(to), kept.data(), size, true, false);
+    });
 }
 CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, std::size_t size, CUstream stream) {
     LOCKED;
-    const auto act = [=] { return driver().copy(to, reinterpret_cast<const void*>(from), size, false, true); };
-    driver().enqueue(stream, act);
-    if (driver().holds(driver().pinned, reinterpret_cast<std::uintptr_t>(to), size)) return CUDA_SUCCESS;
+    const bool captured = stream && stream->capture;
+    PASSED(driver().enqueue(stream, [=] { return driver().copy(to, reinterpret_cast<const void*>(from), size, false, true); }));
+    if (captured || driver().holds(driver().pinned, reinterpret_cast<std::uintptr_t>(to), size)) return CUDA_SUCCESS;
     return driver().finish(stream, false);  // copies to pageable memory are done when the call returns
 }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t size, CUstream stream) {
     LOCKED;
-    driver().enqueue(stream, [=] { return driver().copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size, true, true); });
-    return CUDA_SUCCESS;
+    return driver().enqueue(
+        stream, [=] { return driver().copy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), size, true, true); });
 }
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t size, CUstream stream) {
     LOCKED;
-    const std::vector<unsigned char> bytes(size, value);
-    driver().enqueue(stream, [=] { return driver().copy(reinterpret_cast<void*>(to), bytes.data(), size, true, false); });
-    return CUDA_SUCCESS;
+    return driver().enqueue(stream, [to, size, bytes = std::vector<unsigned char>(size, value)] {
+        return driver().copy(reinterpret_cast<void*>(to), bytes.data(), size, true, false);
+    });
 }
 
-CUresult cuStreamCreate(CUstream* stream, unsigned) {
-    *stream = new CUstream_st;
+CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
+    LOCKED;
+    *stream = new CUstream_st{(flags & CU_STREAM_NON_BLOCKING) == 0, nullptr};
+    driver().streams.insert(*stream);
     return CUDA_SUCCESS;
 }
 CUresult cuStreamDestroy(CUstream stream) {
     LOCKED;
+    PASSED(driver().wait(stream));
     driver().finish(stream, false);
+    driver().streams.erase(stream);
     delete stream;
     return CUDA_SUCCESS;
 }
 CUresult cuStreamSynchronize(CUstream stream) {
     LOCKED;
+    PASSED(stream ? driver().wait(stream) : driver().touch(stream));
     return driver().finish(stream, false);
 }
 CUresult cuStreamQuery(CUstream stream) {
     LOCKED;
+    PASSED(stream ? driver().wait(stream) : driver().touch(stream));
     for (const Work& work : driver().enqueued) {
         if (work.stream == stream) return CUDA_ERROR_NOT_READY;
     }
@@ -460,7 +567,69 @@ CUresult cuStreamQuery(CUstream stream) {
 }
 CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
     LOCKED;
+    PASSED(driver().touch(stream));
+    if (stream && stream->capture) {  // no event is of a capture here
+        stream->capture->valid = false;
+        return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+    }
     driver().enqueued.push_back({stream, nullptr, event});
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
+    LOCKED;
+    if (!stream) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
+    stream->capture = std::make_unique<Capture>(Capture{mode, std::this_thread::get_id(), true, {}});
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
+    LOCKED;
+    *graph = nullptr;
+    if (!stream || !stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
+    if (stream->capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && stream->capture->thread != std::this_thread::get_id()) {
+        return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+    }
+    const std::unique_ptr<Capture> capture = std::move(stream->capture);
+    if (!capture->valid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    *graph = new CUgraph_st{std::make_shared<const std::vector<Node>>(std::move(capture->nodes))};
+    driver().graphs.insert(*graph);
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph, unsigned long long flags) {
+    LOCKED;
+    if (flags || !driver().graphs.count(graph)) return CUDA_ERROR_INVALID_VALUE;
+    if (driver().used + kGraphBytes > driver().memory()) return CUDA_ERROR_OUT_OF_MEMORY;
+    driver().used += kGraphBytes;
+    *executable = new CUgraphExec_st{graph->nodes};
+    driver().executables.insert(*executable);
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
+    LOCKED;
+    if (!driver().executables.count(executable)) return CUDA_ERROR_INVALID_VALUE;
+    PASSED(driver().touch(stream));
+    if (stream && stream->capture) {
+        for (const Node& node : *executable->nodes) stream->capture->nodes.push_back(node);
+        return CUDA_SUCCESS;
+    }
+    for (const Node& node : *executable->nodes) log_launch(node.launch);
+    return driver().enqueue(stream, [nodes = executable->nodes] {
+        for (const Node& node : *nodes) PASSED(node.act());
+        return CUDA_SUCCESS;
+    });
+}
+CUresult cuGraphDestroy(CUgraph graph) {
+    LOCKED;
+    if (!driver().graphs.erase(graph)) return CUDA_ERROR_INVALID_VALUE;
+    delete graph;
+    return CUDA_SUCCESS;
+}
+CUresult cuGraphExecDestroy(CUgraphExec executable) {  // what has been launched of it runs to its end
+    LOCKED;
+    if (!driver().executables.erase(executable)) return CUDA_ERROR_INVALID_VALUE;
+    driver().used -= kGraphBytes;
+    delete executable;
     return CUDA_SUCCESS;
 }
 
@@ -477,16 +646,24 @@ CUresult cuEventDestroy(CUevent event) {
 }
 CUresult cuEventRecord(CUevent event, CUstream stream) {
     LOCKED;
+    PASSED(driver().touch(stream));
+    if (stream && stream->capture) {
+        stream->capture->valid = false;
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
     event->done = false;
     driver().recorded[event] = stream;
-    driver().enqueue(stream, [event] {
+    return driver().enqueue(stream, [event] {
         event->done = true;
         event->when = std::chrono::steady_clock::now();
         return CUDA_SUCCESS;
     });
-    return CUDA_SUCCESS;
 }
-CUresult cuEventQuery(CUevent event) { return event->done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY; }
+CUresult cuEventQuery(CUevent event) {
+    LOCKED;
+    PASSED(driver().unsafe());
+    return event->done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
 CUresult cuEventSynchronize(CUevent event) {
     LOCKED;
     return driver().finish_event(event);
@@ -499,6 +676,7 @@ CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
 
 CUresult cuModuleLoadData(CUmodule* module, const void* image) {
     LOCKED;
+    PASSED(driver().unsafe());
     auto loaded = std::make_unique<CUmod_st>();
     if (const CUresult result = read_cubin(static_cast<const unsigned char*>(image), *loaded)) return result;
     *module = loaded.release();
@@ -509,6 +687,7 @@ CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned, CUjit
 }
 CUresult cuModuleUnload(CUmodule module) {
     LOCKED;
+    PASSED(driver().unsafe());
     driver().finish(nullptr, true);
     delete module;
     return CUDA_SUCCESS;
@@ -555,8 +734,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
                               setting("EDGE_DRIVER_ORDER", "forward") == "reverse"};
     if (size != expected || launch.block.all() == 0 || launch.block.all() > 1024 || launch.grid.all() == 0) return CUDA_ERROR_INVALID_VALUE;
     if (grid_y > 65535 || grid_z > 65535 || static_cast<int>(shared) > called.shared_limit) return CUDA_ERROR_INVALID_VALUE;
-    log_launch(launch, called.kernel->name);
-    driver().enqueue(stream, [launch, kernel = called.kernel, kept = std::vector<unsigned char>(packed, packed + size)]() mutable {
+    const auto act = [launch, kernel = called.kernel, kept = std::vector<unsigned char>(packed, packed + size)] {
         shim::Launch whole = launch;
         whole.parameters = kept.data();
         driver().protect(PROT_READ | PROT_WRITE);
@@ -567,8 +745,21 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
         }
         driver().protect(PROT_NONE);
         return driver().failure.empty() ? CUDA_SUCCESS : CUDA_ERROR_LAUNCH_FAILED;
-    });
-    return CUDA_SUCCESS;
+    };
+    return driver().enqueue(stream, act, line_of(launch, called.kernel->name));
+}
+
+// Of the test driver alone.
+
+// By the name that the library has for a function, "cuMemAlloc_v2".
+long edge_driver_calls(const char* function) {
+    const std::lock_guard<std::recursive_mutex> guard(driver().lock);
+    const auto at = driver().calls.find(function);
+    return at == driver().calls.end() ? 0 : at->second;
+}
+long edge_driver_graphs() {
+    const std::lock_guard<std::recursive_mutex> guard(driver().lock);
+    return static_cast<long>(driver().graphs.size() + driver().executables.size());
 }
 
 }  // extern "C"
