@@ -123,20 +123,23 @@ class Graphs(Held):
             key: the same for the same launches with the same arguments.
         """
         stream = self._device.stream
-        if self._calls is not None:
-            try:
-                graph = self._graph(self._calls, key, sequence)
-                if graph is not None:
-                    graph.launch(stream)
-                    return
-            except (
-                driver.Error,
-                DeviceFailed,
-            ) as error:  # nothing has been enqueued; if all is lost, plain launches will say so
-                log.warning("a plan's kernels are launched one by one from here on: no graph of them (%s)", error)
-                self._calls = None
-                self._kept.clear()
-        sequence(stream)
+        if not self._launched(key, sequence, stream):
+            sequence(stream)
+
+    def _launched(self, key: Hashable, sequence: Sequence, stream: Any) -> bool:
+        """Whether a graph could be launched; if not, nothing has been enqueued."""
+        if self._calls is None:
+            return False
+        try:
+            graph = self._graph(self._calls, key, sequence)
+            if graph is not None:
+                graph.launch(stream)
+            return graph is not None
+        except (driver.Error, DeviceFailed) as error:  # if all is lost, plain launches will say so
+            log.warning("a plan's kernels are launched one by one from here on: no graph of them (%s)", error)
+            self._calls = None
+            self._kept.clear()
+            return False
 
     def _graph(self, calls: _Calls, key: Hashable, sequence: Sequence) -> _Executable | None:
         """What is kept for this key; None when it comes for the first time."""

@@ -34,5 +34,5 @@ def test_a_graph_makes_the_same_bits(make, report):
     plan, plain = make(), without_graphs(make)
     for seed in (0, 1, 2, 0):
         np.testing.assert_array_equal(plan(seed), plain(seed), strict=True)
-    report.timed(f"{make.__name__} of next to nothing, kernel by kernel", lambda: plain(0), 20)
-    report.timed(f"{make.__name__} of next to nothing, as a graph", lambda: plan(0), 20)
+    report.timed(f"{make.__name__} of tiny arrays, kernel by kernel", lambda: plain(0), 20)
+    report.timed(f"{make.__name__} of tiny arrays, as a graph", lambda: plan(0), 20)
