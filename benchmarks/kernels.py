@@ -32,8 +32,8 @@ THREADS = (1, 2)
 RUNS = 40
 
 REST_S = 0.06
-"""Threads of OpenMP, and for 40 ms those of ONNX Runtime as it comes, go on spinning after their work and keep a core from whoever is
-next."""
+"""Threads of OpenMP, and for 40 ms those of ONNX Runtime as it comes, go on spinning after their work and keep a core from whoever
+is next."""
 
 SPEEDUP_WANTED = 3.0
 MOST_OF_ROOFLINE = 2.0

@@ -17,6 +17,7 @@ SECTOR_BYTES = 512
 class _Content:
     durable: bytearray = field(default_factory=bytearray)
     written: bytearray = field(default_factory=bytearray)  # what a reader sees before the power goes
+    believed: int = 0  # bytes that the kernel takes for written, though the medium did not get them
 
 
 @dataclass
@@ -37,7 +38,7 @@ class FailingDisk:
     power: threading.Event = field(default_factory=threading.Event)
     syncing: threading.Event = field(default_factory=threading.Event)
     files: dict[str, _Content] = field(default_factory=dict)
-    now: float = 1_700_000_000.0
+    now: float = 1_800_000_000.0
     changed: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,8 +60,14 @@ class FailingDisk:
     def resume(self, name: str, size_bytes: int) -> JournalFile:
         file = self.files[name]
         del file.written[size_bytes:]
-        file.durable = bytearray(file.written)
+        _File(self, name).sync()
         return _File(self, name)
+
+    def forget_copies(self, name: str) -> None:
+        file = self.files[name]
+        if file.believed:
+            file.written = bytearray(file.durable)
+            file.believed = 0
 
     def read(self, name: str, offset: int, size_bytes: int) -> bytes:
         return bytes(self.files[name].written[offset : offset + size_bytes])
@@ -68,6 +75,8 @@ class FailingDisk:
     def rename(self, name: str, to: str) -> None:
         if self.broken:
             raise OSError(self.broken, "broken")
+        if to in self.files:
+            raise FileExistsError(to)
         self.files[to] = self.files.pop(name)
         self.changed[to] = self.changed.pop(name)
 
@@ -95,6 +104,7 @@ class FailingDisk:
                     kept.extend((torn * (len(piece) // len(torn) + 1))[: len(piece)])
             file.written = kept
             file.durable = bytearray(kept)
+            file.believed = 0
         self.broken = errno.EIO  # for who still waits
         self.power.set()
 
@@ -117,9 +127,11 @@ class _File:
     def sync(self) -> None:
         self._disk.syncing.set()
         self._disk.power.wait()
-        if self._disk.broken:
+        if self._disk.broken:  # told once; from then on the kernel calls those pages clean
+            self._file.believed = len(self._file.written)
             raise OSError(self._disk.broken, "broken")
-        self._file.durable = bytearray(self._file.written)
+        if not self._file.believed:
+            self._file.durable = bytearray(self._file.written)
 
     def close(self) -> None:
         pass

@@ -318,8 +318,8 @@ class _Playback:
             return True
         if not self._told_here or self._durable_through is None:
             return False
-        if self._connections > 1:
-            self.sent = self._durable_through
+        self.sent = self._durable_through
+        if self._connections > 1 or self.sent:  # on its first connection, where an earlier player was stopped
             self._tell(Resumed(self.sent))
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -61,8 +62,15 @@ class Disk(Reader, Protocol):
     def resume(self, name: str, size_bytes: int) -> JournalFile:
         """A file to be gone on with, cut to its sound part first."""
 
+    def forget_copies(self, name: str) -> None:
+        """Gives up what the memory holds of a file, but for what no sync was tried of: what is read then is what the medium has."""
+
     def rename(self, name: str, to: str) -> None:
-        """Returns when the new name is on disk."""
+        """Returns when the new name, which no file has, is on disk.
+
+        Raises:
+            FileExistsError: one has.
+        """
 
     def remove(self, name: str) -> None: ...
     def free_bytes(self) -> int: ...
@@ -141,7 +149,16 @@ class RealDisk(FolderReader):
             raise
         return _File(descriptor)
 
+    def forget_copies(self, name: str) -> None:
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
     def rename(self, name: str, to: str) -> None:
+        if (self.folder / to).exists():  # nobody else writes here
+            raise FileExistsError(errno.EEXIST, "a file has that name", to)
         os.rename(name, to, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
         os.fsync(self._descriptor)
 

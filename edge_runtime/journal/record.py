@@ -84,6 +84,25 @@ def read_record(disk: Reader, name: str, size_bytes: int, most_groups: int | Non
     return Record(name, tuple(groups), offset, size_bytes - offset, damage)
 
 
+TAIL_BYTES = 64 << 10
+"""At the end of a closed file, where its last head is."""
+
+
+def readouts_at_end(disk: Reader, name: str, size_bytes: int) -> int:
+    """How many readouts a closed file holds, by its last head; by all of it where that is not near the end.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    begin = max(0, size_bytes - TAIL_BYTES)
+    tail = disk.read(name, begin, size_bytes - begin)
+    place = tail.rfind(_ANY_HEAD)
+    head = parse_head(tail[place : place + HEAD_BYTES], None) if place >= 0 else None
+    if head is not None and place + HEAD_BYTES + head.size_bytes == len(tail):
+        return head.readouts
+    return read_record(disk, name, size_bytes).readouts
+
+
 def _is_whole(disk: Reader, name: str, offset: int, head: Head) -> bool:
     crc, left = 0, head.size_bytes
     while left:

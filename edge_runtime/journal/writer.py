@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 BUFFER_BYTES = 4 << 20
 """Of each of the two; a larger group gains nothing on the disks that were tried."""
 
+ROOM_BYTES = 64 << 20
+
 SCAN_BYTES = 2 * BUFFER_BYTES
 """What a scan's journal takes of memory."""
 
@@ -35,6 +37,7 @@ class ScanJournal:
         groups, chain, readouts: that the file holds.
         on_durable: told, from the writer's thread, how many readouts are on disk.
         on_failed: told once, from any thread, why nothing more will be.
+        make_room: called by the writer's thread each time that it has written `ROOM_BYTES`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ScanJournal:
         readouts: int = 0,
         on_durable: Callable[[int], None] = lambda readouts: None,
         on_failed: Callable[[str], None] = lambda reason: None,
+        make_room: Callable[[], object] = lambda: None,
     ) -> None:
         self.scan_id = scan_id
         self.durable = readouts
@@ -56,6 +60,7 @@ class ScanJournal:
         self.on_durable, self.on_failed = on_durable, on_failed
         self._disk, self._file, self._policy = disk, file, policy
         self._groups, self._chain = groups, chain
+        self._make_room, self._since_room_bytes = make_room, 0
         self._changed = threading.Condition()
         self._filling, self._spare = bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES)
         self._filled_bytes = 0
@@ -124,6 +129,14 @@ class ScanJournal:
             self._file.close()
             ends = State.INCOMPLETE if self.failed and state is State.FINISHED else state
             self._disk.rename(self.scan_id + State.OPEN.value, self.scan_id + ends.value)
+        except OSError as error:
+            log.error("journal of scan %s: %s", self.scan_id, error.strerror or error)
+
+    def discard(self) -> None:
+        """Ends without a trace; an error is logged."""
+        self.abandon()
+        try:
+            self._disk.remove(self.scan_id + State.OPEN.value)
         except OSError as error:
             log.error("journal of scan %s: %s", self.scan_id, error.strerror or error)
 
@@ -219,5 +232,9 @@ class ScanJournal:
                 head, self._chain = pack_head(origin, self._groups, content, readouts, self._chain)
                 self._groups += 1
                 parts += [head, *content]
+        self._since_room_bytes += sum(len(part) for part in parts)
+        if self._since_room_bytes >= ROOM_BYTES:
+            self._since_room_bytes = 0
+            self._make_room()
         self._file.append(parts)
         self._file.sync()

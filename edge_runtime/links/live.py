@@ -3,7 +3,7 @@
 A scanner that begins its stream with the text ``durable <name>`` is told ``durable_through N`` whenever readouts have reached the
 disk, N of them from the first on. When its connection breaks, the scan waits for it. It comes back with the same text,
 configuration and header, is told N, and goes on with readout N + 1. One thread at a time feeds a scan: who comes takes it from
-who has it.
+who has it, but only once it has shown, by configuration and header, that it is the scan's (`Claim`).
 
     measured, over a connection ──▶ the link breaks ──▶ it waits, at most grace_s ──▶ taken by the next connection
     read back after a restart  ──▶                      ”                       ──▶ or closed as incomplete
@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from edge_runtime.errors import JournalError, ProtocolError
 from edge_runtime.journal.delivered import Delivered
@@ -50,6 +51,9 @@ NOT_DURABLE = "not durable:"
 POLL_S = 0.25
 """How often a scan that waits looks whether the server stops."""
 
+TAKE_POLL_S = 0.05
+"""How often who waits for a scan looks whether it is over."""
+
 REMEMBERED = 64
 """Scans that have ended and whose scanner may come back all the same, since it has not heard of it."""
 
@@ -73,7 +77,20 @@ class Taken(Exception):
 
 
 class NotThatScan(ProtocolError):
-    """What came is no continuation of the scan that it names; the scan itself is sound."""
+    """Who came can't go on with the scan that it names; the scan itself is sound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A durable scan that has ended.
+
+    Attributes:
+        durable: readouts that are on disk.
+        failed: why no more are; empty where all are.
+    """
+
+    durable: int
+    failed: str = ""
 
 
 class LiveScan:
@@ -94,9 +111,9 @@ class LiveScan:
         self._runtime = runtime
         self._journal: ScanJournal | None = None
         self._memory = Reservation(runtime.memory)
+        self.over = threading.Event()
+        """It has ended, and what is on disk of it will not change."""
         self._opening: list[bytes] = []  # digests of configuration and header
-        self._repeated = 0  # of them, by a scanner that has come back
-        self._resuming = False
         self._unjournalled = runtime.journal is None
         self._handing_over, self._taking = threading.Lock(), threading.Lock()
         self._wanted, self._free = threading.Event(), threading.Event()
@@ -114,8 +131,6 @@ class LiveScan:
             ScanRefused: see `Session`.
             JournalError: the scan can't be journalled and must be.
         """
-        if self._resuming and self._repeats(message, begun):
-            return
         self._keep(message, wire)
         self.feed(message, begun)
 
@@ -125,10 +140,10 @@ class LiveScan:
         if isinstance(message, ReadoutBatch):
             session.readouts(message)
         elif isinstance(message, ConfigFile | ConfigText):
-            self._opening.append(_digest(message))
+            self._opening.append(digest_of(message))
             session.configure(_configuration_name(message))
         elif isinstance(message, HeaderText):
-            self._opening.append(_digest(message))
+            self._opening.append(digest_of(message))
             header = parse_header(message.xml)
             session.begin(header)
             self.begun = True
@@ -146,31 +161,31 @@ class LiveScan:
         elif not isinstance(message, Close):
             raise ProtocolError("message", type(message).__name__, "not expected from a scanner")
 
-    def _repeats(self, message: Message, begun: Callable[[ScanHeader], None]) -> bool:
-        """Whether it is one that the scanner sent before its connection broke."""
-        if isinstance(message, ConfigFile | ConfigText | HeaderText):
-            if self._repeated == len(self._opening) or self._opening[self._repeated] != _digest(message):
-                raise NotThatScan(
-                    "durable", self.name, "the configuration and header that it began with; name another scan otherwise"
-                )
-            self._repeated += 1
-            if isinstance(message, HeaderText):
-                self._resuming = False
-                assert self._journal is not None
-                begun(parse_header(message.xml))
-                self.line.acknowledge(self._journal.flush())
-            return True
-        if isinstance(message, ReadoutBatch):
-            raise NotThatScan("message", "ACQUISITION", "configuration and header again before the next readout")
-        return isinstance(message, Text)
-
     # Journal
 
     def journal_with(self, journal: ScanJournal) -> None:
         """Goes on in a journal that a restart found."""
         self._journal = journal
         journal.on_failed = self._journal_failed
-        self._memory.require(SCAN_BYTES)
+
+    def reserve_journal(self) -> None:
+        """Memory for one that a restart found.
+
+        Raises:
+            JournalError: none is left.
+        """
+        if not self._memory.resize(SCAN_BYTES):
+            raise JournalError(f"journal of scan {self.session.report.scan_id}: no memory is left for it")
+
+    @property
+    def is_journalled(self) -> bool:
+        """Whether there is a file that it writes, or wrote until the disk failed."""
+        return self._journal is not None
+
+    def not_journalled(self, reason: str) -> None:
+        """From here on, for whatever reason."""
+        self._unjournalled = True
+        self._journal_failed(reason)
 
     def _keep(self, message: Message, wire: Sequence[Buffer]) -> None:
         if self._unjournalled or isinstance(message, Close):
@@ -184,14 +199,12 @@ class LiveScan:
         folder = self._runtime.journal
         assert folder is not None
         try:
-            if not self._memory.resize(SCAN_BYTES):
-                raise JournalError(f"journal of scan {self.session.report.scan_id}: no memory is left for it")
+            self.reserve_journal()
             journal = folder.begin(self.session.report.scan_id)
         except JournalError as error:
             if folder.policy.required:
                 raise
-            self._unjournalled = True
-            self._journal_failed(str(error))
+            self.not_journalled(str(error))
             return
         self._journal = journal
         journal.on_failed = self._journal_failed
@@ -230,29 +243,76 @@ class LiveScan:
         """Whether another connection asks for it; who feeds it looks now and then."""
         return self._wanted.is_set()
 
-    def let_go(self) -> bool:
-        """From here on, who has asked for it feeds it; false where that one waits no more."""
+    def let_go(self, leave: Callable[[], None] = lambda: None) -> bool:
+        """From here on, who has asked for it feeds it; false where that one waits no more.
+
+        Args:
+            leave: takes the line's end away, before the other one can attach its own.
+        """
         with self._handing_over:
             if self._wanted.is_set():
+                leave()
                 self._free.set()
             return self._free.is_set()
 
-    def take(self, patience_s: float) -> bool:
-        """Takes it from who feeds it; whether that one let go in time. It expects configuration and header once more."""
-        if not self._taking.acquire(blocking=False):
+    def take(self, opening: Sequence[bytes], patience_s: float, stop: threading.Event) -> bool:
+        """Takes it from who feeds it, for a scanner that shows that it is its own; false where it is over.
+
+        Args:
+            opening: `digest_of` the configuration and the header that came, in their order.
+
+        Raises:
+            NotThatScan: it began with others, can't be gone on with, or who feeds it does not let go in time. It is as it was.
+        """
+        until = time.monotonic() + patience_s
+        while not (self.begun or self.over.wait(TAKE_POLL_S)):  # such as one that is still read back
+            self._expect_patience(until, stop)
+        if self.over.is_set():
             return False
+        if list(opening) != self._opening:
+            raise NotThatScan(
+                "durable", self.name, "the configuration and header that it began with; name another scan otherwise"
+            )
+        if self._journal is None or self._journal.failed:
+            reason = self._journal.failed if self._journal is not None else "no journal is kept of it"
+            raise NotThatScan("durable", self.name, f"a scan that can be gone on with; of that one: {reason}")
+        while not self._taking.acquire(timeout=TAKE_POLL_S):
+            self._expect_patience(until, stop)
         try:
             self._wanted.set()
-            self._free.wait(patience_s)
+            while not (self._free.wait(TAKE_POLL_S) or self.over.is_set()):
+                if stop.is_set() or time.monotonic() > until:
+                    break
             with self._handing_over:
                 taken = self._free.is_set()
                 self._wanted.clear()
                 self._free.clear()
-            if taken:
-                self._resuming, self._repeated = True, 0
+            if not taken and not self.over.is_set():
+                self._expect_patience(0.0, stop)
             return taken
         finally:
             self._taking.release()
+
+    def _expect_patience(self, until: float, stop: threading.Event) -> None:
+        if stop.is_set() or time.monotonic() > until:
+            raise NotThatScan("durable", self.name, "a scan that nobody is busy with; try again")
+
+    def goes_on_with(self, attach: Callable[[int], None]) -> None:
+        """Tells who has taken it how much of it is on disk, which is then all that there is of it.
+
+        Args:
+            attach: of the line's new end; what was acknowledged before it is there is told to nobody.
+
+        Raises:
+            JournalError: not all is on disk; ``attach`` was told how much is.
+        """
+        assert self._journal is not None
+        try:
+            readouts = self._journal.flush()
+        except JournalError:
+            attach(self._journal.durable)
+            raise
+        attach(readouts)
 
     def wait(self, stop: threading.Event) -> bool:
         """For its scanner to come back; whether it did, or the server stops, before the policy's grace was over."""
@@ -270,11 +330,18 @@ class LiveScan:
             self._journal.abandon()
         self.release()
 
-    def close_journal(self) -> None:
-        """After the session has ended: names what became of the scan."""
-        if self._journal is not None:
-            whole = not self.session.report.error
-            self._journal.close(State.FINISHED if whole else State.INCOMPLETE)
+    def close_journal(self) -> Ended:
+        """After the session has ended: names what became of the scan, and returns what is on disk of it. Of one that had not begun
+        nothing is kept.
+        """
+        journal = self._journal
+        if journal is None:
+            return Ended(0, "no journal was kept of it")
+        if not self.begun:
+            journal.discard()
+        else:
+            journal.close(State.INCOMPLETE if self.session.report.error else State.FINISHED)
+        return Ended(journal.durable, journal.failed)
 
     def release(self) -> None:
         """Gives back the scan's memory."""
@@ -301,35 +368,56 @@ class LiveScans:
 
     def __init__(self) -> None:
         self._scans: dict[str, LiveScan] = {}
-        self._ended: dict[str, int] = {}
+        self._ended: dict[str, Ended] = {}
         self._changing = threading.Lock()
 
-    def add(self, name: str, scan: LiveScan) -> LiveScan | None:
-        """Adds a scan; or returns the one that has the name."""
+    def claim(self, name: str, scan: LiveScan) -> LiveScan | Ended:
+        """The scan of a name: the one that has it, or how it ended; else it is from here on the given one's."""
         with self._changing:
+            if name not in self._scans and name in self._ended:
+                return self._ended[name]
             known = self._scans.setdefault(name, scan)
-            if known is not scan:
-                return known
-            scan.name = name
-            return None
+            if known is scan:
+                scan.name = name
+            return known
 
-    def ended(self, scan: LiveScan) -> None:
-        """It goes on no longer; one that had begun is remembered."""
+    def begin_again(self, name: str, scan: LiveScan) -> LiveScan:
+        """The scan of a name, which is from here on the given one where no other has it: one that was interrupted, whatever had
+        ended under that name before.
+        """
+        with self._changing:
+            self._ended.pop(name, None)
+            known = self._scans.setdefault(name, scan)
+            if known is scan:
+                scan.name = name
+            return known
+
+    def ended(self, scan: LiveScan, how: Ended, *, begun: bool) -> None:
+        """It goes on no longer.
+
+        Args:
+            begun: its scanner was told something; it is remembered. Else that one begins anew.
+        """
         with self._changing:
             if self._scans.get(scan.name) is scan:
                 del self._scans[scan.name]
-                if not scan.begun:  # its scanner begins anew
-                    return
-                self._ended[scan.name] = scan.session.report.readouts
-                while len(self._ended) > REMEMBERED:
-                    del self._ended[next(iter(self._ended))]
+                if begun:
+                    self._remember(scan.name, how)
+        scan.over.set()
 
-    def readouts_of_ended(self, name: str) -> int | None:
-        """How many an ended scan had; None where there was none of the name."""
-        return self._ended.get(name)
+    def remember(self, name: str, how: Ended) -> None:
+        """A scan that had ended before the server was started."""
+        with self._changing:
+            self._remember(name, how)
+
+    def _remember(self, name: str, how: Ended) -> None:
+        self._ended.pop(name, None)
+        self._ended[name] = how
+        while len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
 
-def _digest(message: ConfigFile | ConfigText | HeaderText) -> bytes:
+def digest_of(message: ConfigFile | ConfigText | HeaderText) -> bytes:
     content = message.xml if isinstance(message, HeaderText) else _configuration_name(message).encode()
     return hashlib.sha256(type(message).__name__.encode() + b"\0" + content).digest()
 

@@ -12,12 +12,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from edge_runtime.errors import EdgeRuntimeError, ProtocolError, ScanRefused, Truncated
-from edge_runtime.links.live import POLL_S, LiveScan, LiveScans, NotThatScan, Taken, durable_name, wait_for_scanner
-from edge_runtime.links.mrd_messages import SAMPLE_BYTES, MessageReader, WireLimits
+from edge_runtime.links.live import (
+    NOT_DURABLE,
+    POLL_S,
+    Ended,
+    LiveScan,
+    LiveScans,
+    NotThatScan,
+    Taken,
+    digest_of,
+    durable_name,
+    wait_for_scanner,
+)
+from edge_runtime.links.mrd_header import parse_header
+from edge_runtime.links.mrd_messages import (
+    SAMPLE_BYTES,
+    ConfigFile,
+    ConfigText,
+    HeaderText,
+    Message,
+    MessageReader,
+    Text,
+    WireLimits,
+)
 from edge_runtime.links.mrd_pack import pack_close, pack_text
 from edge_runtime.links.mrd_sender import SLOWEST_BYTES_PER_S, Sender
 from edge_runtime.links.recovery import recover
@@ -25,7 +46,7 @@ from edge_runtime.memory import Reservation, return_unused
 from edge_runtime.profile import Profile
 from edge_runtime.report import ScanReport
 from edge_runtime.runtime import Runtime
-from edge_runtime.scan import ScanHeader
+from edge_runtime.scan import ReadoutBatch, ScanHeader
 from edge_runtime.service.heart import Pulse
 from edge_runtime.service.logs import of_scan
 from edge_runtime.session import ONE_SCAN, State
@@ -193,6 +214,31 @@ class _Outcome(enum.Enum):
     GOES_ON = enum.auto()  # over another connection, or after the server's next start
 
 
+MOST_OPENING = 8
+"""Configurations and headers by which a scanner may show that a scan is its own; a scan has two."""
+
+
+@dataclass
+class _Claim:
+    """A scanner has named a scan, and is still to show that it is its own.
+
+    Attributes:
+        opening: digests of what it has shown.
+    """
+
+    name: str
+    scan: LiveScan
+    opening: list[bytes] = field(default_factory=list)
+
+
+class _HasEnded(Exception):
+    """The scan that a scanner has come back for."""
+
+    def __init__(self, name: str, how: Ended) -> None:
+        super().__init__(name)
+        self.name, self.how = name, how
+
+
 class _Connection:
     """Moves messages between a socket and a scan.
 
@@ -217,6 +263,7 @@ class _Connection:
         self._address = address
         self._stop = stop
         self._scans = scans
+        self._claim: _Claim | None = None
         self._header_due = time.monotonic() + runtime.profile.idle_timeout_s
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
@@ -229,8 +276,7 @@ class _Connection:
     def run(self, number: int) -> ScanReport | None:
         """Serves one scan and returns its report; None where there is none to tell of: not a byte came, since somebody looked
         whether the port is open, or the scan goes on over another connection."""
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        scan_id = f"{stamp}-{number:04d}"
+        scan_id = _new_scan_id(self._runtime, number)
         with of_scan(scan_id):
             return self._run(LiveScan(self._runtime, scan_id))
 
@@ -269,9 +315,12 @@ class _Connection:
                 self._header_due = math.inf
 
             for message in reader:
-                if (name := durable_name(message)) is not None and not self._durable(name):
-                    return _Outcome.NEVER_BEGAN
-                self._scan.take_in(message, reader.wire, begun)
+                if (name := durable_name(message)) is not None:
+                    self._find(name)
+                if self._claim is None:
+                    self._scan.take_in(message, reader.wire, begun)
+                else:
+                    self._show(self._claim, message, begun)
                 self._waited_s, self._received_bytes = 0.0, 0
             if not reader.closed_cleanly:
                 return self._lost("the connection ended without CLOSE")
@@ -280,15 +329,15 @@ class _Connection:
                 self._scan.line.text(f"error: {ProtocolError('message', 'bytes after CLOSE', ONE_SCAN)}")
         except Taken:
             return _Outcome.GOES_ON
+        except _HasEnded as told:
+            self._tell(told.name, told.how)
+            return _Outcome.NEVER_BEGAN
         except Truncated as error:
             return self._lost(str(error), error)
-        except NotThatScan as error:  # who claims a scan that is another's does not end it
-            self._sender.put(pack_text(f"error: {error}"))
-            return self._lost(str(error), error, has_gone=False)
         except ScanRefused as error:
-            self._scan.session.abort(str(error), error)
+            return self._refused(str(error), error)
         except EdgeRuntimeError as error:
-            self._scan.session.abort(f"{type(error).__name__}: {error}", error)
+            return self._refused(f"{type(error).__name__}: {error}", error)
         except _Stalled as error:
             return self._lost(str(error))
         except OSError as error:
@@ -299,41 +348,82 @@ class _Connection:
             self._scan.session.abort(f"internal error: {type(error).__name__}: {error}", error)
         return _Outcome.ENDED
 
-    def _durable(self, name: str) -> bool:
-        """A scanner wants its scan to outlive the connection, or has come back for it; false where that one has ended."""
-        session = self._scan.session
-        if session.state is not State.AWAIT_CONFIG or self._scan.name:
+    def _refused(self, reason: str, error: Exception) -> _Outcome:
+        """What came is refused; a scan that is not this scanner's yet is left alone."""
+        if self._claim is not None:
+            self._scan.line.text(f"error: {reason}")
+            return _Outcome.NEVER_BEGAN
+        self._scan.session.abort(reason, error)
+        return _Outcome.ENDED
+
+    def _find(self, name: str) -> None:
+        """A scanner wants its scan to outlive the connection, or has come back for it.
+
+        Raises:
+            ProtocolError: not the time for it.
+            _HasEnded: it has come back too late.
+        """
+        if self._scan.session.state is not State.AWAIT_CONFIG or self._scan.name or self._claim is not None:
             raise ProtocolError("text", f"durable {name}", "before the configuration, and once")
-        readouts = self._scans.readouts_of_ended(name)
-        if readouts is not None:
-            self._scan.line.text(f"durable_through {readouts}")
-            self._scan.line.text(f"note: scan {name} has ended; name another scan otherwise")
-            return False
-        other = self._scans.add(name, self._scan)
-        if other is None:
-            return True
-        if not other.take(self._runtime.profile.idle_timeout_s):
-            raise ProtocolError("text", f"durable {name}", "a scan that nobody is busy with; try again")
+        found = self._scans.claim(name, self._scan)
+        if isinstance(found, Ended):
+            raise _HasEnded(name, found)
+        if found is not self._scan:
+            self._claim = _Claim(name, found)
+
+    def _show(self, claim: _Claim, message: Message, begun: Callable[[ScanHeader], None]) -> None:
+        """A message by which a scanner shows that a scan is its own, and with the last of them goes on with it.
+
+        Raises:
+            ProtocolError, ScanRefused: it is not, or it can't be gone on with; nothing has happened to it.
+            _HasEnded: it is over meanwhile.
+            JournalError: not all of it is on disk any more.
+        """
+        if isinstance(message, Text):
+            return
+        if not isinstance(message, ConfigFile | ConfigText | HeaderText) or len(claim.opening) == MOST_OPENING:
+            what = "ACQUISITION" if isinstance(message, ReadoutBatch) else type(message).__name__
+            raise NotThatScan("message", what, "configuration and header again before anything else")
+        claim.opening.append(digest_of(message))
+        if not isinstance(message, HeaderText):
+            return
+        begun(parse_header(message.xml))
+        if not claim.scan.take(claim.opening, self._runtime.profile.idle_timeout_s, self._stop):
+            found = self._scans.claim(claim.name, self._scan)
+            if isinstance(found, Ended):
+                raise _HasEnded(claim.name, found)
+            raise NotThatScan("durable", claim.name, "a scan that had begun; begin it anew")
         self._scan.session.withdraw()
         self._scan.release()
-        self._scan = other
-        log.info("%s: scan %s is gone on with", self._address, other.session.report.scan_id)
-        other.line.attach(self._sender)
-        return True
+        self._scan, self._claim = claim.scan, None
+        log.info("%s: scan %s is gone on with", self._address, claim.scan.session.report.scan_id)
+        claim.scan.goes_on_with(lambda readouts: claim.scan.line.attach(self._sender, readouts))
 
-    def _lost(self, reason: str, error: Exception | None = None, *, has_gone: bool = True) -> _Outcome:
+    def _tell(self, name: str, how: Ended) -> None:
+        self._scan.line.text(f"durable_through {how.durable}")
+        if how.failed:
+            self._scan.line.text(f"{NOT_DURABLE} {how.failed}")
+        self._scan.line.text(f"note: scan {name} has ended; name another scan otherwise")
+
+    def _lost(self, reason: str, error: Exception | None = None) -> _Outcome:
         """Nothing more comes over this connection. Waits for the scanner, where it asked for that; then closes the scan."""
         self._nobody_waits()
         scan = self._scan
+        if self._claim is not None:
+            return self._refused(reason, error or ProtocolError("connection", "", reason))
         if not scan.waits_for_its_scanner:
             scan.session.abort(reason, error)
             return _Outcome.ENDED
-        if has_gone:
-            self._sender.give_up()
+        self._sender.give_up()
         self._sender.put(pack_close())
         self._sender.finish()
         scan.line.detach(self._sender)
         return _Outcome.GOES_ON if wait_for_scanner(scan, reason, self._stop) else _Outcome.ENDED
+
+    def _leave(self) -> None:
+        """Another connection takes the scan over."""
+        self._sender.give_up()
+        self._scan.line.detach(self._sender)
 
     def _receive(self, buffer: memoryview, flags: int = 0) -> int:
         """`recv_into` that gives up when no message is completed for too long, in all before the header, or the server stops. Only
@@ -346,9 +436,7 @@ class _Connection:
         while True:
             if self._stop.is_set():
                 raise _Stalled("the server is stopping")
-            if self._scan.is_wanted and self._scan.let_go():
-                self._sender.give_up()
-                self._scan.line.detach(self._sender)
+            if self._scan.is_wanted and self._scan.let_go(self._leave):
                 raise Taken
             late = self._waited_s >= patience_s + self._received_bytes / SLOWEST_BYTES_PER_S
             if late and not self._received_bytes:
@@ -380,10 +468,10 @@ class _Connection:
         """Says CLOSE, and waits until the scanner has taken what was sent to it."""
         scan = self._scan
         if outcome is _Outcome.ENDED:
-            self._scans.ended(scan)
-            scan.close_journal()
+            self._scans.ended(scan, scan.close_journal(), begun=scan.begun)
         elif outcome is _Outcome.NEVER_BEGAN:
             scan.session.withdraw()
+            self._scans.ended(scan, scan.close_journal(), begun=False)
         if outcome is not _Outcome.GOES_ON:
             self._sender.put(pack_close())
         self._sender.finish()
@@ -394,6 +482,17 @@ class _Connection:
             _linger(self._peer, LINGER_S, self._stop)
         except OSError:
             log.debug("%s closed first", self._address)
+
+
+def _new_scan_id(runtime: Runtime, number: int) -> str:
+    """One that no folder of images and no journal has, whatever the clock was set to."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    for again in itertools.count(1):
+        scan_id = f"{stamp}-{number:04d}" + (f"-{again}" if again > 1 else "")
+        has_images = runtime.output is not None and (runtime.output / scan_id).exists()
+        if not has_images and not (runtime.journal is not None and runtime.journal.has(scan_id)):
+            return scan_id
+    raise AssertionError("unreachable")
 
 
 def _limits(profile: Profile, header: ScanHeader | None = None) -> WireLimits:

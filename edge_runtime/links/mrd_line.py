@@ -29,10 +29,16 @@ class Line:
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
 
-    def attach(self, sender: Sender) -> None:
-        """From here on, answers go there, those that waited first."""
+    def attach(self, sender: Sender, durable: int | None = None) -> None:
+        """From here on, answers go there, those that waited first.
+
+        Args:
+            durable: readouts on disk, which a scanner that has come back is told first; ``None``: it is told nothing.
+        """
         with self._changing:
             self._sender = sender
+            if durable is not None:
+                sender.put(_acknowledgement(durable), lasting=False)
             for data in self._kept:
                 sender.put(data)
             self._kept.clear()
@@ -54,7 +60,7 @@ class Line:
         """Tells who is there how many readouts are on disk; who comes later is told anew."""
         with self._changing:
             if self._sender is not None:
-                self._sender.put(pack_text(f"durable_through {readouts}"), lasting=False)
+                self._sender.put(_acknowledgement(readouts), lasting=False)
 
     def image(self, image: Image, series: int, index: int) -> None:
         """Sends an image with its meta attributes."""
@@ -87,6 +93,10 @@ class Line:
         self._kept_bytes += len(data)
         while self._kept_bytes > self._most_bytes:
             self._kept_bytes -= len(self._kept.popleft())
+
+
+def _acknowledgement(readouts: int) -> bytes:
+    return pack_text(f"durable_through {readouts}")
 
 
 def attributes_of(image: Image, *, simulated: bool) -> dict[str, str | list[str]]:

@@ -297,6 +297,60 @@ def test_a_clock_that_has_jumped_back_lets_nothing_go(jump_h: float, gone: list[
     assert tidied(disk) == gone
 
 
+def test_a_clock_that_somebody_has_set_lets_nothing_go() -> None:
+    disk = FailingDisk()
+    policy = JournalPolicy(retention_h=72, most_mb=100, leave_free_mb=0)
+    journal = Journal(disk, policy, now=lambda: disk.now)
+    closed(disk, "a.mrd", 1, 0)
+    disk.now += 100 * 3600  # and a moment later by any other clock
+    assert journal.tidy() == []
+    assert Journal(disk, policy, now=lambda: disk.now).tidy() == ["a.mrd"]
+    closed(disk, "b.mrd", 1, disk.now / 3600)  # written in 1970, since nobody had set the clock
+    assert Journal(disk, policy, now=lambda: disk.now).tidy() == []
+
+
+def test_a_file_that_has_a_name_keeps_it(tmp_path, request: pytest.FixtureRequest) -> None:
+    disk = RealDisk(tmp_path)
+    request.addfinalizer(disk.close)
+    for number in (5, 1):
+        journal = Journal(disk, AT_ONCE).begin("scan")
+        journal.keep(readouts(number), number)
+        journal.close(State.FINISHED)
+    assert read_record(disk, "scan.mrd", (tmp_path / "scan.mrd").stat().st_size).readouts == 5
+    assert Journal(disk, AT_ONCE).has("scan")
+    assert not Journal(disk, AT_ONCE).has("other")
+
+
+def test_what_a_failed_sync_left_in_memory_is_not_taken_for_written() -> None:
+    disk = FailingDisk()
+    journal = Journal(disk, AT_ONCE).begin("scan")
+    journal.keep(readouts(3), 3)
+    assert journal.flush() == 3
+    disk.broken = errno.EIO
+    journal.keep(readouts(2), 2)
+    with pytest.raises(JournalError):
+        journal.flush()
+    journal.abandon()
+    disk.broken = 0  # the process is killed; the next one finds a disk that works
+    (kept,) = Journal(disk, AT_ONCE).interrupted()
+    record = Journal(disk, AT_ONCE).read(kept)
+    assert record.readouts == 3
+    Journal(disk, AT_ONCE).resume(record).abandon()
+    assert read_record(disk, kept.name, len(disk.files[kept.name].durable)).readouts == 3
+
+
+def test_room_is_made_while_a_scan_is_written() -> None:
+    disk = FailingDisk(capacity_bytes=300 << 20)
+    closed(disk, "old.mrd", 100 << 20, 0)
+    policy = JournalPolicy(interval_ms=0, leave_free_mb=150, most_mb=1000)
+    journal = Journal(disk, policy, now=lambda: disk.now).begin("scan")
+    for _ in range(70):
+        journal.keep([bytes(1 << 20)], 0)
+    journal.flush()
+    assert list(disk.files) == ["scan.open"]
+    journal.abandon()
+
+
 def test_a_folder_has_one_server(tmp_path, request: pytest.FixtureRequest) -> None:
     disk = RealDisk(tmp_path / "journal")
     request.addfinalizer(disk.close)

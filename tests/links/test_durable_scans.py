@@ -19,9 +19,10 @@ from simulated import header_of, opening, readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.cli import main
 from edge_runtime.hil import PlaybackError, play
-from edge_runtime.journal.disk import Disk, RealDisk
+from edge_runtime.journal.disk import Disk, JournalFile, RealDisk
 from edge_runtime.journal.folder import Journal
 from edge_runtime.journal.policy import JournalPolicy
+from edge_runtime.journal.record import read_record
 from edge_runtime.links.files import open_recording
 from edge_runtime.links.mrd_messages import ImageMessage, Text
 from edge_runtime.links.mrd_pack import pack_close, pack_readouts, pack_text
@@ -91,6 +92,29 @@ def appears(tmp_path: Path, pattern: str) -> Path:
         assert time.monotonic() < deadline, f"no {pattern}: {journals(tmp_path, '*')}"
         time.sleep(0.02)
     return found[0]
+
+
+def gone(tmp_path: Path, pattern: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while journals(tmp_path, pattern):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def first_acknowledgement(client: Client) -> int:
+    """What a scanner that comes back is told first of all."""
+    while True:
+        message = client.receive()
+        assert message is not None, "the server closed"
+        assert not str(message).startswith("error"), message
+        if isinstance(message, Text) and message.text.startswith("durable_through"):
+            return int(message.text.split()[1])
+
+
+def ended(replies: Replies) -> int:
+    """Of a scan of which a scanner is told that it has ended: how many readouts are on disk."""
+    assert "has ended" in replies.text, replies.texts
+    return int(replies.texts[0].removeprefix("durable_through "))
 
 
 def pixels(replies: Replies) -> list[np.ndarray]:
@@ -174,6 +198,180 @@ def test_who_claims_a_scan_that_is_not_theirs_does_not_harm_it(claim, serve_with
         acknowledged(client, 9)
         client.send(some(9, LINES) + pack_close())
         assert same(pixels(client.replies()), expected)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [pack_close(), b"\xff\xff" * 40, pack_text("durable scan-1"), opening()[:-100]],
+    ids=["close", "garbage", "its name twice", "half its opening"],
+)
+def test_who_knows_only_the_name_of_a_scan_does_not_end_it(claim, serve_with_journal, expected) -> None:
+    server = serve_with_journal()
+    with server.connect() as owner, server.connect() as visitor:
+        owner.send(BEGINNING + some(0, 9))
+        acknowledged(owner, 9)
+        visitor.send(pack_text("durable scan-1") + claim)
+        visitor.half_close()
+        assert "error:" in visitor.replies().text
+        owner.send(some(9, LINES) + pack_close())
+        assert same(pixels(owner.replies()), expected)
+
+
+def test_images_that_wait_for_their_scanner_are_shown_to_nobody_else(serve_with_journal) -> None:
+    slices = [readouts_of(KSPACE * (1 + index), last=True, slice=index) for index in range(2)]
+    server = serve_with_journal()
+    with server.connect() as client:
+        client.send(BEGINNING)
+        acknowledged(client, 0)
+        client.send(pack_readouts(slices[0])[:-100])
+        time.sleep(0.2)
+        client.send(pack_readouts(slices[0])[-100:])
+        client.vanish()
+    server.wait_for_files("*/classical_final*/*.dcm")
+    with server.connect() as visitor:
+        visitor.send(pack_text("durable scan-1") + opening(header_of(acceleration=2)))
+        assert not visitor.replies().images
+    with server.connect() as client:
+        client.send(BEGINNING)
+        images = acknowledged(client, LINES)
+        client.send(pack_readouts(slices[1]) + pack_close())
+        images += client.replies().images
+    shown = {int(image.header["slice"]) for image in images if attribute(image, "EdgeMethod") == "classical"}
+    assert shown == {0, 1}
+
+
+def test_who_comes_back_is_told_of_all_that_the_scan_has_and_not_of_less(serve_with_journal, expected) -> None:
+    """The disk is slow: readouts are with the server that are not on it, when another connection takes the scan over."""
+    disk = FailingDisk()
+    server = serve_with_journal(disk=disk)
+    with server.connect() as old, server.connect() as new:
+        old.send(BEGINNING + some(0, 5))
+        acknowledged(old, 5)
+        disk.power.clear()
+        disk.syncing.clear()
+        old.send(some(5, 10))
+        assert disk.syncing.wait(PATIENCE_S)
+        old.send(some(10, 15))
+        time.sleep(0.3)
+        new.send(BEGINNING)
+        time.sleep(0.3)
+        disk.power.set()
+        assert first_acknowledgement(new) == 15
+        new.send(some(15, LINES) + pack_close())
+        assert same(pixels(new.replies()), expected)
+    (file,) = disk.files.items()
+    assert read_record(disk, file[0], len(file[1].durable)).readouts == LINES
+
+
+@pytest.mark.parametrize("when", ["while the last sync hangs", "when the disk has failed"])
+def test_of_a_scan_that_has_ended_what_is_on_disk_is_told(when, serve_with_journal) -> None:
+    disk = FailingDisk()
+    server = serve_with_journal(replace(POLICY, patience_s=1.0), disk=disk)
+    with server.connect() as client:
+        client.send(BEGINNING + some(0, 20))
+        acknowledged(client, 20)
+        if when.startswith("while"):
+            disk.power.clear()
+        else:
+            disk.broken = errno.EIO
+        client.send(some(20, LINES) + pack_close())
+        client.replies()
+    with server.connect() as client:
+        client.send(BEGINNING)
+        replies = client.replies()
+    assert ended(replies) == 20
+    assert any(text.startswith("not durable:") for text in replies.texts)
+    disk.power.set()
+
+
+def test_a_scan_whose_journal_failed_while_it_waited_is_shown_and_no_more_of_it_acknowledged(
+    serve_with_journal,
+) -> None:
+    disk = FailingDisk()
+    server = serve_with_journal(disk=disk)
+    with server.connect() as client:
+        client.send(BEGINNING + some(0, 20))
+        acknowledged(client, 20)
+        disk.power.clear()
+        disk.syncing.clear()
+        client.send(some(20, 25))
+        assert disk.syncing.wait(PATIENCE_S)
+        client.vanish()
+        time.sleep(0.3)
+        disk.broken = errno.EIO
+        disk.power.set()
+    for _ in range(2):
+        with server.connect() as client:
+            client.send(BEGINNING)
+            told = [text for text in client.replies().texts if text.startswith("durable_through")]
+        assert told in ([], ["durable_through 20"])
+    server.wait_for_files("*/classical_incomplete*/*.dcm")
+
+
+def test_a_scan_that_no_journal_keeps_is_taken_from_nobody(serve, expected) -> None:
+    server = serve()
+    with server.connect() as owner, server.connect() as other:
+        owner.send(BEGINNING + some(0, 9))
+        while not (isinstance(message := owner.receive(), Text) and message.text.startswith("not durable:")):
+            assert message is not None
+        other.send(BEGINNING)
+        assert "no journal is kept of it" in other.replies().text
+        owner.send(some(9, LINES) + pack_close())
+        assert same(pixels(owner.replies()), expected)
+
+
+class NoResume(RealDisk):
+    """Its files can be read and not gone on with."""
+
+    def resume(self, name: str, size_bytes: int) -> JournalFile:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_a_scan_that_can_be_read_but_not_gone_on_with_gets_its_image(serve_with_journal, tmp_path) -> None:
+    server = serve_with_journal()
+    with server.connect() as client:
+        client.send(BEGINNING + some(0, 20))
+        acknowledged(client, 20)
+        server.end()
+    disk = NoResume(tmp_path / "journal")
+    server = serve_with_journal(disk=disk)
+    server.wait_for_files("*/classical_incomplete*/*.dcm")
+    with server.connect() as client:
+        client.send(BEGINNING)
+        assert ended(client.replies()) == 20
+    server.end()
+    disk.close()
+
+
+def test_a_scan_that_had_ended_is_remembered_by_the_next_server(serve_with_journal, tmp_path) -> None:
+    server = serve_with_journal(replace(POLICY, grace_s=0.2))
+    with server.connect() as client:
+        client.send(BEGINNING + some(0, 20))
+        acknowledged(client, 20)
+        client.vanish()
+    appears(tmp_path, "*.incomplete.mrd")
+    server.end()
+    server = serve_with_journal()
+    with server.connect() as client:
+        client.send(BEGINNING)
+        assert ended(client.replies()) == 20
+    assert len(journals(tmp_path, "*")) == 1
+
+
+def test_who_comes_back_while_the_scan_ends_is_told_when_it_has(serve_with_journal) -> None:
+    disk = FailingDisk()
+    server = serve_with_journal(disk=disk)
+    with server.connect() as client, server.connect() as other:
+        client.send(BEGINNING + some(0, 9))
+        acknowledged(client, 9)
+        disk.power.clear()
+        client.send(pack_close())
+        time.sleep(0.3)
+        other.send(BEGINNING)
+        time.sleep(0.3)
+        disk.power.set()
+        assert ended(other.replies()) == 9
+        client.replies()
 
 
 def test_a_scanner_that_does_not_come_back_gets_its_incomplete_image(serve_with_journal, tmp_path) -> None:
@@ -271,7 +469,7 @@ def test_a_scan_that_had_not_begun_begins_anew(broke, sent, serve_with_journal, 
             client.half_close()
             client.replies()
     else:
-        appears(tmp_path, "*.incomplete.mrd")
+        gone(tmp_path, "*.open")
     with server.connect() as client:
         client.send(BEGINNING)
         acknowledged(client, 0)
@@ -394,6 +592,36 @@ def test_the_simulated_scanner_goes_on_where_its_connection_broke(serve_with_jou
     assert (result.connections, result.readouts_sent) == (5, LINES)
     kept = open_recording(appears(tmp_path, "*.mrd"), None)
     np.testing.assert_array_equal(np.concatenate([batch.samples for batch in kept.readouts()]), READOUTS.samples)
+    final = [image.message for image in result.images if attribute(image.message, "EdgeCompleteness") == "final"]
+    assert same([image.pixels for image in final], expected)
+
+
+def test_a_second_simulated_scanner_goes_on_where_the_first_was_stopped(serve_with_journal, tmp_path, expected) -> None:
+    path = tmp_path / "scan.mrd"
+    path.write_bytes(scan_bytes(READOUTS))
+    server = serve_with_journal()
+    recording, port = open_recording(path, None), server.server.port
+
+    class Stopped(Exception):
+        pass
+
+    def stop(event: object) -> None:
+        if getattr(event, "sent", 0) >= 20:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        play(
+            recording,
+            "127.0.0.1",
+            port,
+            config="edge-classical",
+            repetition_time_ms=5.0,
+            durable="scan-1",
+            on_event=stop,
+        )
+    result = play(open_recording(path, None), "127.0.0.1", port, config="edge-classical", durable="scan-1")
+    assert result.durable_through == LINES
+    assert open_recording(appears(tmp_path, "*.mrd"), None).readout_count == LINES
     final = [image.message for image in result.images if attribute(image.message, "EdgeCompleteness") == "final"]
     assert same([image.pixels for image in final], expected)
 
