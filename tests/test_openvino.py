@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, Tolerance, load_bundle
 from edge_runtime.engines import Session, choose_engine
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.errors import EngineError, GoldenMismatch
+from edge_runtime.profile import Profile
 from edge_runtime.runtime import prepare_model
 
 pytestmark = pytest.mark.full
@@ -22,7 +24,11 @@ pytestmark = pytest.mark.full
 # Not the package itself: its import speaks to the network, where the engine's module does not let it.
 openvino = pytest.importorskip("edge_runtime.engines.openvino", reason="the extra 'openvino' is not installed")
 
-ONLY = replace(profile_of(), engines=("openvino",))
+
+def only() -> Profile:
+    """It alone; made in a test, whose cache is its own."""
+    return replace(profile_of(), engines=("openvino",))
+
 
 LARGEST_DIFFERENCE = {"fp32": 1e-5, "int8": 0.1}
 """Relative. Two engines that fuse and round otherwise in INT8 differ by nearly as much as either does from FP32."""
@@ -97,6 +103,19 @@ def test_threads_and_precision_are_what_was_asked_for(tiny_graph, threads):
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
 
 
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "floats"),
+    [("fp32", ["FP32", "BF16"], "f32"), ("int8", ["FP32", "BF16"], "bf16"), ("int8", ["FP32", "INT8"], "f32")],
+)
+def test_only_a_quantized_graph_is_rounded_more_coarsely_where_the_processor_can(
+    shipped, precision, capabilities, floats
+):
+    core = Mock(spec=openvino.CORE)
+    core.get_property.return_value = capabilities
+    model = openvino.CORE.read_model(shipped.forms[precision].onnx)
+    assert openvino.floats_of(core, model) == floats
+
+
 def test_only_the_latest_sizes_are_kept(tiny_graph):
     one = openvino.OpenVinoEngine().plan(tiny_graph, threads=1)
     first = one.run(image(4, 4))
@@ -130,7 +149,7 @@ def test_calls_from_several_threads_do_not_mix(tiny_graph):
 
 def test_a_profile_that_names_it_runs_it(tiny_bundle, shipped):
     for bundle in (load_bundle(tiny_bundle), shipped):
-        model = prepare_model(bundle, ONLY, "fp32")
+        model = prepare_model(bundle, only(), "fp32")
         assert model.engine.startswith("openvino 20")
 
 
@@ -144,13 +163,13 @@ def test_its_own_tolerance_is_what_counts(tiny_bundle):
         return replace(bundle, forms={"fp32": replace(form, golden_output=output, tolerances=tolerances)})
 
     narrow = {name: replace(one, relative_error=1e-4) for name, one in rows.items()}
-    prepare_model(with_rows(narrow["onnxruntime"], rows["openvino"]), ONLY)
+    prepare_model(with_rows(narrow["onnxruntime"], rows["openvino"]), only())
     with pytest.raises(GoldenMismatch, match=r"differ by 9\.99e-04 .*at most 1e-04 is tolerated; openvino 20"):
-        prepare_model(with_rows(rows["onnxruntime"], narrow["openvino"]), ONLY)
+        prepare_model(with_rows(rows["onnxruntime"], narrow["openvino"]), only())
     with pytest.raises(GoldenMismatch, match=r"not qualified for openvino 20.*, but for onnxruntime from"):
-        prepare_model(with_rows(rows["onnxruntime"]), ONLY)
+        prepare_model(with_rows(rows["onnxruntime"]), only())
     with pytest.raises(GoldenMismatch, match=r"not qualified for openvino 20.*openvino from 2024\.4 to below 2025"):
-        prepare_model(with_rows(replace(rows["openvino"], below="2025")), ONLY)
+        prepare_model(with_rows(replace(rows["openvino"], below="2025")), only())
 
 
 def test_another_model_is_found_out_in_int8_too(shipped):
