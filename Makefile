@@ -86,14 +86,14 @@ lint: $(VENV)/.test  ## style and types
 	$(BIN)/mypy edge_runtime
 
 test: lint  ## the suite without torch (minutes)
-	$(BIN)/python -m pytest --skipped-to build/skipped.txt
+	$(BIN)/python -m pytest --skipped-to=build/skipped.txt
 
 build/skipped.txt:
 	$(MAKE) test
 
 test-full: build/skipped.txt $(VENV)/.export $(VENV)-import/.ready test-cuda test-tensorrt  ## what `make test` leaves out: export, torch, GPU code, real programs; a skip that is not expected fails
 	$(BIN)/mypy export benchmarks
-	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest --left-over build/skipped.txt \
+	EDGE_STRICT_SKIPS=1 $(BIN)/python -m pytest --left-over=build/skipped.txt \
 		-m 'not soak and not imports and not cuda and not device and not tensorrt'
 	EDGE_STRICT_SKIPS=1 $(VENV)-import/bin/python -m pytest -m imports
 

@@ -13,6 +13,7 @@ _skipped: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    # Given as --option=FILE: before it knows them, pytest takes a file behind an option for one with tests.
     parser.addoption("--skipped-to", metavar="FILE", help="write down the tests and modules that were skipped")
     parser.addoption("--left-over", metavar="FILE", help="only what is marked full, and what FILE says was skipped")
 
