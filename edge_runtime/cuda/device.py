@@ -274,7 +274,7 @@ class Port(Held):
     """Where arrays of one shape come to a plan or leave it.
 
     Those on the GPU are taken and filled where they are. NumPy's go through pinned memory, from which copies need not be waited
-    for, and memory of the GPU, both made when the first of them comes.
+    for, and memory of the GPU, both made when the first of them comes, or by `make`.
 
     Args:
         device: which one.
@@ -303,6 +303,10 @@ class Port(Held):
     def _sent(self) -> Any:
         """After the last copy to the GPU."""
         return driver.Event()
+
+    def make(self) -> None:
+        """Takes all that NumPy's arrays need, so that nothing is allocated later; in `Device.use`."""
+        _ = self.address, self._sent
 
     def send(self, array: Array, stream: Any) -> np.uint64:
         """The address at which the array is for what follows in the stream; in `Device.use`."""

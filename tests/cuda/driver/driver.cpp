@@ -7,7 +7,8 @@
 // rules of the Driver API (cuStreamBeginCapture, cuThreadExchangeStreamCaptureMode); events in captured streams are not supported.
 //
 // The environment chooses: EDGE_DRIVER_KERNELS (the folder), _CAPABILITY ("8.7"), _VERSION ("12060"), _MEMORY (bytes), _ORDER
-// ("forward", "reverse"), _LOG (a file: a line a launch, those of graphs when these are launched).
+// ("forward", "reverse"), _LOG (a file: a line a launch, those of graphs when these are launched), _REFUSES (the name of a function and
+// the error that it answers, "cuLaunchKernel 719").
 //
 // Of its own it has edge_driver_calls(NAME), how often a function was called, and edge_driver_graphs(), how many graphs there are.
 #include <cuda.h>
@@ -130,6 +131,13 @@ struct Driver {
     }
     std::size_t memory() const { return std::strtoull(setting("EDGE_DRIVER_MEMORY", "1073741824").c_str(), nullptr, 10); }
 
+    // What a function answers without doing anything, if the environment says so.
+    static CUresult refusal(const std::string& function) {
+        const std::string refused = setting("EDGE_DRIVER_REFUSES", "");
+        if (refused.compare(0, function.size() + 1, function + ' ') != 0) return CUDA_SUCCESS;
+        return static_cast<CUresult>(std::atoi(refused.c_str() + function.size()));
+    }
+
     void load_kernels() {
         if (!kernels.empty()) return;
         for (const auto& file : std::filesystem::directory_iterator(setting("EDGE_DRIVER_KERNELS", "."))) {
@@ -249,7 +257,8 @@ Driver& driver() {
 
 #define LOCKED                                                             \
     const std::lock_guard<std::recursive_mutex> guard(driver().lock); \
-    ++driver().calls[__func__]
+    ++driver().calls[__func__];                                       \
+    if (const CUresult refused = driver().refusal(__func__)) return refused
 
 #define PASSED(checked) \
     if (const CUresult refused = checked) return refused
@@ -426,6 +435,7 @@ CUresult cuCtxAttach(CUcontext* context, unsigned) {
 }
 CUresult cuCtxDetach(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxPushCurrent(CUcontext context) {
+    LOCKED;
     contexts.push_back(context);
     return CUDA_SUCCESS;
 }
