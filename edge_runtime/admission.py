@@ -13,6 +13,7 @@ from edge_runtime.engines.watch import LONGEST_PLAN_S, Shape, Watch, WatchedSess
 from edge_runtime.errors import (
     CompilationFailed,
     DeviceError,
+    EngineDeviceLost,
     EngineError,
     EngineFileRefused,
     EngineHung,
@@ -154,16 +155,16 @@ def _checked(
             learned = within(LONGEST_PLAN_S, plan, engine.name)
             return learned, bundle.check_golden(learned.golden, form, engine), case
     except (GoldenMismatch, EngineError) as error:
-        if (kind := _blamed(error, planned=learned is not None)) is not None:
+        if (kind := blamed(error, planned=learned is not None)) is not None:
             quarantine.note(case, kind, str(error))
-        if learned is not None:
-            _discard(learned)
+            if learned is not None:
+                _discard(learned)
         raise
 
 
-def _blamed(error: Exception, *, planned: bool) -> Kind | None:
+def blamed(error: Exception, *, planned: bool) -> Kind | None:
     """How an engine has failed that was made ready; ``None`` where that is not its own fault, or shows at each start at once."""
-    if isinstance(error, (EngineMemory, PluginMissing)):
+    if isinstance(error, (DeviceError, EngineDeviceLost, EngineMemory, PluginMissing)):
         return None
     if isinstance(error, EngineHung):
         return Kind.HUNG

@@ -35,8 +35,10 @@ from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.engines.quarantine import Kind, Quarantine
 from edge_runtime.errors import (
     CompilationFailed,
+    EngineDeviceLost,
     EngineError,
     EngineFileRefused,
+    EngineMemory,
     EngineQuarantined,
     GoldenMismatch,
     OutOfDeviceMemory,
@@ -430,6 +432,32 @@ def test_too_little_memory_is_named_and_is_no_reason_for_quarantine(made, plan, 
     setattr(made, where, "")
     plan()
     assert not list(compilation.cache.glob("*.json"))
+
+
+OUT_OF_MEMORY = "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (out of memory)"
+
+
+@pytest.mark.parametrize(
+    ("refuses_to_run", "driver_refuses", "kind"),
+    [
+        (OUT_OF_MEMORY, "", EngineMemory),
+        ("", "cuMemcpyHtoDAsync_v2 2", EngineMemory),
+        ("", "cuMemcpyHtoDAsync_v2 719", EngineDeviceLost),
+    ],
+)
+def test_golden_outputs_that_lacked_memory_or_a_gpu_are_no_reason_for_quarantine(
+    made, qualified, compilation, monkeypatch, refuses_to_run, driver_refuses, kind
+):
+    only = replace(profile_of(), engines=("tensorrt",), compilation=compilation)
+    prepare_model(qualified, only)
+    made.refuses_to_run = refuses_to_run
+    with monkeypatch.context() as refusing, pytest.raises(kind, match=r"tensorrt failed on an input of shape"):
+        refusing.setenv("EDGE_DRIVER_REFUSES", driver_refuses)
+        prepare_model(qualified, only)
+    made.refuses_to_run = ""
+    assert not Quarantine(compilation.cache).marks()
+    prepare_model(qualified, only)
+    assert made.compiled == 1
 
 
 def test_too_little_memory_for_the_tensors_is_named(plan, monkeypatch):
