@@ -43,6 +43,8 @@ def open_device() -> Device:
     Raises:
         NoDevice: there is none, or nothing to reach it with.
         DriverTooOld: its driver can't load the kernels.
+        OutOfDeviceMemory: others have left no memory for a context.
+        DeviceFailed: see `Device.use`.
     """
     if driver is None:
         raise NoDevice(
@@ -54,16 +56,20 @@ def open_device() -> Device:
         if driver.Device.count() == 0:
             raise NoDevice("the CUDA driver knows no GPU: take a profile whose kernels run on the CPU")
         version = driver.get_driver_version()
-        gpu = driver.Device(0)
+        if version < OLDEST_DRIVER:
+            raise DriverTooOld(
+                f"the driver is of CUDA {dotted(version)}, the kernels need {dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
+            )
+        return Device(driver.Device(0), version)
+    except driver.MemoryError as error:
+        raise OutOfDeviceMemory(
+            f"the GPU has no memory left for a context of this process ({error}): end other programs, or take a profile whose "
+            "kernels run on the CPU"
+        ) from error
     except driver.Error as error:
         raise NoDevice(
             f"the CUDA driver answers {error}: take a profile whose kernels run on the CPU, or mend the driver"
         ) from error
-    if version < OLDEST_DRIVER:
-        raise DriverTooOld(
-            f"the driver is of CUDA {dotted(version)}, the kernels need {dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
-        )
-    return Device(gpu, version)
 
 
 def dotted(version: int) -> str:
@@ -111,7 +117,10 @@ class Device:
             OutOfDeviceMemory: less is left than was asked for.
             DeviceFailed: whatever else the driver reports.
         """
-        self._context.push()
+        try:
+            self._context.push()
+        except driver.Error as error:
+            raise self._failed(error) from error
         try:
             yield
         except driver.MemoryError as error:
@@ -121,11 +130,12 @@ class Device:
                 "plan fewer or smaller scans at a time, or take a profile whose kernels run on the CPU"
             ) from error
         except driver.Error as error:
-            raise DeviceFailed(
-                f"{self.name}: {error}; the process must be started anew to use the GPU again"
-            ) from error
+            raise self._failed(error) from error
         finally:
             self._context.pop()
+
+    def _failed(self, error: Exception) -> DeviceFailed:
+        return DeviceFailed(f"{self.name}: {error}; the process must be started anew to use the GPU again")
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """One that holds anything."""

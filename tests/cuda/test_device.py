@@ -68,6 +68,15 @@ def planned(shape: str = "2, 64, 32", **settings: str) -> str:
             r"DeviceUnsupported .* compute capability 7.2, which sense was not compiled for: make cubins",
         ),
         ({"EDGE_DRIVER_CAPABILITY": "8.6"}, r"DeviceUnsupported .* compute capability 8.6"),
+        (
+            {"EDGE_DRIVER_REFUSES": "cuDevicePrimaryCtxRetain 2"},
+            r"OutOfDeviceMemory the GPU has no memory left for a context .*: end other programs",
+        ),
+        (
+            {"EDGE_DRIVER_REFUSES": "cuDevicePrimaryCtxRetain 46"},
+            r"NoDevice the CUDA driver answers cuDevicePrimaryCtxRetain failed: .* take a profile",
+        ),
+        ({"EDGE_DRIVER_REFUSES": "cuCtxPushCurrent_v2 719"}, r"DeviceFailed test driver .*must be started anew"),
         ({"EDGE_DRIVER_MEMORY": "30000"}, r"OutOfDeviceMemory .* has 0 of 0 MB left.*plan fewer or smaller scans"),
     ],
 )
