@@ -84,11 +84,12 @@ class Device:
     holds any more may be given to whoever comes next.
 
     Attributes:
-        name: as the driver calls it.
+        name: as the driver calls it: "Orin" of all of them.
         capability: compute capability, (major, minor).
         driver_version: the newest CUDA that the driver serves: 1000 x major + 10 x minor.
         shared_bytes: shared memory that a block may have.
         multiprocessors: that share a launch's blocks.
+        total_bytes: of memory, which on a Jetson is the processor's too.
         stream: in which everything happens, in order.
     """
 
@@ -103,11 +104,17 @@ class Device:
         self.capability: tuple[int, int] = gpu.compute_capability()
         self.shared_bytes: int = gpu.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
         self.multiprocessors: int = gpu.get_attribute(attribute.MULTIPROCESSOR_COUNT)
+        self.total_bytes: int = gpu.total_memory()
         with self.use():
             self.stream = driver.Stream()
             self._arrays = DeviceMemoryPool()
             self._landing = driver.pagelocked_empty(LANDING_BYTES, np.uint8)
         atexit.register(self._close)
+
+    @property
+    def model(self) -> str:
+        """Tells modules of one name and compute capability apart; in whole GB, as firmware keeps now more memory, now less."""
+        return f"{self.name}, {self.multiprocessors} multiprocessors, {self.total_bytes / (1 << 30):.0f} GB"
 
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:

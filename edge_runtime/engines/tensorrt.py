@@ -119,7 +119,7 @@ class TensorRtEngine:
 
     def conditions(self, purpose: Purpose | None) -> str:
         capability = ".".join(str(part) for part in self._device.capability)
-        return f"{self._device.name}, {capability}, driver {dotted(self._device.driver_version)}, {purpose}"
+        return f"{self._device.model}, {capability}, driver {dotted(self._device.driver_version)}, {purpose}"
 
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return 0  # all of it is there from the beginning
@@ -163,7 +163,7 @@ class TensorRtEngine:
             precision=purpose.precision,
             graph=hashlib.sha256(onnx).hexdigest(),
             compiler=f"tensorrt {trt.__version__}",
-            gpu=self._device.name,
+            gpu=self._device.model,
             capability=".".join(str(part) for part in self._device.capability),
             driver=dotted(self._device.driver_version),
             profile=str(purpose),

@@ -308,17 +308,22 @@ def test_measurements_are_kept_from_one_compilation_to_the_next(made, plan):
     ("change", "named"),
     [
         ({"EDGE_DRIVER_VERSION": "13000"}, "driver '12.6' instead of '13.0'"),
+        ({"EDGE_DRIVER_MULTIPROCESSORS": "16"}, "gpu '.*, 8 multi.*, 1 GB' instead of '.*, 16 multiprocessors, 1 GB'"),
+        ({"EDGE_DRIVER_MEMORY": str(2 << 30)}, "gpu '.*, 1 GB' instead of '.*, 2 GB'"),
         ({"EDGE_DRIVER_CAPABILITY": "11.0", "EDGE_DRIVER_VERSION": "13000"}, "capability '8.7' instead of '11.0'"),
     ],
 )
 def test_an_engine_of_another_device_is_refused_by_name_and_compiled_anew(
-    made, plan, monkeypatch, caplog, change, named
+    made, plan, engine, monkeypatch, caplog, change, named
 ):
+    """Nor does a mark of that device count here."""
     plan()
     for name, value in change.items():
         monkeypatch.setenv(name, value)
     open_device.cache_clear()
-    plan(choose_engine(("tensorrt",), "fp32"))
+    here = choose_engine(("tensorrt",), "fp32")
+    assert here.conditions(None) != engine.conditions(None)
+    plan(here)
     assert re.search(f"-fp32.engine is of another device.*{named}.*compiled anew", caplog.text)
     assert made.compiled == 2
 

@@ -6,9 +6,9 @@
 // parameters must be as long as the cubin says, and lie where it says. What a capture of a stream must not meet is refused, by the
 // rules of the Driver API (cuStreamBeginCapture, cuThreadExchangeStreamCaptureMode); events in captured streams are not supported.
 //
-// The environment chooses: EDGE_DRIVER_KERNELS (the folder), _CAPABILITY ("8.7"), _VERSION ("12060"), _MEMORY (bytes), _ORDER
-// ("forward", "reverse"), _LOG (a file: a line a launch, those of graphs when these are launched), _REFUSES (the name of a function and
-// the error that it answers, "cuLaunchKernel 719").
+// The environment chooses: EDGE_DRIVER_KERNELS (the folder), _CAPABILITY ("8.7"), _VERSION ("12060"), _MULTIPROCESSORS ("8"),
+// _MEMORY (bytes), _ORDER ("forward", "reverse"), _LOG (a file: a line a launch, those of graphs when these are launched),
+// _REFUSES (the name of a function and the error that it answers, "cuLaunchKernel 719").
 //
 // Of its own it has edge_driver_calls(NAME), how often a function was called, and edge_driver_graphs(), how many graphs there are.
 #include <cuda.h>
@@ -406,7 +406,7 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
         case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = (driver().major() >= 9 ? 227 : 163) << 10; break;
         case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = 1024; break;
         case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; break;
-        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 8; break;
+        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = std::atoi(setting("EDGE_DRIVER_MULTIPROCESSORS", "8").c_str()); break;
         case CU_DEVICE_ATTRIBUTE_INTEGRATED: *value = 1; break;
         case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY: *value = 1; break;
         case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING: *value = 1; break;
