@@ -303,7 +303,7 @@ def _row(*cells: object) -> str:
 
 def _dearest_first(case: Case, launches: list[Launch], gpu: GpuFacts) -> list[Launch]:
     """Every kind of launch once, by the time of all of a kind."""
-    return sorted(set(launches), key=lambda launch: -launches.count(launch) * predicted_us(case, launch, gpu))
+    return sorted(dict.fromkeys(launches), key=lambda launch: -launches.count(launch) * predicted_us(case, launch, gpu))
 
 
 INTRODUCTION = """# What the GPU's kernels should take
@@ -312,7 +312,8 @@ INTRODUCTION = """# What the GPU's kernels should take
 
 The slice: {case.lines} x {case.columns}, {case.coils} coils ({case.virtual_coils} virtual), {case.measured:.2f} of the lines
 measured, the shipped network's iterations of {case.cg_steps} steps. It is streamed and reconstructed on the test driver, which
-tells what is launched. The network itself runs between these launches, on TensorRT or ONNX Runtime, and is not in here.
+tells what is launched. The network itself runs between these launches, on TensorRT or ONNX Runtime, and is not in here; nor are
+copies between host and GPU: readouts as they come, and images, and with an engine on the CPU the network's inputs and outputs.
 
 *Must move*: each array that goes in or out, once. *Moves*: every load and store of the kernel's, those too that a cache answers.
 *MFLOP*: transforms count 5 n log2 n; *double* are those of double precision, {power_steps} steps of the power iteration among them.
