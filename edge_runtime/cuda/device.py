@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Iterator
 from importlib import resources
@@ -131,15 +132,30 @@ class Device:
         try:
             yield
         except driver.MemoryError as error:
-            free, total = self.memory_mb()
-            raise OutOfDeviceMemory(
-                f"{self.name} has {free:.0f} of {total:.0f} MB left, which is not enough ({error}): "
-                "plan fewer or smaller scans at a time, or take a profile whose kernels run on the CPU"
-            ) from error
+            raise self._lacks("which is not enough", error) from error
         except driver.Error as error:
             raise self._failed(error) from error
         finally:
             self._context.pop()
+
+    @contextlib.contextmanager
+    def asked_for(self, nbytes: int) -> Iterator[None]:
+        """Memory of the GPU, or pinned, is allocated, so much of it; in `use`.
+
+        Raises:
+            OutOfDeviceMemory: less is left.
+        """
+        try:
+            yield
+        except driver.MemoryError as error:
+            raise self._lacks(f"{nbytes:,} bytes were asked for", error) from error
+
+    def _lacks(self, what: str, error: Exception) -> OutOfDeviceMemory:
+        free, total = self.memory_mb()
+        return OutOfDeviceMemory(
+            f"{self.name} has {free:.0f} of {total:.0f} MB left, {what} ({error}): "
+            "plan fewer or smaller scans at a time, or take a profile whose kernels run on the CPU"
+        )
 
     def _failed(self, error: Exception) -> DeviceFailed:
         return DeviceFailed(f"{self.name}: {error}; the process must be started anew to use the GPU again")
@@ -147,7 +163,7 @@ class Device:
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """One that holds anything."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        with self.use():
+        with self.use(), self.asked_for(nbytes):
             return DeviceArray.over(_Pooled(self, self._arrays.allocate(max(nbytes, 1))), shape, dtype)
 
     def give_back(self) -> None:
@@ -253,11 +269,12 @@ class Memory(Held):
 
     def room(self, nbytes: int) -> np.uint64:
         """The address of so many bytes, which hold anything."""
-        try:
-            allocation = driver.mem_alloc(max(nbytes, 1))
-        except driver.MemoryError:
-            self._device.give_back()
-            allocation = driver.mem_alloc(max(nbytes, 1))
+        with self._device.asked_for(nbytes):
+            try:
+                allocation = driver.mem_alloc(max(nbytes, 1))
+            except driver.MemoryError:
+                self._device.give_back()
+                allocation = driver.mem_alloc(max(nbytes, 1))
         self._kept.append(allocation)
         address: np.uint64 = np.uint64(int(allocation))
         return address
@@ -304,7 +321,8 @@ class Port(Held):
 
     @functools.cached_property
     def pinned(self) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = driver.pagelocked_empty(self.shape, self._dtype)
+        with self._device.asked_for(math.prod(self.shape) * np.dtype(self._dtype).itemsize):
+            array: npt.NDArray[Any] = driver.pagelocked_empty(self.shape, self._dtype)
         return array
 
     @functools.cached_property

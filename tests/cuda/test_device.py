@@ -245,8 +245,17 @@ def test_a_gpu_without_kernels_is_told_before_anything_is_planned():
 
 
 def test_an_array_that_does_not_fit_is_an_error_with_its_mend():
-    with pytest.raises(OutOfDeviceMemory, match="plan fewer or smaller scans at a time"):
+    with pytest.raises(
+        OutOfDeviceMemory, match=r"8,796,093,022,208 bytes were asked for .*plan fewer or smaller scans at a time"
+    ):
         open_device().array((1 << 40,), np.complex64)
+
+
+@pytest.mark.parametrize(("refused", "asked"), [("cuMemAlloc_v2", r"[1-9][\d,]*"), ("cuMemHostAlloc", "4,096,000")])
+def test_what_a_plan_asked_for_is_told(refused, asked, monkeypatch):
+    monkeypatch.setenv("EDGE_DRIVER_REFUSES", f"{refused} 2")
+    with pytest.raises(OutOfDeviceMemory, match=rf"has \d+ of 1074 MB left, {asked} bytes were asked for"):
+        IngestPlan(Workers(1), 8, 2000, 256, device="cuda")
 
 
 @pytest.mark.parametrize(
