@@ -23,6 +23,7 @@ CASE = Case(coils=8, virtual_coils=8, lines=256, columns=256, samples=256, measu
         (4, 128, 0, 4),  # registers
         (4, 80, 0, 6),
         (4, 72, 0, 7),  # 2304 a warp: 28 warps
+        (2, 112, 0, 8),  # 3584 a warp: 18, of which 16 by fours
         (4, 32, 48 << 10, 3),  # shared memory: 49 KB each of 164
         (1, 16, 0, 16),  # blocks
         (8, 255, 0, 1),
