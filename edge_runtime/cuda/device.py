@@ -37,9 +37,11 @@ CUBINS = (("13", 13000), ("12.6", OLDEST_DRIVER))
 """Folders of ``edge_runtime/cubins``, newest first, and the driver that loads what is in them."""
 
 
-@functools.lru_cache(maxsize=1)
+_opening = threading.Lock()
+
+
 def open_device() -> Device:
-    """The first GPU; opened once in a process.
+    """The first GPU; opened once in a process, whichever threads ask for it first.
 
     Raises:
         NoDevice: there is none, or nothing to reach it with.
@@ -47,6 +49,13 @@ def open_device() -> Device:
         OutOfDeviceMemory: others have left no memory for a context.
         DeviceFailed: see `Device.use`.
     """
+    with _opening:
+        return first_device()
+
+
+@functools.lru_cache(maxsize=1)
+def first_device() -> Device:
+    """For `open_device`: calls at the same time, before the first has returned, would each open one."""
     if driver is None:
         raise NoDevice(
             f"PyCUDA can't be used ({missing}): on a device with an NVIDIA GPU install the extra, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.arrays import DeviceArray
-from edge_runtime.cuda.device import driver, open_device
+from edge_runtime.cuda.device import driver, first_device, open_device
 from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
 from edge_runtime.kernels import (
     AdaptivePlan,
@@ -204,7 +205,7 @@ def test_columns_beside_those_of_a_view_on_the_gpu_are_not_looked_at():
 
 
 SPARE = """
-from edge_runtime.cuda.device import driver, open_device
+from edge_runtime.cuda.device import driver, first_device, open_device
 from edge_runtime.kernels import Plans, SensePlan, Workers
 import numpy as np
 with open_device().use():
@@ -273,3 +274,21 @@ def test_more_coils_than_a_block_holds_are_refused():
     ):
         AdaptivePlan(Workers(1), 200, 8, 8, device="cuda")
     AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")
+
+
+def test_threads_that_ask_for_the_gpu_at_the_same_time_share_one(monkeypatch):
+    begun, opened, init = threading.Barrier(2), [], driver.init
+
+    def slow_init() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            begun.wait(0.2)  # the other one, if it gets here too
+        init()
+
+    monkeypatch.setattr(driver, "init", slow_init)
+    first_device.cache_clear()
+    threads = [threading.Thread(target=lambda: opened.append(open_device())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 2 and opened[0] is opened[1]

@@ -29,7 +29,7 @@ from edge_runtime import engines
 from edge_runtime.admission import purpose_of
 from edge_runtime.arrays import DeviceArray
 from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
-from edge_runtime.cuda.device import open_device
+from edge_runtime.cuda.device import first_device
 from edge_runtime.engines import CompiledSession, choose_engine
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.engines.quarantine import Kind, Quarantine
@@ -320,7 +320,7 @@ def test_an_engine_of_another_device_is_refused_by_name_and_compiled_anew(
     plan()
     for name, value in change.items():
         monkeypatch.setenv(name, value)
-    open_device.cache_clear()
+    first_device.cache_clear()
     here = choose_engine(("tensorrt",), "fp32")
     assert here.conditions(None) != engine.conditions(None)
     plan(here)
@@ -468,7 +468,7 @@ def test_golden_outputs_that_lacked_memory_or_a_gpu_are_no_reason_for_quarantine
 def test_too_little_memory_for_the_tensors_is_named(plan, monkeypatch):
     plan()
     monkeypatch.setenv("EDGE_DRIVER_MEMORY", "100000")
-    open_device.cache_clear()
+    first_device.cache_clear()
     with pytest.raises(OutOfDeviceMemory, match="plan fewer or smaller scans"):
         plan(choose_engine(("tensorrt",), "fp32"))
 
