@@ -1,4 +1,4 @@
-"""What the compilers made of the kernels: registers, spills, shared memory and loads, against the budgets written here."""
+"""What the compilers made of the kernels: registers, spills and loads, against the budgets written here."""
 
 from __future__ import annotations
 
