@@ -41,7 +41,7 @@ class OnnxRuntimeCudaEngine:
         EngineError: the installed ONNX Runtime has no such provider.
     """
 
-    name = "onnxruntime-cuda"
+    name, takes_dla = "onnxruntime-cuda", False
 
     def __init__(self) -> None:
         need(CUDA)
@@ -71,7 +71,7 @@ class OnnxRuntimeTensorRtEngine:
         EngineError: the installed ONNX Runtime has no such provider.
     """
 
-    name = "onnxruntime-tensorrt"
+    name, takes_dla = "onnxruntime-tensorrt", True
 
     def __init__(self) -> None:
         need(TENSORRT)

@@ -101,7 +101,7 @@ class TensorRtEngine:
         EngineError: a version of TensorRT that this does not speak.
     """
 
-    name = "tensorrt"
+    name, takes_dla = "tensorrt", True
 
     def __init__(self) -> None:
         number = version_numbers(version_in(trt.__version__) or "0")

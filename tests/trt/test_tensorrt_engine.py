@@ -532,6 +532,17 @@ def test_the_accelerator_is_used_where_the_profile_and_the_device_have_it(made, 
     assert config.flags == {real.BuilderFlag.GPU_FALLBACK}
 
 
+def test_images_name_the_accelerator_and_the_gpu_beside_it(made, qualified, compilation):
+    made.dla_cores = 2
+    fp16 = replace(qualified, forms={"fp16": replace(qualified.forms["fp32"], precision="fp16")})
+    on_dla = replace(profile_of(), engines=("tensorrt", "onnxruntime"), precisions=("fp16",))
+    engines = []
+    for core in (None, 1):
+        profile = replace(on_dla, compilation=replace(compilation, dla_core=core))
+        engines.append(prepare_model(fp16, profile).engine)
+    assert engines[1] == f"{engines[0]} on DLA core 1 and GPU"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
