@@ -126,6 +126,12 @@ class Device:
         """Tells modules of one name and compute capability apart; in whole GB, as firmware keeps now more memory, now less."""
         return f"{self.name}, {self.multiprocessors} multiprocessors, {self.total_bytes / (1 << 30):.0f} GB"
 
+    @property
+    def description(self) -> str:
+        """Model, compute capability and driver: what decides what others' kernels compute on it."""
+        major, minor = self.capability
+        return f"{self.model}, {major}.{minor}, driver {dotted(self.driver_version)}"
+
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:
         """Makes the GPU this thread's; what fails meanwhile is one of our errors.

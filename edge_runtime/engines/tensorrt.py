@@ -118,8 +118,7 @@ class TensorRtEngine:
         return PRECISIONS.get(precision, 0)
 
     def conditions(self, purpose: Purpose | None) -> str:
-        capability = ".".join(str(part) for part in self._device.capability)
-        return f"{self._device.model}, {capability}, driver {dotted(self._device.driver_version)}, {purpose}"
+        return f"{self._device.description}, {purpose}"
 
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return 0  # all of it is there from the beginning

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from edge_runtime.arrays import DeviceArray
 from edge_runtime.cuda.device import driver, first_device, open_device
+from edge_runtime.engines import onnxruntime_gpu
 from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
 from edge_runtime.kernels import (
     AdaptivePlan,
@@ -276,7 +279,15 @@ def test_more_coils_than_a_block_holds_are_refused():
     AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")
 
 
-def test_threads_that_ask_for_the_gpu_at_the_same_time_share_one(monkeypatch):
+@pytest.fixture
+def not_opened() -> Iterator[None]:
+    """The GPU is opened in the test, and once more after it."""
+    first_device.cache_clear()
+    yield
+    first_device.cache_clear()
+
+
+def test_threads_that_ask_for_the_gpu_at_the_same_time_share_one(monkeypatch, not_opened):
     begun, opened, init = threading.Barrier(2), [], driver.init
 
     def slow_init() -> None:
@@ -285,10 +296,19 @@ def test_threads_that_ask_for_the_gpu_at_the_same_time_share_one(monkeypatch):
         init()
 
     monkeypatch.setattr(driver, "init", slow_init)
-    first_device.cache_clear()
     threads = [threading.Thread(target=lambda: opened.append(open_device())) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(opened) == 2 and opened[0] is opened[1]
+
+
+def test_onnx_runtimes_gpu_providers_are_held_to_the_gpu_and_its_driver(monkeypatch, not_opened):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [onnxruntime_gpu.CUDA, onnxruntime_gpu.TENSORRT])
+    before = onnxruntime_gpu.OnnxRuntimeCudaEngine().conditions(None)
+    monkeypatch.setenv("EDGE_DRIVER_VERSION", "13000")
+    first_device.cache_clear()
+    for engine in (onnxruntime_gpu.OnnxRuntimeCudaEngine(), onnxruntime_gpu.OnnxRuntimeTensorRtEngine()):
+        assert "test driver without a GPU, 8 multiprocessors, 1 GB, 8.7, driver 13.0" in engine.conditions(None)
+    assert before == onnxruntime_gpu.OnnxRuntimeCudaEngine().conditions(None).replace("driver 13.0", "driver 12.6")
