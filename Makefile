@@ -52,7 +52,6 @@ $(VENV)-device/.ready: pyproject.toml $(KERNELS) requirements/device.txt
 	$(PYTHON) -m venv --system-site-packages $(VENV)-device
 	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,jetson]' $(CONSTRAINTS)
 	$(VENV)-device/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/device.txt
-	$(VENV)-device/bin/python kernels/cubins.py --out edge_runtime/cubins $(if $(GPU),--gpu $(GPU))
 	@touch $@
 
 CUDA_SOURCES := $(wildcard kernels/cuda/* kernels/include/*)
@@ -108,6 +107,7 @@ gpu-tables: $(VENV)/.export build/cuda/.ready edge_runtime/cubins/.ready  ## wha
 	EDGE_DRIVER_KERNELS=build/cuda/kernels LD_LIBRARY_PATH=build/cuda/driver $(VENV)-cuda/bin/python -m benchmarks.gpu_prediction
 
 test-device: $(VENV)-device/.ready  ## by hand on a device with an NVIDIA GPU: kernels, engines, times, memory, a soak; build/device.json to send in
+	$(VENV)-device/bin/python kernels/cubins.py --out edge_runtime/cubins $(if $(GPU),--gpu $(GPU))
 	EDGE_STRICT_SKIPS= $(VENV)-device/bin/python -m pytest -m device
 
 build/imported/.ready: $(VENV)-import/.ready tests/export/imported_graphs.py $(wildcard export/adapters/*.py)

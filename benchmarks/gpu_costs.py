@@ -18,6 +18,9 @@ POWER_STEPS = 42
 
 WARP = 32
 
+TILE = 16
+"""Rows and columns of the calibration matrix that a block has, kTile of ``kernels/cuda/sensitivity.cu``."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -146,7 +149,7 @@ def _normal(case: Case, _: Launch) -> Cost:
 def _data_consistent(case: Case, _: Launch) -> Cost:
     least, moved, operations = case.application[:3]
     steps = case.cg_steps
-    vectors = (5 * steps + 5) * case.image
+    vectors = (5 * steps + 8) * case.image
     return Cost(
         least + 3 * case.image, (steps + 1) * moved + vectors, (steps + 1) * operations + 20 * steps * case.pixels
     )
@@ -196,8 +199,9 @@ def _sample_power(case: Case, _: Launch) -> Cost:
 def _gram(case: Case, _: Launch) -> Cost:
     windows = (case.acs_lines - KERNEL + 1) * (CALIBRATION_COLUMNS - KERNEL + 1)
     acs = COMPLEX * case.virtual_coils * case.acs_lines * CALIBRATION_COLUMNS
-    read = COMPLEX * case.unknowns**2 * windows / 16  # half of the tiles, each element from 32 others' samples
-    return Cost(acs + case.matrix, read + case.matrix, 0, 4 * windows * case.unknowns**2)
+    elements = case.unknowns * (case.unknowns + TILE) / 2  # of half of the tiles, and of the diagonal's all
+    read = COMPLEX * elements * windows * 2 / TILE  # a tile reads its rows' and its columns' samples
+    return Cost(acs + case.matrix, read + case.matrix, 0, 8 * windows * elements)
 
 
 def _square(case: Case, _: Launch) -> Cost:
@@ -245,11 +249,20 @@ def _volume(*images: float) -> Callable[[Case, Launch], Cost]:
     return cost
 
 
-def _volume_along(case: Case, _: Launch) -> Cost:
-    """Maps are read, and the image for each coil, and work is written; or work is read, and the image is written."""
+def _volume_forward_along(case: Case, _: Launch) -> Cost:
+    """Maps are read, and the image for each coil, and work is written."""
     image, coils = case.partitions * case.image, case.coils
-    operations = coils * case.partitions * case.columns * (transform(case.lines) + 8 * case.lines)
-    return Cost((2 * coils + 1) * image, 3 * coils * image, operations)
+    return Cost((2 * coils + 1) * image, 3 * coils * image, _along(case))
+
+
+def _volume_inverse_along(case: Case, _: Launch) -> Cost:
+    """Maps and work are read, and the image is written once, as shared memory holds the sum over coils."""
+    moved = (2 * case.coils + 1) * case.partitions * case.image
+    return Cost(moved, moved, _along(case))
+
+
+def _along(case: Case) -> float:
+    return case.coils * case.partitions * case.columns * (transform(case.lines) + 8 * case.lines)
 
 
 def _volume_through(case: Case, _: Launch) -> Cost:
@@ -303,9 +316,9 @@ COSTS: dict[str, Callable[[Case, Launch], Cost]] = {
     "adaptive_combine": _adaptive_combine,
     "volume_pack": _volume(1, 1),
     "volume_unpack": _volume(1, 1),
-    "volume_forward_along": _volume_along,
+    "volume_forward_along": _volume_forward_along,
     "volume_mask_through": _volume_through,
-    "volume_inverse_along": _volume_along,
+    "volume_inverse_along": _volume_inverse_along,
     "volume_begin": _volume(1, 1, 1, 1, 1),
     "volume_curvature": _volume(1, 1),
     "volume_step": _volume(1, 1, 1, 1, 1, 1),

@@ -67,16 +67,16 @@ def registers() -> dict[str, int]:
 
 def resident_blocks(warps: int, registers_of_a_thread: int, shared_bytes: int) -> int:
     """Blocks that an Orin's multiprocessor holds at once, by the limits of compute capability 8.7 (CUDA C++ Programming Guide,
-    technical specifications): 48 warps, 16 blocks, 65,536 registers given to warps by 256, 164 KB of shared memory of which every
-    block takes one KB more than it asks for."""
+    technical specifications): 48 warps, 16 blocks, 65,536 registers given by 256 to four warps at a time, 164 KB of shared memory
+    of which every block takes one KB more than it asks for."""
     of_a_warp = math.ceil(registers_of_a_thread * WARP / 256) * 256
-    by_registers = (65536 // of_a_warp) // warps
+    by_registers = 65536 // of_a_warp // 4 * 4 // warps
     by_shared = (164 << 10) // (shared_bytes + 1024) if shared_bytes else 16
     return min(16, 48 // warps, by_registers, by_shared)
 
 
-def occupancy(launch: Launch) -> float:
-    """Share of an Orin's warps that are resident when there are blocks enough."""
+def most_resident(launch: Launch) -> float:
+    """Share of an Orin's warps that can be resident, were there blocks enough."""
     return resident_blocks(launch.warps, registers()[launch.kernel], launch.shared_bytes) * launch.warps / 48
 
 
@@ -275,7 +275,7 @@ def _table(case: Case, launches: list[Launch], devices: Mapping[str, GpuFacts]) 
     """A row a kind of launch, the dearest first."""
     names = [name.removeprefix("jetson-") for name in devices]
     columns = ["kernel, grid", "launches", "must move, MB", "moves, MB", "MFLOP", "double", "registers", "shared, KB"]
-    yield from _heading(*columns, "occupancy", *names)
+    yield from _heading(*columns, "resident at most", *names)
     for launch in _dearest_first(case, launches, next(iter(devices.values()))):
         cost = COSTS[launch.kernel](case, launch)
         yield _row(
@@ -287,7 +287,7 @@ def _table(case: Case, launches: list[Launch], devices: Mapping[str, GpuFacts]) 
             f"{cost.doubles / 1e6:.1f}",
             registers()[launch.kernel],
             f"{launch.shared_bytes / 1024:.0f}",
-            f"{100 * occupancy(launch):.0f} %",
+            f"{100 * most_resident(launch):.0f} %",
             *(f"{predicted_us(case, launch, gpu):.0f}" for gpu in devices.values()),
         )
 
@@ -303,7 +303,7 @@ def _row(*cells: object) -> str:
 
 def _dearest_first(case: Case, launches: list[Launch], gpu: GpuFacts) -> list[Launch]:
     """Every kind of launch once, by the time of all of a kind."""
-    return sorted(set(launches), key=lambda launch: -launches.count(launch) * predicted_us(case, launch, gpu))
+    return sorted(dict.fromkeys(launches), key=lambda launch: -launches.count(launch) * predicted_us(case, launch, gpu))
 
 
 INTRODUCTION = """# What the GPU's kernels should take
@@ -312,12 +312,14 @@ INTRODUCTION = """# What the GPU's kernels should take
 
 The slice: {case.lines} x {case.columns}, {case.coils} coils ({case.virtual_coils} virtual), {case.measured:.2f} of the lines
 measured, the shipped network's iterations of {case.cg_steps} steps. It is streamed and reconstructed on the test driver, which
-tells what is launched. The network itself runs between these launches, on TensorRT or ONNX Runtime, and is not in here.
+tells what is launched. The network itself runs between these launches, on TensorRT or ONNX Runtime, and is not in here; nor are
+copies between host and GPU: readouts as they come, and images, and with an engine on the CPU the network's inputs and outputs.
 
 *Must move*: each array that goes in or out, once. *Moves*: every load and store of the kernel's, those too that a cache answers.
 *MFLOP*: transforms count 5 n log2 n; *double* are those of double precision, {power_steps} steps of the power iteration among them.
-*Registers* by the compiler of CUDA 12.6 for Orin (sm_87); *occupancy* is the share of an
-Orin multiprocessor's warps that are resident.
+*Registers* by the compiler of CUDA 12.6 for Orin (sm_87); *resident at most* is the share of an Orin multiprocessor's warps for
+which registers and shared memory suffice. Many grids are too small to use it: 32 blocks are 4 for each of the 8 multiprocessors
+of an Orin Nano, 2 on an AGX Orin.
 
 The time is the larger of bytes moved over {memory} of the memory's bandwidth and operations over {arithmetic} of the arithmetic's
 rate (transforms mostly add; the rate promised multiplies and adds), those of double precision over 1/64 of it, stretched where

@@ -13,6 +13,7 @@ from edge_runtime.engines.watch import LONGEST_PLAN_S, Shape, Watch, WatchedSess
 from edge_runtime.errors import (
     CompilationFailed,
     DeviceError,
+    EngineDeviceLost,
     EngineError,
     EngineFileRefused,
     EngineHung,
@@ -37,6 +38,7 @@ class Admitted:
         learned: the model, ready on it.
         difference: of the golden outputs, relative.
         case: what a mark would be about, if it failed.
+        dla_core: of the accelerator that it was compiled for, with the GPU for layers that this lacks; ``None`` for the GPU alone.
         instead_of: names of engines that the profile puts before it and that can't be used or failed here.
     """
 
@@ -44,12 +46,14 @@ class Admitted:
     learned: Learned
     difference: float
     case: Case
+    dla_core: int | None = None
     instead_of: tuple[str, ...] = ()
 
     @property
     def description(self) -> str:
         """Engine and version, as images tell it."""
-        return self.engine.version() + (f" instead of {', '.join(self.instead_of)}" if self.instead_of else "")
+        where = "" if self.dla_core is None else f" on DLA core {self.dla_core} and GPU"
+        return self.engine.version() + where + (f" instead of {', '.join(self.instead_of)}" if self.instead_of else "")
 
 
 def purpose_of(bundle: Bundle, form: Form, compilation: Compilation) -> Purpose | None:
@@ -120,7 +124,8 @@ def admit(
             before = set(engines[: engines.index(engine.name)]) & set(ranking.passed_over)
             failed = {name for name, _ in failures}
             instead_of = tuple(name for name in engines if name in before | failed)
-            return Admitted(engine, learned, difference, case, instead_of)
+            dla_core = compilation.dla_core if engine.takes_dla else None
+            return Admitted(engine, learned, difference, case, dla_core, instead_of)
     first = failures[0][1]
     if len(failures) == 1:
         raise first
@@ -154,16 +159,16 @@ def _checked(
             learned = within(LONGEST_PLAN_S, plan, engine.name)
             return learned, bundle.check_golden(learned.golden, form, engine), case
     except (GoldenMismatch, EngineError) as error:
-        if (kind := _blamed(error, planned=learned is not None)) is not None:
+        if (kind := blamed(error, planned=learned is not None)) is not None:
             quarantine.note(case, kind, str(error))
-        if learned is not None:
-            _discard(learned)
+            if learned is not None:
+                _discard(learned)
         raise
 
 
-def _blamed(error: Exception, *, planned: bool) -> Kind | None:
+def blamed(error: Exception, *, planned: bool) -> Kind | None:
     """How an engine has failed that was made ready; ``None`` where that is not its own fault, or shows at each start at once."""
-    if isinstance(error, (EngineMemory, PluginMissing)):
+    if isinstance(error, (DeviceError, EngineDeviceLost, EngineMemory, PluginMissing)):
         return None
     if isinstance(error, EngineHung):
         return Kind.HUNG

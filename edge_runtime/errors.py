@@ -29,6 +29,7 @@
     │   ├── EngineHung         an engine that did not answer in time
     │   ├── WrongOutput        an answer of another shape than the graph's
     │   ├── EngineMemory       an engine that ran out of memory; the engine itself may be sound
+    │   ├── EngineDeviceLost   an engine under which the GPU failed, for whatever reason; it works again in a new process only
     │   └── PluginMissing      a graph with an operator that neither the engine nor a registered plugin has
     ├── ProgramRefused         a slice that a split program does not take: its size, its coils, its calibration lines
     ├── DeviceError            a GPU that can't be used; says what was found, what is needed, and the mend
@@ -215,6 +216,10 @@ class WrongOutput(EngineError):
 
 class EngineMemory(EngineError):
     """An engine that ran out of memory."""
+
+
+class EngineDeviceLost(EngineError):
+    """An engine under which the GPU failed."""
 
 
 class PluginMissing(EngineError):

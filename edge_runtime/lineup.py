@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from edge_runtime.admission import Admitted, admit
+from edge_runtime.admission import Admitted, admit, blamed
 from edge_runtime.bundle import Bundle, Form, UnrolledSettings
 from edge_runtime.counters import Counters
 from edge_runtime.deadline.steps import Step, steps_of
 from edge_runtime.engines.quarantine import Kind, Quarantine
 from edge_runtime.engines.watch import Watch
-from edge_runtime.errors import DeviceError, EdgeRuntimeError, EngineError, EngineHung, WrongOutput
+from edge_runtime.errors import EdgeRuntimeError, EngineError, EngineHung, WrongOutput
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.profile import Profile
@@ -135,8 +135,8 @@ class Lineup:
             place.failing = []
 
     def failed(self, ready: Ready, scan_id: str, error: Exception) -> None:
-        """It failed on a scan; whatever that was not an engine's fault counts for nothing."""
-        if not isinstance(error, (EngineError, DeviceError)):
+        """It failed on a scan; whatever that was not an engine's fault, such as kernels of ours on a GPU, counts for nothing."""
+        if not isinstance(error, EngineError):
             return
         at_once = isinstance(error, (EngineHung, WrongOutput))
         kind = Kind.HUNG if isinstance(error, EngineHung) else Kind.SHAPE
@@ -174,7 +174,8 @@ class Lineup:
         self._seek(ready.precision, place, f"{engine} is out of service ({why})")
 
     def _look_again(self, ready: Ready, why: str) -> None:
-        """Whether an engine that failed scan after scan still reproduces the golden outputs: else it is to blame for good."""
+        """Whether an engine that failed scan after scan still reproduces the golden outputs: else it is to blame for good, but
+        not for a lack of memory or of its GPU."""
         reason = f"it failed {FAILING_SCANS} scans in a row, at last: {why}"
         form, engine = self._form(ready.precision), ready.admitted.engine
         sound = True
@@ -182,14 +183,15 @@ class Lineup:
             try:
                 self._bundle.check_golden(ready.learned.golden, form, engine)
             except EdgeRuntimeError as error:
-                sound = False
-                self._quarantine().note(ready.admitted.case, Kind.GOLDEN, f"{reason}; golden outputs: {error}")
+                if (kind := blamed(error, planned=True)) is not None:
+                    sound = False
+                    self._quarantine().note(ready.admitted.case, kind, f"{reason}; golden outputs: {error}")
         with self._changing:
             place = self._places[ready.precision]
             place.busy = False
             others = set(self._profile.engines) - set(place.out) - {engine.name}
             if sound and not others:
-                log.error("%s stays in service, as no other engine is allowed, and it reproduces the golden outputs: %s",
+                log.error("%s stays in service, as no other engine is allowed, and golden outputs do not blame it: %s",
                           engine.name, reason)  # fmt: skip
                 return
             self._take_out(ready, place, reason)

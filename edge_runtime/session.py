@@ -32,7 +32,16 @@ import numpy as np
 from edge_runtime.ahead import Ahead, Pace, Steps
 from edge_runtime.attempt import Attempt, Attempts
 from edge_runtime.engines.crumbs import scan_at_work
-from edge_runtime.errors import Abandoned, DeliveryError, EdgeRuntimeError, NoImage, ProtocolError, ScanRefused, kind_of
+from edge_runtime.errors import (
+    Abandoned,
+    DeliveryError,
+    DeviceError,
+    EdgeRuntimeError,
+    NoImage,
+    ProtocolError,
+    ScanRefused,
+    kind_of,
+)
 from edge_runtime.journal.delivered import Delivered
 from edge_runtime.kernels import survey
 from edge_runtime.memory import Reservation
@@ -313,7 +322,7 @@ class Session:
         self._out.text(f"error: {reason}")
         if self.state is State.RECEIVING and self._assembler is not None:
             self._assembler.notes.append(f"the scan ended early: {reason}")
-            with contextlib.suppress(ScanRefused):
+            with contextlib.suppress(ScanRefused, DeviceError):
                 for key, complete in self._assembler.finish():
                     self._advance(key, complete)
             self._end_open_slices(aborted=True)
@@ -638,8 +647,11 @@ class Session:
         for key in self._assembler.open_slices():
             if not self._assembler.lines_measured(key):
                 self._assembler.drop(key)
-            else:
+                continue
+            try:
                 self._final(key, Completeness.INCOMPLETE if aborted else self._completeness(key))
+            except DeviceError as error:  # the GPU has its samples; others may have theirs
+                self._no_image(f"{key}: {type(error).__name__}: {error}")
 
     def _completeness(self, key: SliceKey) -> Completeness:
         assert self._assembler is not None

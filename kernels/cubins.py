@@ -70,6 +70,14 @@ class Nvrtc:
         self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
         self.version = f"{major.value}.{minor.value}"
 
+    def gpus(self) -> set[str]:
+        """All that it compiles for, such as ``sm_87``."""
+        count = ctypes.c_int()
+        self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+        numbers = (ctypes.c_int * count.value)()
+        self._call("nvrtcGetSupportedArchs", numbers)
+        return {f"sm_{number}" for number in numbers}
+
     def compile(self, source: Path, gpu: str) -> bytes:
         """The cubin of one file for a GPU such as ``sm_87``."""
         program = ctypes.c_void_p()
@@ -111,6 +119,19 @@ def find_compiler(file: str) -> Path:
     raise CompilerError(f"{file} is not among the installed packages: pip install {package}")
 
 
+def targets_of(gpu: str) -> tuple[Target, ...]:
+    """Another GPU than Jetson's, with the CUDAs that know it: 12.6 is older than some, 13 has given others up.
+
+    Raises:
+        CompilerError: neither does.
+    """
+    both = Target("12.6", gpu, CUDA_12), Target("13", gpu, CUDA_13)
+    known = tuple(target for target in both if gpu in Nvrtc(find_compiler(target.compiler)).gpus())
+    if not known:
+        raise CompilerError(f"{gpu}: neither CUDA 12.6 nor CUDA 13 compiles for it")
+    return known
+
+
 def compile_all(out: Path, targets: tuple[Target, ...] = TARGETS) -> Iterator[Path]:
     """Writes every kernel file's cubin for every target, and yields their paths as they are ready."""
     compilers = {file: Nvrtc(find_compiler(file)) for file in {target.compiler for target in targets}}
@@ -130,12 +151,12 @@ def compile_all(out: Path, targets: tuple[Target, ...] = TARGETS) -> Iterator[Pa
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that the cubins go to")
-    parser.add_argument("--gpu", help="another one than Jetson's, such as sm_90: with CUDA 12.6 and 13 for it alone")
+    parser.add_argument(
+        "--gpu", help="another one than Jetson's, such as sm_90: with CUDA 12.6, 13 or both, for it alone"
+    )
     arguments = parser.parse_args()
-    targets = TARGETS
-    if arguments.gpu:
-        targets = (Target("12.6", arguments.gpu, CUDA_12), Target("13", arguments.gpu, CUDA_13))
     try:
+        targets = targets_of(arguments.gpu) if arguments.gpu else TARGETS
         for path in compile_all(arguments.out, targets):
             print(f"{path} ({path.stat().st_size / 1000:.0f} kB)", flush=True)
     except CompilerError as error:

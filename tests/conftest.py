@@ -109,14 +109,14 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(Path(__file__).parent / "trt")
     from made_tensorrt import Made, install
 
-    from edge_runtime.cuda.device import open_device
+    from edge_runtime.cuda.device import first_device
 
     made = Made()
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # put back afterwards
     install(made)
-    open_device.cache_clear()
+    first_device.cache_clear()
     yield made
-    open_device.cache_clear()
+    first_device.cache_clear()
     sys.modules.pop("edge_runtime.engines.tensorrt", None)
 
 

@@ -59,7 +59,7 @@ def test_threads_that_wait_use_no_time():
 def test_a_gpu_that_is_not_there_is_an_error_with_its_mend(monkeypatch):
     monkeypatch.setattr(device, "driver", None)
     monkeypatch.setattr(device, "missing", "No module named 'pycuda'", raising=False)
-    device.open_device.cache_clear()
+    device.first_device.cache_clear()
     with pytest.raises(NoDevice, match=r"No module named 'pycuda'.*edge-runtime\[jetson\].*run on the CPU"):
         SensePlan(Workers(1), 1, 8, 8, device="cuda")
     with pytest.raises(ArgumentError, match="device: cpu or cuda expected, gpu came"):

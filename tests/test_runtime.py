@@ -32,7 +32,7 @@ def test_linear_algebra_takes_no_core_from_the_network():
 def without_gpu(monkeypatch):
     monkeypatch.setattr(device, "driver", None)
     monkeypatch.setattr(device, "missing", "No module named 'pycuda'", raising=False)
-    device.open_device.cache_clear()
+    device.first_device.cache_clear()
 
 
 def test_kernels_run_on_the_cpu_where_the_profile_lets_them_and_images_say_so(monkeypatch, whole_scan, caplog):

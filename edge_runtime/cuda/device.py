@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Iterator
 from importlib import resources
@@ -36,14 +37,25 @@ CUBINS = (("13", 13000), ("12.6", OLDEST_DRIVER))
 """Folders of ``edge_runtime/cubins``, newest first, and the driver that loads what is in them."""
 
 
-@functools.lru_cache(maxsize=1)
+_opening = threading.Lock()
+
+
 def open_device() -> Device:
-    """The first GPU; opened once in a process.
+    """The first GPU; opened once in a process, whichever threads ask for it first.
 
     Raises:
         NoDevice: there is none, or nothing to reach it with.
         DriverTooOld: its driver can't load the kernels.
+        OutOfDeviceMemory: others have left no memory for a context.
+        DeviceFailed: see `Device.use`.
     """
+    with _opening:
+        return first_device()
+
+
+@functools.lru_cache(maxsize=1)
+def first_device() -> Device:
+    """For `open_device`: calls at the same time, before the first has returned, would each open one."""
     if driver is None:
         raise NoDevice(
             f"PyCUDA can't be used ({missing}): on a device with an NVIDIA GPU install the extra, "
@@ -54,16 +66,20 @@ def open_device() -> Device:
         if driver.Device.count() == 0:
             raise NoDevice("the CUDA driver knows no GPU: take a profile whose kernels run on the CPU")
         version = driver.get_driver_version()
-        gpu = driver.Device(0)
+        if version < OLDEST_DRIVER:
+            raise DriverTooOld(
+                f"the driver is of CUDA {dotted(version)}, the kernels need {dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
+            )
+        return Device(driver.Device(0), version)
+    except driver.MemoryError as error:
+        raise OutOfDeviceMemory(
+            f"the GPU has no memory left for a context of this process ({error}): end other programs, or take a profile whose "
+            "kernels run on the CPU"
+        ) from error
     except driver.Error as error:
         raise NoDevice(
             f"the CUDA driver answers {error}: take a profile whose kernels run on the CPU, or mend the driver"
         ) from error
-    if version < OLDEST_DRIVER:
-        raise DriverTooOld(
-            f"the driver is of CUDA {dotted(version)}, the kernels need {dotted(OLDEST_DRIVER)}: update to JetPack 6 or later"
-        )
-    return Device(gpu, version)
 
 
 def dotted(version: int) -> str:
@@ -78,11 +94,12 @@ class Device:
     holds any more may be given to whoever comes next.
 
     Attributes:
-        name: as the driver calls it.
+        name: as the driver calls it: "Orin" of all of them.
         capability: compute capability, (major, minor).
         driver_version: the newest CUDA that the driver serves: 1000 x major + 10 x minor.
         shared_bytes: shared memory that a block may have.
         multiprocessors: that share a launch's blocks.
+        total_bytes: of memory, which on a Jetson is the processor's too.
         stream: in which everything happens, in order.
     """
 
@@ -97,11 +114,23 @@ class Device:
         self.capability: tuple[int, int] = gpu.compute_capability()
         self.shared_bytes: int = gpu.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
         self.multiprocessors: int = gpu.get_attribute(attribute.MULTIPROCESSOR_COUNT)
+        self.total_bytes: int = gpu.total_memory()
         with self.use():
             self.stream = driver.Stream()
             self._arrays = DeviceMemoryPool()
             self._landing = driver.pagelocked_empty(LANDING_BYTES, np.uint8)
         atexit.register(self._close)
+
+    @property
+    def model(self) -> str:
+        """Tells modules of one name and compute capability apart; in whole GB, as firmware keeps now more memory, now less."""
+        return f"{self.name}, {self.multiprocessors} multiprocessors, {self.total_bytes / (1 << 30):.0f} GB"
+
+    @property
+    def description(self) -> str:
+        """Model, compute capability and driver: what decides what others' kernels compute on it."""
+        major, minor = self.capability
+        return f"{self.model}, {major}.{minor}, driver {dotted(self.driver_version)}"
 
     @contextlib.contextmanager
     def use(self) -> Iterator[None]:
@@ -111,26 +140,45 @@ class Device:
             OutOfDeviceMemory: less is left than was asked for.
             DeviceFailed: whatever else the driver reports.
         """
-        self._context.push()
+        try:
+            self._context.push()
+        except driver.Error as error:
+            raise self._failed(error) from error
         try:
             yield
         except driver.MemoryError as error:
-            free, total = self.memory_mb()
-            raise OutOfDeviceMemory(
-                f"{self.name} has {free:.0f} of {total:.0f} MB left, which is not enough ({error}): "
-                "plan fewer or smaller scans at a time, or take a profile whose kernels run on the CPU"
-            ) from error
+            raise self._lacks("which is not enough", error) from error
         except driver.Error as error:
-            raise DeviceFailed(
-                f"{self.name}: {error}; the process must be started anew to use the GPU again"
-            ) from error
+            raise self._failed(error) from error
         finally:
             self._context.pop()
+
+    @contextlib.contextmanager
+    def asked_for(self, nbytes: int) -> Iterator[None]:
+        """Memory of the GPU, or pinned, is allocated, so much of it; in `use`.
+
+        Raises:
+            OutOfDeviceMemory: less is left.
+        """
+        try:
+            yield
+        except driver.MemoryError as error:
+            raise self._lacks(f"{nbytes:,} bytes were asked for", error) from error
+
+    def _lacks(self, what: str, error: Exception) -> OutOfDeviceMemory:
+        free, total = self.memory_mb()
+        return OutOfDeviceMemory(
+            f"{self.name} has {free:.0f} of {total:.0f} MB left, {what} ({error}): "
+            "plan fewer or smaller scans at a time, or take a profile whose kernels run on the CPU"
+        )
+
+    def _failed(self, error: Exception) -> DeviceFailed:
+        return DeviceFailed(f"{self.name}: {error}; the process must be started anew to use the GPU again")
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """One that holds anything."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        with self.use():
+        with self.use(), self.asked_for(nbytes):
             return DeviceArray.over(_Pooled(self, self._arrays.allocate(max(nbytes, 1))), shape, dtype)
 
     def give_back(self) -> None:
@@ -236,11 +284,12 @@ class Memory(Held):
 
     def room(self, nbytes: int) -> np.uint64:
         """The address of so many bytes, which hold anything."""
-        try:
-            allocation = driver.mem_alloc(max(nbytes, 1))
-        except driver.MemoryError:
-            self._device.give_back()
-            allocation = driver.mem_alloc(max(nbytes, 1))
+        with self._device.asked_for(nbytes):
+            try:
+                allocation = driver.mem_alloc(max(nbytes, 1))
+            except driver.MemoryError:
+                self._device.give_back()
+                allocation = driver.mem_alloc(max(nbytes, 1))
         self._kept.append(allocation)
         address: np.uint64 = np.uint64(int(allocation))
         return address
@@ -274,7 +323,7 @@ class Port(Held):
     """Where arrays of one shape come to a plan or leave it.
 
     Those on the GPU are taken and filled where they are. NumPy's go through pinned memory, from which copies need not be waited
-    for, and memory of the GPU, both made when the first of them comes.
+    for, and memory of the GPU, both made when the first of them comes, or by `make`.
 
     Args:
         device: which one.
@@ -287,7 +336,8 @@ class Port(Held):
 
     @functools.cached_property
     def pinned(self) -> npt.NDArray[Any]:
-        array: npt.NDArray[Any] = driver.pagelocked_empty(self.shape, self._dtype)
+        with self._device.asked_for(math.prod(self.shape) * np.dtype(self._dtype).itemsize):
+            array: npt.NDArray[Any] = driver.pagelocked_empty(self.shape, self._dtype)
         return array
 
     @functools.cached_property
@@ -303,6 +353,10 @@ class Port(Held):
     def _sent(self) -> Any:
         """After the last copy to the GPU."""
         return driver.Event()
+
+    def make(self) -> None:
+        """Takes all that NumPy's arrays need, so that nothing is allocated later; in `Device.use`."""
+        _ = self.address, self._sent
 
     def send(self, array: Array, stream: Any) -> np.uint64:
         """The address at which the array is for what follows in the stream; in `Device.use`."""

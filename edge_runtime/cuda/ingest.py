@@ -64,6 +64,8 @@ class IngestPlan(DevicePlan):
             self._readouts = [self._port((READOUTS_AT_ONCE * coils * samples,), np.complex64) for _ in range(2)]
             self._lines = [self._port((READOUTS_AT_ONCE,), np.int64) for _ in range(2)]
             self._whitening = self._port((coils, coils), np.complex64)
+            for port in (*self._readouts, *self._lines, self._whitening):
+                port.make()  # not while a scan runs, when lines have been counted already
             self._transform = device.kernel("ingest", "ingest_readouts", groups.shared_bytes(1))
             self._mean = device.kernel("ingest", "ingest_mean", 0)
         self._turns = 0

@@ -19,7 +19,8 @@ class Detour:
     """Work of our stream in the middle of another's, of which only the handle is known.
 
     PyCUDA's events take its own streams alone, so that the driver is asked itself (CUDA Driver API, 6.18 and 6.19). Nobody waits on
-    the processor, and a capture of the other stream takes our work in. In `Device.use`, from beginning to end.
+    the processor. In `Device.use`, from beginning to end. The other stream must not be captured meanwhile: ours would join the
+    capture, and with it whatever other plans enqueue there.
 
     Raises:
         DeviceFailed: as the driver reports.

@@ -82,9 +82,14 @@ class CompiledSession(Session, Protocol):
 
 
 class Engine(Protocol):
-    """A way to run graphs on this machine."""
+    """A way to run graphs on this machine.
+
+    Attributes:
+        takes_dla: it compiles for the accelerator whose core the purpose names; layers that this lacks stay on the GPU.
+    """
 
     name: str
+    takes_dla: bool
 
     def version(self) -> str:
         """Name and version, as provenance records it."""

@@ -37,7 +37,7 @@ class Identity:
         precision: the bundle's form.
         graph: SHA-256 of the ONNX graph, hexadecimal.
         compiler: name and version.
-        gpu: as the driver calls it.
+        gpu: as the driver calls it, with its multiprocessors and memory.
         capability: compute capability, such as ``8.7``.
         driver: the newest CUDA that the driver serves, such as ``12.6``.
         profile: sizes, memory and accelerator, as the hardware profile and the bundle have it.

@@ -32,7 +32,7 @@ def _shared_memory() -> None:
 class OnnxRuntimeEngine:
     """ONNX Runtime's CPU execution provider; no other provider is admitted, so nothing falls back in silence."""
 
-    name = "onnxruntime"
+    name, takes_dla = "onnxruntime", False
 
     def version(self) -> str:
         return f"onnxruntime {ort.__version__} CPUExecutionProvider"

@@ -15,9 +15,10 @@ from typing import Any
 
 import onnxruntime as ort
 
+from edge_runtime.cuda.device import open_device
 from edge_runtime.engines import Purpose, Session, Size
 from edge_runtime.engines.onnxruntime import OnnxRuntimeSession, refused
-from edge_runtime.errors import EngineError
+from edge_runtime.errors import DeviceError, EngineError
 from edge_runtime.machine import processor
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -41,7 +42,7 @@ class OnnxRuntimeCudaEngine:
         EngineError: the installed ONNX Runtime has no such provider.
     """
 
-    name = "onnxruntime-cuda"
+    name, takes_dla = "onnxruntime-cuda", False
 
     def __init__(self) -> None:
         need(CUDA)
@@ -53,7 +54,7 @@ class OnnxRuntimeCudaEngine:
         return CUDA_PRECISIONS.get(precision, 0)
 
     def conditions(self, purpose: Purpose | None) -> str:
-        return f"{processor()}, GPU {DEVICE}"
+        return f"{processor()}, {first_gpu()}"
 
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return HELD_OVER_LIVE * live_bytes
@@ -71,7 +72,7 @@ class OnnxRuntimeTensorRtEngine:
         EngineError: the installed ONNX Runtime has no such provider.
     """
 
-    name = "onnxruntime-tensorrt"
+    name, takes_dla = "onnxruntime-tensorrt", True
 
     def __init__(self) -> None:
         need(TENSORRT)
@@ -83,7 +84,7 @@ class OnnxRuntimeTensorRtEngine:
         return TENSORRT_PRECISIONS.get(precision, 0)
 
     def conditions(self, purpose: Purpose | None) -> str:
-        return f"{processor()}, GPU {DEVICE}, {purpose}"
+        return f"{processor()}, {first_gpu()}, {purpose}"
 
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return HELD_OVER_LIVE * live_bytes
@@ -101,6 +102,14 @@ class OnnxRuntimeTensorRtEngine:
         with contextlib.suppress(OSError):  # it says so itself where it can't keep engines
             (purpose.cache.expanduser() / self.name).mkdir(mode=0o700, parents=True, exist_ok=True)
         return _planned(self.name, onnx, threads, TENSORRT, tensorrt_options(purpose, *_input(onnx)))
+
+
+def first_gpu() -> str:
+    """Model and driver, where PyCUDA is there to ask; ONNX Runtime itself does not tell."""
+    try:
+        return open_device().description
+    except DeviceError:
+        return f"GPU {DEVICE}"
 
 
 def need(provider: str) -> None:

@@ -42,7 +42,7 @@ unloaded, by whichever thread: the first would be left with a stack that is none
 class OpenVinoEngine:
     """OpenVINO's CPU plugin; no other device is admitted, so nothing falls back in silence."""
 
-    name = "openvino"
+    name, takes_dla = "openvino", False
 
     def __init__(self) -> None:
         self._core = CORE

@@ -27,9 +27,11 @@ from edge_runtime.engines import Purpose, Session, Size, Tensor
 from edge_runtime.engines.compiled import CompiledFolder, Identity
 from edge_runtime.errors import (
     CompilationFailed,
-    DeviceError,
+    DeviceFailed,
+    EngineDeviceLost,
     EngineError,
     EngineFileRefused,
+    EngineMemory,
     OutOfDeviceMemory,
     PluginMissing,
 )
@@ -99,7 +101,7 @@ class TensorRtEngine:
         EngineError: a version of TensorRT that this does not speak.
     """
 
-    name = "tensorrt"
+    name, takes_dla = "tensorrt", True
 
     def __init__(self) -> None:
         number = version_numbers(version_in(trt.__version__) or "0")
@@ -116,8 +118,7 @@ class TensorRtEngine:
         return PRECISIONS.get(precision, 0)
 
     def conditions(self, purpose: Purpose | None) -> str:
-        capability = ".".join(str(part) for part in self._device.capability)
-        return f"{self._device.name}, {capability}, driver {dotted(self._device.driver_version)}, {purpose}"
+        return f"{self._device.description}, {purpose}"
 
     def held_bytes(self, live_bytes: int, graph_bytes: Sequence[int]) -> int:
         return 0  # all of it is there from the beginning
@@ -161,7 +162,7 @@ class TensorRtEngine:
             precision=purpose.precision,
             graph=hashlib.sha256(onnx).hexdigest(),
             compiler=f"tensorrt {trt.__version__}",
-            gpu=self._device.name,
+            gpu=self._device.model,
             capability=".".join(str(part) for part in self._device.capability),
             driver=dotted(self._device.driver_version),
             profile=str(purpose),
@@ -234,8 +235,10 @@ class TensorRtSession(DevicePlan):
             with self._turn():
                 output: Tensor = self._infer(batch)
                 sound = np.isfinite(output).all()  # waits for it
-        except DeviceError as error:
-            raise EngineError(f"tensorrt failed on an input of shape {batch.shape}: {error}") from error
+        except OutOfDeviceMemory as error:
+            raise EngineMemory(f"tensorrt failed on an input of shape {batch.shape}: {error}") from error
+        except DeviceFailed as error:
+            raise EngineDeviceLost(f"tensorrt failed on an input of shape {batch.shape}: {error}") from error
         if not sound:
             raise EngineError(f"tensorrt returned values that are not finite for an input of shape {batch.shape}")
         return output
@@ -243,7 +246,7 @@ class TensorRtSession(DevicePlan):
     def _infer(self, batch: Any) -> Any:
         moment, failed = LOG.now(), f"tensorrt failed on an input of shape {batch.shape}"
         if not self._context.set_input_shape(self._input, batch.shape):
-            raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
+            raise _failure(failed, LOG.since(moment))
         shape = tuple(self._context.get_tensor_shape(self._output))
         if min(shape, default=0) < 1 or math.prod(shape) > math.prod(self._largest):
             raise EngineError(f"{failed}: its output would have the shape {shape}; {LOG.since(moment) or UNSAID}")
@@ -254,7 +257,7 @@ class TensorRtSession(DevicePlan):
             self._bind(self._batch.send_part(batch, self._stream), self._result.address)
         if not self._context.execute_async_v3(self._stream.handle):
             self._stream.synchronize()
-            raise EngineError(f"{failed}: {LOG.since(moment) or UNSAID}")
+            raise _failure(failed, LOG.since(moment))
         if isinstance(batch, DeviceArray):
             return made
         output: Tensor = self._result.fetch_part(shape, self._stream)
@@ -266,6 +269,12 @@ class TensorRtSession(DevicePlan):
         for name, address in ((self._input, source), (self._output, target)):
             if not self._context.set_tensor_address(name, int(address)):
                 raise EngineError(f"tensorrt does not take the address of {name}")
+
+
+def _failure(what: str, said: str) -> EngineError:
+    """Of a run, by what TensorRT says of it."""
+    kind = EngineMemory if OUT_OF_MEMORY.search(said) else EngineError
+    return kind(f"{what}: {said or UNSAID}")
 
 
 def _names(engine: Any) -> tuple[str, str]:

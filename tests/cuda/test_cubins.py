@@ -1,4 +1,4 @@
-"""What the compilers made of the kernels: registers, spills, shared memory and loads, against the budgets written here."""
+"""What the compilers made of the kernels: registers, spills and loads, against the budgets written here."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from edge_runtime.cuda.sensitivity import SENSITIVITY
 from edge_runtime.cuda.volume import SOLVE, VOLUME
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "kernels"))
+import cubins  # noqa: E402
+
 CUBINS = ROOT / "edge_runtime" / "cubins"
 TOOLS = Path(sysconfig.get_path("purelib")) / "nvidia" / "cu13" / "bin"
 TARGETS = ("12.6/sm_87", "13/sm_87", "13/sm_110")
@@ -172,6 +175,30 @@ def parameter_sizes(file: str, ordinal: int) -> set[int]:
     sizes = re.findall(rf"Ordinal :\s*0x{ordinal:x}\s+Offset\s*:\s*0x[0-9a-f]+\s+Size\s*:\s*0x([0-9a-f]+)", text)
     assert sizes
     return {int(size, 16) for size in sizes}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cudas"),
+    [
+        ("sm_70", ["12.6"]),
+        ("sm_90", ["12.6", "13"]),
+        ("sm_120", ["13"]),
+    ],  # one given up by CUDA 13, one newer than 12.6
+)
+def test_another_gpu_is_compiled_for_by_who_knows_it(gpu, cudas):
+    assert [target.cuda for target in cubins.targets_of(gpu)] == cudas
+
+
+def test_a_gpu_that_nobody_compiles_for_is_told():
+    with pytest.raises(cubins.CompilerError, match=r"sm_1: neither CUDA 12\.6 nor CUDA 13 compiles for it"):
+        cubins.targets_of("sm_1")
+
+
+def test_the_gpu_named_for_the_tests_on_a_device_is_compiled_for_whatever_is_there():
+    """Also after a run without one."""
+    command = ["make", "-n", "-o", ".venv-device/.ready", "test-device", "GPU=sm_90"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "kernels/cubins.py --out edge_runtime/cubins --gpu sm_90" in done.stdout
 
 
 def test_a_wheel_brings_them(tmp_path):

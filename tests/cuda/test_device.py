@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from edge_runtime.arrays import DeviceArray
-from edge_runtime.cuda.device import driver, open_device
+from edge_runtime.cuda.device import driver, first_device, open_device
+from edge_runtime.engines import onnxruntime_gpu
 from edge_runtime.errors import ArgumentError, DeviceUnsupported, OutOfDeviceMemory
 from edge_runtime.kernels import (
     AdaptivePlan,
@@ -68,6 +72,15 @@ def planned(shape: str = "2, 64, 32", **settings: str) -> str:
             r"DeviceUnsupported .* compute capability 7.2, which sense was not compiled for: make cubins",
         ),
         ({"EDGE_DRIVER_CAPABILITY": "8.6"}, r"DeviceUnsupported .* compute capability 8.6"),
+        (
+            {"EDGE_DRIVER_REFUSES": "cuDevicePrimaryCtxRetain 2"},
+            r"OutOfDeviceMemory the GPU has no memory left for a context .*: end other programs",
+        ),
+        (
+            {"EDGE_DRIVER_REFUSES": "cuDevicePrimaryCtxRetain 46"},
+            r"NoDevice the CUDA driver answers cuDevicePrimaryCtxRetain failed: .* take a profile",
+        ),
+        ({"EDGE_DRIVER_REFUSES": "cuCtxPushCurrent_v2 719"}, r"DeviceFailed test driver .*must be started anew"),
         ({"EDGE_DRIVER_MEMORY": "30000"}, r"OutOfDeviceMemory .* has 0 of 0 MB left.*plan fewer or smaller scans"),
     ],
 )
@@ -195,7 +208,7 @@ def test_columns_beside_those_of_a_view_on_the_gpu_are_not_looked_at():
 
 
 SPARE = """
-from edge_runtime.cuda.device import driver, open_device
+from edge_runtime.cuda.device import driver, first_device, open_device
 from edge_runtime.kernels import Plans, SensePlan, Workers
 import numpy as np
 with open_device().use():
@@ -236,8 +249,17 @@ def test_a_gpu_without_kernels_is_told_before_anything_is_planned():
 
 
 def test_an_array_that_does_not_fit_is_an_error_with_its_mend():
-    with pytest.raises(OutOfDeviceMemory, match="plan fewer or smaller scans at a time"):
+    with pytest.raises(
+        OutOfDeviceMemory, match=r"8,796,093,022,208 bytes were asked for .*plan fewer or smaller scans at a time"
+    ):
         open_device().array((1 << 40,), np.complex64)
+
+
+@pytest.mark.parametrize(("refused", "asked"), [("cuMemAlloc_v2", r"[1-9][\d,]*"), ("cuMemHostAlloc", "4,096,000")])
+def test_what_a_plan_asked_for_is_told(refused, asked, monkeypatch):
+    monkeypatch.setenv("EDGE_DRIVER_REFUSES", f"{refused} 2")
+    with pytest.raises(OutOfDeviceMemory, match=rf"has \d+ of 1074 MB left, {asked} bytes were asked for"):
+        IngestPlan(Workers(1), 8, 2000, 256, device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -255,3 +277,38 @@ def test_more_coils_than_a_block_holds_are_refused():
     ):
         AdaptivePlan(Workers(1), 200, 8, 8, device="cuda")
     AdaptivePlan(Workers(1), 64, 8, 8, device="cuda")
+
+
+@pytest.fixture
+def not_opened() -> Iterator[None]:
+    """The GPU is opened in the test, and once more after it."""
+    first_device.cache_clear()
+    yield
+    first_device.cache_clear()
+
+
+def test_threads_that_ask_for_the_gpu_at_the_same_time_share_one(monkeypatch, not_opened):
+    begun, opened, init = threading.Barrier(2), [], driver.init
+
+    def slow_init() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            begun.wait(0.2)  # the other one, if it gets here too
+        init()
+
+    monkeypatch.setattr(driver, "init", slow_init)
+    threads = [threading.Thread(target=lambda: opened.append(open_device())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 2 and opened[0] is opened[1]
+
+
+def test_onnx_runtimes_gpu_providers_are_held_to_the_gpu_and_its_driver(monkeypatch, not_opened):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [onnxruntime_gpu.CUDA, onnxruntime_gpu.TENSORRT])
+    before = onnxruntime_gpu.OnnxRuntimeCudaEngine().conditions(None)
+    monkeypatch.setenv("EDGE_DRIVER_VERSION", "13000")
+    first_device.cache_clear()
+    for engine in (onnxruntime_gpu.OnnxRuntimeCudaEngine(), onnxruntime_gpu.OnnxRuntimeTensorRtEngine()):
+        assert "test driver without a GPU, 8 multiprocessors, 1 GB, 8.7, driver 13.0" in engine.conditions(None)
+    assert before == onnxruntime_gpu.OnnxRuntimeCudaEngine().conditions(None).replace("driver 13.0", "driver 12.6")

@@ -19,7 +19,7 @@ from edge_runtime.profile import load_profile
 def _no_gpu(monkeypatch):
     monkeypatch.setattr(device, "driver", None)
     monkeypatch.setattr(device, "missing", "No module named 'pycuda'", raising=False)
-    device.open_device.cache_clear()
+    device.first_device.cache_clear()
 
 
 def findings(root, files, architecture, profile, bundle=None):

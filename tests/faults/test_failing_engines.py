@@ -25,6 +25,7 @@ from edge_runtime import engines
 from edge_runtime.bundle import trust_store
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.engines.quarantine import Kind, Quarantine
+from edge_runtime.errors import DeviceFailed, EngineMemory
 from edge_runtime.lineup import FAILING_SCANS
 from edge_runtime.links.mrd_pack import parse_meta_attributes
 from edge_runtime.profile import Profile
@@ -160,6 +161,42 @@ def test_one_that_misses_the_golden_outputs_then_is_quarantined(faulty, serving,
     assert (mark.case.engine, mark.kind, mark.quarantined) == ("openvino", Kind.GOLDEN, True)
     counted = server.server._runtime.counters.snapshot()
     assert counted["engine_failures", (("engine", "openvino"), ("kind", "error"))] == FAILING_SCANS
+
+
+def out_of_memory(output: np.ndarray) -> np.ndarray:
+    raise EngineMemory("openvino failed: out of memory")
+
+
+def device_failed(output: np.ndarray) -> np.ndarray:
+    raise DeviceFailed("sense_normal: an illegal address")
+
+
+def test_one_that_lacks_memory_for_the_golden_outputs_too_is_not_quarantined(faulty, serving, tmp_path):
+    server = serving(profile(tmp_path))
+    faulty.fault, faulty.golden_too = staticmethod(out_of_memory), True
+    for _ in range(FAILING_SCANS):
+        server.exchange(SCAN)
+    wait_until(lambda: engine_in_service(server).startswith("onnxruntime"))
+    assert Quarantine(tmp_path / "cache").marks() == []
+
+
+def test_the_last_engine_stays_while_it_lacks_memory(faulty, serving, tmp_path, caplog):
+    server = serving(profile(tmp_path, "openvino"))
+    faulty.fault, faulty.golden_too = staticmethod(out_of_memory), True
+    for _ in range(FAILING_SCANS):
+        server.exchange(SCAN)
+    wait_until(lambda: "stays in service" in caplog.text)
+    faulty.fault = None
+    assert learned_from(server.exchange(SCAN))
+
+
+def test_a_failure_of_kernels_is_not_the_engines(faulty, serving, tmp_path):
+    server = serving(profile(tmp_path))
+    faulty.fault = staticmethod(device_failed)
+    for _ in range(FAILING_SCANS + 1):
+        assert "no learned image: DeviceFailed" in notes(server.exchange(SCAN), "classical")
+    assert engine_in_service(server).startswith("openvino")
+    assert not [name for name, _ in server.server._runtime.counters.snapshot() if name == "engine_failures"]
 
 
 def test_a_single_failure_is_forgotten_by_a_scan_that_succeeds(faulty, serving, tmp_path):

@@ -29,14 +29,16 @@ from edge_runtime import engines
 from edge_runtime.admission import purpose_of
 from edge_runtime.arrays import DeviceArray
 from edge_runtime.bundle import DEFAULT_BUNDLE, Bundle, load_bundle
-from edge_runtime.cuda.device import open_device
+from edge_runtime.cuda.device import first_device
 from edge_runtime.engines import CompiledSession, choose_engine
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.engines.quarantine import Kind, Quarantine
 from edge_runtime.errors import (
     CompilationFailed,
+    EngineDeviceLost,
     EngineError,
     EngineFileRefused,
+    EngineMemory,
     EngineQuarantined,
     GoldenMismatch,
     OutOfDeviceMemory,
@@ -306,17 +308,22 @@ def test_measurements_are_kept_from_one_compilation_to_the_next(made, plan):
     ("change", "named"),
     [
         ({"EDGE_DRIVER_VERSION": "13000"}, "driver '12.6' instead of '13.0'"),
+        ({"EDGE_DRIVER_MULTIPROCESSORS": "16"}, "gpu '.*, 8 multi.*, 1 GB' instead of '.*, 16 multiprocessors, 1 GB'"),
+        ({"EDGE_DRIVER_MEMORY": str(2 << 30)}, "gpu '.*, 1 GB' instead of '.*, 2 GB'"),
         ({"EDGE_DRIVER_CAPABILITY": "11.0", "EDGE_DRIVER_VERSION": "13000"}, "capability '8.7' instead of '11.0'"),
     ],
 )
 def test_an_engine_of_another_device_is_refused_by_name_and_compiled_anew(
-    made, plan, monkeypatch, caplog, change, named
+    made, plan, engine, monkeypatch, caplog, change, named
 ):
+    """Nor does a mark of that device count here."""
     plan()
     for name, value in change.items():
         monkeypatch.setenv(name, value)
-    open_device.cache_clear()
-    plan(choose_engine(("tensorrt",), "fp32"))
+    first_device.cache_clear()
+    here = choose_engine(("tensorrt",), "fp32")
+    assert here.conditions(None) != engine.conditions(None)
+    plan(here)
     assert re.search(f"-fp32.engine is of another device.*{named}.*compiled anew", caplog.text)
     assert made.compiled == 2
 
@@ -432,10 +439,36 @@ def test_too_little_memory_is_named_and_is_no_reason_for_quarantine(made, plan, 
     assert not list(compilation.cache.glob("*.json"))
 
 
+OUT_OF_MEMORY = "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (out of memory)"
+
+
+@pytest.mark.parametrize(
+    ("refuses_to_run", "driver_refuses", "kind"),
+    [
+        (OUT_OF_MEMORY, "", EngineMemory),
+        ("", "cuMemcpyHtoDAsync_v2 2", EngineMemory),
+        ("", "cuMemcpyHtoDAsync_v2 719", EngineDeviceLost),
+    ],
+)
+def test_golden_outputs_that_lacked_memory_or_a_gpu_are_no_reason_for_quarantine(
+    made, qualified, compilation, monkeypatch, refuses_to_run, driver_refuses, kind
+):
+    only = replace(profile_of(), engines=("tensorrt",), compilation=compilation)
+    prepare_model(qualified, only)
+    made.refuses_to_run = refuses_to_run
+    with monkeypatch.context() as refusing, pytest.raises(kind, match=r"tensorrt failed on an input of shape"):
+        refusing.setenv("EDGE_DRIVER_REFUSES", driver_refuses)
+        prepare_model(qualified, only)
+    made.refuses_to_run = ""
+    assert not Quarantine(compilation.cache).marks()
+    prepare_model(qualified, only)
+    assert made.compiled == 1
+
+
 def test_too_little_memory_for_the_tensors_is_named(plan, monkeypatch):
     plan()
     monkeypatch.setenv("EDGE_DRIVER_MEMORY", "100000")
-    open_device.cache_clear()
+    first_device.cache_clear()
     with pytest.raises(OutOfDeviceMemory, match="plan fewer or smaller scans"):
         plan(choose_engine(("tensorrt",), "fp32"))
 
@@ -497,6 +530,17 @@ def test_the_accelerator_is_used_where_the_profile_and_the_device_have_it(made, 
     real, (config,) = load_bindings(), made.configs
     assert (config.default_device_type, config.DLA_core) == (real.DeviceType.DLA, 1)
     assert config.flags == {real.BuilderFlag.GPU_FALLBACK}
+
+
+def test_images_name_the_accelerator_and_the_gpu_beside_it(made, qualified, compilation):
+    made.dla_cores = 2
+    fp16 = replace(qualified, forms={"fp16": replace(qualified.forms["fp32"], precision="fp16")})
+    on_dla = replace(profile_of(), engines=("tensorrt", "onnxruntime"), precisions=("fp16",))
+    engines = []
+    for core in (None, 1):
+        profile = replace(on_dla, compilation=replace(compilation, dla_core=core))
+        engines.append(prepare_model(fp16, profile).engine)
+    assert engines[1] == f"{engines[0]} on DLA core 1 and GPU"
 
 
 @pytest.mark.parametrize(

@@ -35,17 +35,17 @@ SETTINGS = {"weight": np.array([0.3], np.float32), "steps": np.array([4], np.int
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The module, over the real bindings of one version."""
-    from edge_runtime.cuda.device import open_device
+    from edge_runtime.cuda.device import first_device
 
     monkeypatch.setitem(sys.modules, "tensorrt", load_bindings())
     sys.modules.pop("edge_runtime.engines.tensorrt_plugin", None)
-    open_device.cache_clear()
+    first_device.cache_clear()
     module = importlib.import_module("edge_runtime.engines.tensorrt_plugin")
     yield module
     for creator in module._kept:
         load_bindings().get_plugin_registry().deregister_creator(creator)
     sys.modules.pop("edge_runtime.engines.tensorrt_plugin", None)
-    open_device.cache_clear()
+    first_device.cache_clear()
 
 
 def fields(**values: Any) -> Any:

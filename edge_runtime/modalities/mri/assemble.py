@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import BudgetExceeded, ReadoutError, UnsupportedScan
+from edge_runtime.errors import BudgetExceeded, DeviceError, ReadoutError, UnsupportedScan
 from edge_runtime.kernels import PLACEMENT, IngestPlan, LineBook, Lines, Placed, Stop, Where, Workers, survey
 from edge_runtime.modalities.mri.buffers import AcsState, CalibrationSamples, SeparateAcs, SliceBuffer
 from edge_runtime.modalities.mri.fourier import Complex
@@ -116,6 +116,7 @@ class Assembler:
 
         Raises:
             ScanRefused: a readout contradicts the header, or memory would not suffice; readouts before it are kept.
+            DeviceError: the GPU failed; the slice whose readouts it was to transform is dropped, the others are kept.
         """
         found = survey(batch.header)
         if unknown := found.flags & ~KNOWN_FLAGS:
@@ -457,21 +458,28 @@ class Assembler:
 
         Raises:
             ReadoutError: about the readout after the last of them.
+            DeviceError: the GPU failed; the slice is dropped.
         """
         buffer = self._open.get(key)
         if buffer is None:
             buffer = self._open_slice(key, batch[begin:])
         how = self._transform_of(batch.header[begin], batch.samples.shape[2])
-        placed = self._plan(batch.coils).place(
-            batch.header,
-            batch.samples,
-            buffer.book,
-            buffer.samples,
-            begin=begin,
-            used=how.used,
-            first_sample=how.first_sample,
-            whitening=how.whitening,
-        )
+        try:
+            placed = self._plan(batch.coils).place(
+                batch.header,
+                batch.samples,
+                buffer.book,
+                buffer.samples,
+                begin=begin,
+                used=how.used,
+                first_sample=how.first_sample,
+                whitening=how.whitening,
+            )
+        except DeviceError:  # lines are counted before they are transformed: in their place may be anything, of anybody
+            buffer.ended_by = "a failure of the GPU"
+            self.drop(key)
+            self._note(f"{key}: no image, as the GPU failed while its lines were transformed")
+            raise
         if placed.moved:
             for part, name in enumerate(PLACEMENT):
                 if placed.moved >> part & 1:

@@ -6,8 +6,9 @@
 // parameters must be as long as the cubin says, and lie where it says. What a capture of a stream must not meet is refused, by the
 // rules of the Driver API (cuStreamBeginCapture, cuThreadExchangeStreamCaptureMode); events in captured streams are not supported.
 //
-// The environment chooses: EDGE_DRIVER_KERNELS (the folder), _CAPABILITY ("8.7"), _VERSION ("12060"), _MEMORY (bytes), _ORDER
-// ("forward", "reverse"), _LOG (a file: a line a launch, those of graphs when these are launched).
+// The environment chooses: EDGE_DRIVER_KERNELS (the folder), _CAPABILITY ("8.7"), _VERSION ("12060"), _MULTIPROCESSORS ("8"),
+// _MEMORY (bytes), _ORDER ("forward", "reverse"), _LOG (a file: a line a launch, those of graphs when these are launched),
+// _REFUSES (the name of a function and the error that it answers, "cuLaunchKernel 719").
 //
 // Of its own it has edge_driver_calls(NAME), how often a function was called, and edge_driver_graphs(), how many graphs there are.
 #include <cuda.h>
@@ -130,6 +131,13 @@ struct Driver {
     }
     std::size_t memory() const { return std::strtoull(setting("EDGE_DRIVER_MEMORY", "1073741824").c_str(), nullptr, 10); }
 
+    // What a function answers without doing anything, if the environment says so.
+    static CUresult refusal(const std::string& function) {
+        const std::string refused = setting("EDGE_DRIVER_REFUSES", "");
+        if (refused.compare(0, function.size() + 1, function + ' ') != 0) return CUDA_SUCCESS;
+        return static_cast<CUresult>(std::atoi(refused.c_str() + function.size()));
+    }
+
     void load_kernels() {
         if (!kernels.empty()) return;
         for (const auto& file : std::filesystem::directory_iterator(setting("EDGE_DRIVER_KERNELS", "."))) {
@@ -249,7 +257,8 @@ Driver& driver() {
 
 #define LOCKED                                                             \
     const std::lock_guard<std::recursive_mutex> guard(driver().lock); \
-    ++driver().calls[__func__]
+    ++driver().calls[__func__];                                       \
+    if (const CUresult refused = driver().refusal(__func__)) return refused
 
 #define PASSED(checked) \
     if (const CUresult refused = checked) return refused
@@ -397,7 +406,7 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
         case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = (driver().major() >= 9 ? 227 : 163) << 10; break;
         case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = 1024; break;
         case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; break;
-        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 8; break;
+        case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = std::atoi(setting("EDGE_DRIVER_MULTIPROCESSORS", "8").c_str()); break;
         case CU_DEVICE_ATTRIBUTE_INTEGRATED: *value = 1; break;
         case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY: *value = 1; break;
         case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING: *value = 1; break;
@@ -426,6 +435,7 @@ CUresult cuCtxAttach(CUcontext* context, unsigned) {
 }
 CUresult cuCtxDetach(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxPushCurrent(CUcontext context) {
+    LOCKED;
     contexts.push_back(context);
     return CUDA_SUCCESS;
 }
