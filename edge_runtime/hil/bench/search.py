@@ -2,9 +2,9 @@
 
 Along `Pace` the protocol's repetition times and pauses are divided by a factor; along `Scanners` ever more of them measure at
 once, each at the same pace. From the axis's first load it is doubled (or halved) until a load is not held (or is), then the gap
-is halved until it is narrower than the axis tells apart. A load is held where no image is lost, no more deadlines are missed
-than the budget has (none where it has no such line), and the scanners could keep the pace: a server that takes readouts late
-holds up the scanner, and one that answers a scan after the pause that follows it holds up the next scan.
+is halved until it is narrower than the axis tells apart. A load is held where no image is lost, every scan is answered to its end,
+no more deadlines are missed than the budget has (none where it has no such line), and the scanners could keep the pace: a server
+that takes readouts late holds up the scanner, and one that answers a scan after the pause that follows it holds up the next scan.
 """
 
 from __future__ import annotations
@@ -142,6 +142,8 @@ def point_of(load: Load, readouts_per_s: float, measures: Measures, budget: Budg
     why = ""
     if measures.images_lost:
         why = f"{measures.images_lost} of {measures.images_expected} images were lost"
+    elif measures.completed < measures.scans:
+        why = f"{measures.scans - measures.completed} of {measures.scans} scans were not answered in full"
     elif misses is not None and misses.value > allowed:
         why = f"{misses.count} of {misses.of} deadlines were missed"
     elif measures.pacing.overruns > allowed * measures.scans:

@@ -59,7 +59,7 @@ class Verdict:
 
 
 def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttles_c: float | None = None) -> Verdict:
-    """Holds a run against its budget. That nothing is lost is a line of every budget."""
+    """Holds a run against its budget. That nothing is lost, and every scan answered to its end, are lines of every budget."""
     lines = [
         Line(
             "images lost",
@@ -68,7 +68,15 @@ def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttle
             float(measures.images_lost),
             measures.images_lost == 0 and measures.images_expected > 0,
             f"of {measures.images_expected} that {measures.scans} scans should yield" + _first(measures.lost),
-        )
+        ),
+        Line(
+            "scans not answered in full",
+            "",
+            0.0,
+            float(measures.scans - measures.completed),
+            measures.completed == measures.scans,
+            f"of {measures.scans} that began",
+        ),
     ]
     for name, limit, p in (("p90", budget.image_p90_ms, 0.9), ("p99", budget.image_p99_ms, 0.99)):
         if limit is not None:

@@ -1,0 +1,101 @@
+"""Servers that break off, speak too early or never come to an end: what the simulated scanner and the budget make of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import PATIENCE_S
+from simulated import readouts_of, scan_bytes, usual_kspace
+
+from edge_runtime.cli import main
+from edge_runtime.links.mrd_pack import pack_close, pack_image
+
+SCAN = scan_bytes(readouts_of(usual_kspace()))
+
+PROTOCOL = """
+name = "rude"
+version = 1
+[[scan]]
+name = "T1"
+file = "scan.mrd"
+repetition_time_ms = 2
+image = "image"
+deadline_ms = 60000
+pause_s = 0
+"""
+
+Answer = Callable[[socket.socket], None]
+
+
+def image(level: float = 1.0) -> bytes:
+    return pack_image(np.full((1, 1, 4, 4), level, np.float32), {}, "")
+
+
+def hear_out(connection: socket.socket) -> None:
+    """The whole scan, whose configuration is packed to the same size whatever its name."""
+    left = len(SCAN)
+    while left and (data := connection.recv(min(left, 1 << 16))):
+        left -= len(data)
+
+
+@contextlib.contextmanager
+def server(answer: Answer) -> Iterator[int]:
+    """Answers one connection after another; yields its port."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connection.settimeout(PATIENCE_S)
+                with connection, contextlib.suppress(OSError):
+                    answer(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE_S)
+
+
+def bench(folder: Path, port: int, *options: str) -> tuple[int, Any]:
+    (folder / "scan.mrd").write_bytes(SCAN)
+    (folder / "rude.toml").write_text(PROTOCOL, encoding="utf-8")
+    command = ["bench", "run", "--quiet", "--protocol", str(folder / "rude.toml"), "--target", f"127.0.0.1:{port}"]
+    code = main([*command, "--warm-up", "0", "--repeat", "3", "--out", str(folder), *options])
+    path = folder / "bench.json"
+    return code, json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def missed(report: Any) -> list[str]:
+    return [line["name"] for line in report["verdict"]["lines"] if line["passed"] is False]
+
+
+def test_images_without_the_servers_close_are_no_answer_in_full(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        connection.sendall(image())
+
+    with server(answer) as port:
+        code, report = bench(tmp_path, port)
+    assert (report["measures"]["completed"], report["measures"]["images_lost"]) == (0, 0)
+    assert code == 1 and missed(report) == ["scans not answered in full"]
+
+
+def test_a_server_that_ends_its_answers_is_within_the_budget(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        connection.sendall(image() + pack_close())
+
+    with server(answer) as port:
+        code, report = bench(tmp_path, port)
+    assert code == 0 and missed(report) == []

@@ -1,0 +1,58 @@
+"""Which lines a budget has, and what a search calls held: figures of scans that were not all answered, or hardly compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_runtime.budget import Budget
+from edge_runtime.hil.bench.golden import Golden, Picture
+from edge_runtime.hil.bench.links import Link
+from edge_runtime.hil.bench.measures import Measures, measure
+from edge_runtime.hil.bench.protocol import ScanStep
+from edge_runtime.hil.bench.record import ImageSeen, ScanSeen
+from edge_runtime.hil.bench.search import Load, point_of
+from edge_runtime.hil.bench.sensing import Usage
+from edge_runtime.hil.bench.verdict import Verdict, judge
+from edge_runtime.hil.bench.wire import Key
+
+KEY = Key(0, 0, 0, 0, 0)
+STEP = ScanStep("T1", "t1.mrd", 5.0, image="image", deadline_ms=100.0)
+IMAGE = ImageSeen(KEY, "image", "final", 1.02, 0.02, (1, 1, 4, 4), "<f4", "abc")
+GOLDEN = Golden({("T1", "image", KEY): Picture("abc", (1, 1, 4, 4), "<f4", Path())})
+
+
+def scan(number: int, **changes: Any) -> ScanSeen:
+    usual = ScanSeen(
+        scanner=0, number=number, attempt=0, name="T1", started_s=2.0 * number, duration_s=1.1, readouts=200, sent=200,
+        expected=(KEY,), images=(IMAGE,), lateness_us=(10,) * 200, held_up_s=0.0, overrun_s=0.0, closed=True, error="",
+    )  # fmt: skip
+    return replace(usual, **changes)
+
+
+def measured(*scans: ScanSeen, golden: Golden = GOLDEN) -> Measures:
+    return measure(scans, [STEP], golden, Path())
+
+
+def judged(measures: Measures, budget: Budget = Budget()) -> Verdict:
+    return judge(measures, Usage(), budget, Link())
+
+
+def missed(verdict: Verdict) -> list[str]:
+    return [line.name for line in verdict.lines if line.passed is False]
+
+
+def test_what_is_in_order_is_within_the_budget_and_held() -> None:
+    measures = measured(*map(scan, range(3)))
+    assert judged(measures, Budget(nrmse=0.0)).passed
+    assert point_of(Load(1.0, 1), 200.0, measures, Budget(), Usage()).held
+
+
+@pytest.mark.parametrize("changes", [{"closed": False}, {"error": "the connection was lost"}])
+def test_a_scan_that_was_not_answered_in_full_is_missed_and_not_held(changes: dict[str, Any]) -> None:
+    measures = measured(scan(0), scan(1, **changes))
+    assert missed(judged(measures)) == ["scans not answered in full"]
+    assert point_of(Load(1.0, 1), 200.0, measures, Budget(), Usage()).why == "1 of 2 scans were not answered in full"
