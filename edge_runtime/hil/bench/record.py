@@ -17,7 +17,8 @@ class ImageSeen:
     """One image, when it came and what it was.
 
     Attributes:
-        method, completeness: as the server calls them; ``image`` where it does not, and final once its last readout was due.
+        method, completeness: as the server calls them; ``image`` where it does not, and final once its last readout was due;
+            ``early`` where it says final before.
         since_start_s: from the first readout's time to its last byte.
         since_last_readout_s: from the time at which the last readout of its slice was due; negative for a preview.
         digest: SHA-256 of shape, type and pixels, in hexadecimal; the name of the spooled file.

@@ -55,6 +55,9 @@ LEAD_S = 0.01
 UNNAMED, FINAL, PREVIEW = "image", "final", "preview"
 """Method and completeness of images whose server says neither."""
 
+EARLY = "early"
+"""Completeness of an image that was called final before its last readout was due: it is none of the whole scan."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -152,6 +155,9 @@ class Attempt:
         ended = time.perf_counter()
         if self._seen.closed and self._sent < len(self._script.readouts):
             error = error or "the server closed before the scan was sent"
+        images = tuple(self._image(image, at) for image, at in self._seen.images)
+        if any(image.completeness == EARLY for image in images):
+            error = error or "an image was called final before its last readout was due"
         return ScanSeen(
             scanner=self._orders.scanner,
             number=self._number,
@@ -162,7 +168,7 @@ class Attempt:
             readouts=len(self._script.readouts),
             sent=self._sent,
             expected=self._script.keys,
-            images=tuple(self._image(image, at) for image, at in self._seen.images),
+            images=images,
             lateness_us=tuple(self._lateness_us),
             held_up_s=self._held_up_s,
             overrun_s=max(0.0, ended - self.next_s) if self._step.pause_s else 0.0,
@@ -270,7 +276,10 @@ class Attempt:
         due = self._due.get(image.key)
         if due is None and self._due and len(self._due) == len(self._script.keys):
             due = max(self._due.values())  # a server that does not number its images: they are of the whole scan
-        completeness = said.get("EdgeCompleteness") or (FINAL if due is not None and at >= due else PREVIEW)
+        whole = due is not None and at >= due
+        completeness = said.get("EdgeCompleteness") or (FINAL if whole else PREVIEW)
+        if completeness == FINAL and not whole:
+            completeness = EARLY
         described = f"{image.shape} {image.pixel_type}".encode()
         digest = hashlib.sha256(described + image.pixels).hexdigest()
         path = Path(self._orders.spool) / f"{digest}.pixels"

@@ -34,13 +34,15 @@ pause_s = 0
 Answer = Callable[[socket.socket], None]
 
 
-def image(level: float = 1.0) -> bytes:
-    return pack_image(np.full((1, 1, 4, 4), level, np.float32), {}, "")
+FINAL = "<ismrmrdMeta><meta><name>EdgeCompleteness</name><value>final</value></meta></ismrmrdMeta>"
 
 
-def hear_out(connection: socket.socket) -> None:
+def image(level: float = 1.0, attributes: str = "") -> bytes:
+    return pack_image(np.full((1, 1, 4, 4), level, np.float32), {}, attributes)
+
+
+def hear_out(connection: socket.socket, left: int = len(SCAN)) -> None:
     """The whole scan, whose configuration is packed to the same size whatever its name."""
-    left = len(SCAN)
     while left and (data := connection.recv(min(left, 1 << 16))):
         left -= len(data)
 
@@ -89,6 +91,25 @@ def test_images_without_the_servers_close_are_no_answer_in_full(tmp_path: Path) 
         code, report = bench(tmp_path, port)
     assert (report["measures"]["completed"], report["measures"]["images_lost"]) == (0, 0)
     assert code == 1 and missed(report) == ["scans not answered in full"]
+
+
+def test_a_final_image_of_readouts_that_were_not_sent_yet_is_lost(tmp_path: Path) -> None:
+    """But for the golden result, which is made in order."""
+    turns = iter(range(9))
+
+    def answer(connection: socket.socket) -> None:
+        before = len(SCAN) // 2 if next(turns) else len(SCAN)
+        hear_out(connection, before)
+        connection.sendall(image(attributes=FINAL))
+        hear_out(connection, len(SCAN) - before)
+        connection.sendall(pack_close())
+
+    with server(answer) as port:
+        code, report = bench(tmp_path, port)
+    measures = report["measures"]
+    assert (measures["images_lost"], measures["image"]["samples_ms"]) == (3, [])
+    assert code == 1 and missed(report)[:2] == ["images lost", "scans not answered in full"]
+    assert list(measures["errors"]) == ["an image was called final before its last readout was due"]
 
 
 def test_a_server_that_ends_its_answers_is_within_the_budget(tmp_path: Path) -> None:
