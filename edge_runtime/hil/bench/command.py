@@ -352,14 +352,16 @@ def _run(options: argparse.Namespace) -> int:
         keep_golden=options.keep_golden,
         metrics=options.metrics or "",
     )
+    junit = options.junit or options.out / "junit.xml"
+    for old in (junit, options.out / "bench.html", options.out / "bench.json"):
+        old.unlink(missing_ok=True)  # should this run come to nothing, no other's verdict is left in its place
     result = run(plan, _Progress(options.quiet or options.json))
     throttles = profile.device.throttles_c if profile is not None and profile.device is not None else None
     verdict = judge(result.measures, result.usage, _budget(protocol, profile), plan.link, throttles)
     report = report_of(result, verdict, ["edge-runtime", *sys.argv[1:]], profile.name if profile is not None else "")
     path = write_report(options.out, report)
-    page = write_page(options.out, report)
-    junit = options.junit or options.out / "junit.xml"
     write_junit(junit, report)
+    page = write_page(options.out, report)
     if options.json:
         kept = {name: report[name] for name in ("made", "provenance", "protocol", "verdict", "stages", "usage")}
         print(json.dumps({**kept, "report": str(path), "page": str(page), "junit": str(junit)}))

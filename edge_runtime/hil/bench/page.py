@@ -139,7 +139,10 @@ def _value(value: Any, unit: str = "") -> str:
     return f"{_number(value)} {unit}".strip()
 
 
-def _number(value: float) -> str:
+def _number(value: float | str) -> str:
+    """Text is what JSON has no number for, such as ``inf``."""
+    if isinstance(value, str):
+        return value
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -219,8 +222,8 @@ def _counts(report: Mapping[str, Any]) -> str:
             "images under load against the golden ones",
             NOT_MEASURED
             if not quality["compared"]
-            else f"{quality['identical']} of {quality['compared']} identical to the last bit; worst NRMSE {quality['nrmse']:.3g}, "
-            f"worst pixel {quality['largest']:.3g} of the brightest",
+            else f"{quality['identical']} of {quality['compared']} identical to the last bit; "
+            f"worst NRMSE {_number(quality['nrmse'])}, worst pixel {_number(quality['largest'])} of the brightest",
         ),
     ]
     errors = [(f"{count} ×", text) for text, count in measures["errors"].items()]
@@ -326,7 +329,7 @@ def provenance_table(report: Mapping[str, Any]) -> str:
         ("bench", ", ".join(f"{name} {number}" for name, number in made["bench"].items())),
         ("bench's machine", made["bench_machine"]),
         ("server's machine", machine),
-        ("power mode", made["power_mode"]),
+        ("power mode", str(made["power_mode"])),
         ("hardware profile", made["profile"]),
         ("scanners' scheduler", ", ".join(report.get("schedulers", ())) or "the usual one"),
         ("server's arguments", " ".join(made["server_arguments"]) or "none"),

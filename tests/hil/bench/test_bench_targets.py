@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from simulated import readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.cli import main
-from edge_runtime.hil.bench.stages import parse_metrics_url, stages_between, told
+from edge_runtime.hil.bench.stages import Reports, parse_metrics_url, stages_between, told
 
 TESTS = Path(__file__).parents[2]
 LINES = 32
@@ -198,3 +199,15 @@ def test_metrics_that_are_none_say_nothing_and_break_nothing(text: str) -> None:
     said = told(text)
     assert all(isinstance(count, float) for _, count in said.stages.values())
     assert stages_between(text, text) == []
+
+
+def test_times_that_are_no_numbers_are_no_stages(tmp_path: Path) -> None:
+    report = {"readouts": 32, "images": [{"completeness": "final", "stages_s": {"ingest": math.nan, "send": 0.5}}]}
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "report.json").write_text(json.dumps(report))
+    reports = Reports(tmp_path)
+    reports.collect()
+    assert [(stage.name, stage.mean_ms) for stage in reports.stages()] == [("send", 500.0)]
+    metrics = 'edge_stage_seconds_{}{{stage="ingest"}} {}\n'
+    text = metrics.format("sum", "NaN") + metrics.format("count", "3")
+    assert stages_between("", text) == []

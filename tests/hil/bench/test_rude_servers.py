@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from conftest import PATIENCE_S
 from simulated import readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.cli import main
+from edge_runtime.hil.bench.verdict import GOLDEN
 from edge_runtime.links.mrd_pack import pack_close, pack_image
 
 SCAN = scan_bytes(readouts_of(usual_kspace()))
@@ -29,6 +31,8 @@ repetition_time_ms = 2
 image = "image"
 deadline_ms = 60000
 pause_s = 0
+[budget]
+nrmse = 0.001
 """
 
 Answer = Callable[[socket.socket], None]
@@ -110,6 +114,30 @@ def test_a_final_image_of_readouts_that_were_not_sent_yet_is_lost(tmp_path: Path
     assert (measures["images_lost"], measures["image"]["samples_ms"]) == (3, [])
     assert code == 1 and missed(report)[:2] == ["images lost", "scans not answered in full"]
     assert list(measures["errors"]) == ["an image was called final before its last readout was due"]
+
+
+def test_images_that_are_no_numbers_fail_the_run_and_are_told_everywhere(tmp_path: Path) -> None:
+    levels = iter([1.0, np.nan, np.nan, np.nan])
+
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        connection.sendall(image(next(levels)) + pack_close())
+
+    with server(answer) as port:
+        code, report = bench(tmp_path, port)
+    assert code == 1 and missed(report) == [GOLDEN]
+    assert report["measures"]["quality"]["nrmse"] == "inf"
+    assert "worst NRMSE inf" in (tmp_path / "bench.html").read_text()
+    assert ElementTree.parse(tmp_path / "junit.xml").getroot().attrib["failures"] == "1"
+
+
+def test_a_run_that_came_to_nothing_leaves_no_other_runs_verdict(tmp_path: Path) -> None:
+    written = [tmp_path / name for name in ("junit.xml", "bench.html", "bench.json")]
+    for path in written:
+        path.write_text("of another run")
+    with server(hear_out) as port:
+        assert bench(tmp_path, port) == (1, None)
+    assert not any(path.exists() for path in written)
 
 
 def test_a_server_that_ends_its_answers_is_within_the_budget(tmp_path: Path) -> None:
