@@ -95,6 +95,7 @@ class Quality:
         nrmse, largest: of the worst; None where none were compared.
         worst: which that is; "" where all are identical.
         differing: how many are not identical, by method.
+        uncompared: images that the deadlines are about and that had no golden one.
     """
 
     compared: int
@@ -103,6 +104,7 @@ class Quality:
     largest: float | None
     worst: str = ""
     differing: dict[str, int] = field(default_factory=dict)
+    uncompared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
     previews: list[tuple[float, float]] = []
     lost: list[str] = []
     errors: dict[str, int] = defaultdict(int)
-    expected = missing = late = with_deadline = completed = cut = 0
+    expected = missing = late = with_deadline = completed = cut = uncompared = 0
     compared: list[tuple[Difference, str, str]] = []
     for attempts in _by_scan(scans):
         step, last = by_name[attempts[-1].name], attempts[-1]
@@ -194,6 +196,7 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
                 continue
             sample = (last.started_s + image_seen.since_start_s, 1000 * image_seen.since_last_readout_s)
             everything.append(sample)
+            uncompared += (step.name, wanted, key) not in golden.pictures
             by_step[step.name].append(sample)
             late += step.deadline_ms is not None and sample[1] > step.deadline_ms
     began = min((scan.started_s for scan in scans), default=0.0)
@@ -213,20 +216,28 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
         readouts=sum(scan.sent for scan in scans),
         errors=dict(errors),
         pacing=_pacing(scans),
-        quality=_quality(compared),
+        quality=_quality(compared, uncompared),
         seconds=ended - began,
         bundles=tuple(sorted({image.bundle for scan in scans for image in scan.images if image.bundle})),
     )
 
 
-def _quality(compared: Sequence[tuple[Difference, str, str]]) -> Quality:
+def _quality(compared: Sequence[tuple[Difference, str, str]], uncompared: int) -> Quality:
     """Of images: how each differs, its method, and what it is called."""
     if not compared:
-        return Quality(0, 0, None, None)
+        return Quality(0, 0, None, None, uncompared=uncompared)
     differing = Counter(method for difference, method, _ in compared if difference.largest != 0.0)
     worst, _, name = max(compared, key=lambda one: (one[0].nrmse, one[0].largest))
     identical = len(compared) - sum(differing.values())
-    return Quality(len(compared), identical, worst.nrmse, worst.largest, name if differing else "", dict(differing))
+    return Quality(
+        len(compared),
+        identical,
+        worst.nrmse,
+        worst.largest,
+        name if differing else "",
+        dict(differing),
+        uncompared,
+    )
 
 
 def _by_scan(scans: Sequence[ScanSeen]) -> list[list[ScanSeen]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from edge_runtime.hil.bench.search import Load
 from edge_runtime.hil.bench.sensing import Sensed, Usage, Watcher, usage
 from edge_runtime.hil.bench.stages import Reports, Stage, read_metrics, readouts_between, stages_between
 from edge_runtime.hil.bench.target import Address, SshOptions, Target, opened
-from edge_runtime.hil.bench.wire import WireError, read_script
+from edge_runtime.hil.bench.wire import Key, WireError, read_script
 
 ATTEMPTS_OVER_A_BAD_LINK = 5
 """At one scan; what is cut is measured again."""
@@ -101,19 +101,35 @@ Tell = Callable[[str], None]
 """Told what goes on, a line at a time."""
 
 
-def check_scans(protocol: Protocol) -> None:
-    """Reads every scan of a protocol once, before anything is started.
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Of a scan's file.
+
+    Attributes:
+        readouts: how many.
+        keys: of the images to be expected.
+    """
+
+    readouts: int
+    keys: tuple[Key, ...]
+
+
+def outlines_of(protocol: Protocol) -> dict[str, Outline]:
+    """Reads every scan of a protocol once, before anything is started; by file.
 
     Raises:
         BenchError: one can't be played.
     """
+    found = {}
     for path in {step_file(step) for step in protocol.scans}:
         try:
-            read_script(Path(path))
+            script = read_script(Path(path))
         except WireError as error:
             raise BenchError(
                 f"{error}; recordings of other kinds become MRD streams by edge-runtime bench convert"
             ) from None
+        found[path] = Outline(len(script.readouts), script.keys)
+    return found
 
 
 def step_file(step: ScanStep) -> str:
@@ -138,7 +154,7 @@ def benches(plan: Plan, tell: Tell) -> Iterator[Bench]:
     Raises:
         BenchError: see `run`.
     """
-    check_scans(plan.protocol)
+    outlines = outlines_of(plan.protocol)
     with contextlib.ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-bench-pixels-")))
         target = stack.enter_context(opened(plan.address, plan.serve, plan.ssh, plan.cpu_limit))
@@ -146,16 +162,24 @@ def benches(plan: Plan, tell: Tell) -> Iterator[Bench]:
         watcher = stack.enter_context(Watcher(target.watch, zero_s))
         way = stack.enter_context(laid(plan.link, target.host, target.port))
         watcher.await_first()
-        yield Bench(plan, target, way, watcher, spool, zero_s, tell)
+        yield Bench(plan, outlines, target, way, watcher, spool, zero_s, tell)
 
 
 class Bench:
     """A run against a server that listens; see `benches`."""
 
     def __init__(
-        self, plan: Plan, target: Target, way: Way, watcher: Watcher, spool: Path, zero_s: float, tell: Tell
+        self,
+        plan: Plan,
+        outlines: Mapping[str, Outline],
+        target: Target,
+        way: Way,
+        watcher: Watcher,
+        spool: Path,
+        zero_s: float,
+        tell: Tell,
     ) -> None:
-        self._plan, self._way, self._zero_s, self._tell = plan, way, zero_s, tell
+        self._plan, self._outlines, self._way, self._zero_s, self._tell = plan, outlines, way, zero_s, tell
         self.target, self.watcher, self.spool = target, watcher, spool
         self.phases: list[Phase] = []
         self._reports = Reports(target.output)
@@ -199,17 +223,30 @@ class Bench:
             self.phase("cool-down", lambda: time.sleep(self._plan.cool_down_s))
 
     def golden(self) -> Golden:
-        """The golden result: every scan of the protocol once, alone and over a good link; or another run's."""
-        plan = self._plan
+        """The golden result: every scan of the protocol once, alone and over a good link; or another run's.
+
+        Raises:
+            BenchError: it has not every image that the protocol asks for: what nothing is held against passes any gate.
+        """
+        plan, place = self._plan, f"{self.target.host}:{self.target.port}"
+        scans: list[ScanSeen] = []
         if plan.golden is not None:
-            return read_golden(plan.golden)
-        self._tell("golden result: the protocol once, alone")
-        orders = self.orders(Way(self.target.host, self.target.port), 1.0, 1, None)
-        scans, _ = play_all([replace(orders, steps=tuple(replace(step, pause_s=0.0) for step in orders.steps))])
-        golden = golden_of(scans, self.spool)
-        if not golden.pictures:
-            said = [one.error or "; ".join(one.texts) or "no final image" for one in scans]
-            raise BenchError(f"no image came back from {self.target.host}:{self.target.port}: {said[0][:500]}")
+            golden = read_golden(plan.golden)
+        else:
+            self._tell("golden result: the protocol once, alone")
+            orders = self.orders(Way(self.target.host, self.target.port), 1.0, 1, None)
+            scans, _ = play_all([replace(orders, steps=tuple(replace(step, pause_s=0.0) for step in orders.steps))])
+            golden = golden_of(scans, self.spool)
+        wanted = [
+            (step.name, step.image, key) for step in plan.protocol.scans for key in self._outlines[step_file(step)].keys
+        ]
+        for step, method, key in golden.lacking(wanted)[:1]:
+            if plan.golden is not None:
+                raise BenchError(
+                    f"{plan.golden}: no golden {method} image of {step}, {key}: of another protocol, or not whole"
+                )
+            said = next(one.error or "; ".join(one.texts) or "nothing was said" for one in scans if one.name == step)
+            raise BenchError(f"no final {method} image of {step}, {key}, came back from {place}: {said[:500]}")
         if plan.keep_golden is not None:
             golden.write(plan.keep_golden)
         return golden

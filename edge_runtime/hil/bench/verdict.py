@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from edge_runtime.budget import Budget
 from edge_runtime.hil.bench.links import Link
-from edge_runtime.hil.bench.measures import Latency, Measures
+from edge_runtime.hil.bench.measures import Latency, Measures, Quality
 from edge_runtime.hil.bench.sensing import Usage
 
 NOT_MEASURED = "not measured"
@@ -90,10 +91,7 @@ def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttle
         detail = f"{seen.count} of {seen.of}; 95 % bounds {100 * seen.low:.1f} to {100 * seen.high:.1f} %"
         lines.append(_line("deadlines missed", "share", budget.miss_share, seen.value, detail))
     if budget.nrmse is not None:
-        quality = measures.quality
-        which = f" ({quality.worst})" if quality.worst else ""
-        detail = f"the worst of {quality.compared}{which}; {quality.identical} identical to the last bit"
-        lines.append(_line(GOLDEN, "", budget.nrmse, quality.nrmse, detail))
+        lines.append(_golden_line(budget.nrmse, measures.quality))
     if budget.resident_mb is not None:
         lines.append(_line("server's memory", "MB", budget.resident_mb, usage.resident_mb, "the most, resident"))
     if budget.temperature_c is not None:
@@ -112,8 +110,10 @@ def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttle
     missed = {line.name for line in lines if line.passed is False}
     reasons = [] if valid else [TOO_LATE]
     if GOLDEN in missed:
-        differing = ", ".join(f"{count} {method}" for method, count in measures.quality.differing.items())
-        reasons.append(f"images under load were not those that the server makes alone: {differing}")
+        quality = measures.quality
+        differing = [f"{count} {method}" for method, count in quality.differing.items()]
+        differing += [f"{quality.uncompared} without a golden image"] if quality.uncompared else []
+        reasons.append(f"images under load were not those that the server makes alone: {', '.join(differing)}")
     if missed - {LATENESS}:
         reasons += _reasons(measures, usage, link, throttles_c)
     if missed and not reasons:
@@ -128,6 +128,15 @@ def _first(lost: tuple[str, ...]) -> str:
 def _line(name: str, unit: str, limit: float, measured: float | None, detail: str) -> Line:
     passed = None if measured is None else measured <= limit
     return Line(name, unit, limit, measured, passed, detail if measured is not None else NOT_MEASURED)
+
+
+def _golden_line(limit: float, quality: Quality) -> Line:
+    """What has no golden image to be held against is as far from it as can be."""
+    which = f" ({quality.worst})" if quality.worst else ""
+    detail = f"the worst of {quality.compared}{which}; {quality.identical} identical to the last bit"
+    if quality.uncompared:
+        return Line(GOLDEN, "", limit, math.inf, False, f"{detail}; {quality.uncompared} had no golden image")
+    return _line(GOLDEN, "", limit, quality.nrmse, detail)
 
 
 def _latency_line(name: str, limit: float, p: float, latency: Latency) -> Line:

@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.budget import Budget
 from edge_runtime.errors import BenchError, ProtocolFileError
 from edge_runtime.hil.bench.protocol import parse_protocol, read_protocol
-from edge_runtime.hil.bench.run import check_scans
+from edge_runtime.hil.bench.run import outlines_of
 from edge_runtime.hil.bench.suite import protocol_named, suites
 
 SOUND = """
@@ -78,7 +78,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ProtocolFileError, match="not UTF-8"):
         read_protocol(tmp_path / "binary.toml")
     with pytest.raises(BenchError, match=r"t1\.mrd: No such file"):
-        check_scans(parse_protocol(SOUND, "head.toml", tmp_path))
+        outlines_of(parse_protocol(SOUND, "head.toml", tmp_path))
 
 
 def test_suites_are_sound_and_named_as_their_files() -> None:
@@ -86,7 +86,7 @@ def test_suites_are_sound_and_named_as_their_files() -> None:
     for name in suites():
         protocol = protocol_named(name)
         assert f"{protocol.name}-{protocol.version}" == name
-        check_scans(protocol)
+        outlines_of(protocol)
         assert protocol.budget.nrmse is not None and protocol.budget.lateness_p99_ms is not None
     with pytest.raises(BenchError, match="suite 'nope' does not exist; known are portable-brain-1"):
         protocol_named("nope")

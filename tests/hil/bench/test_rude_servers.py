@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from conftest import PATIENCE_S
 from simulated import readouts_of, scan_bytes, usual_kspace
 
@@ -73,9 +74,9 @@ def server(answer: Answer) -> Iterator[int]:
             thread.join(PATIENCE_S)
 
 
-def bench(folder: Path, port: int, *options: str) -> tuple[int, Any]:
+def bench(folder: Path, port: int, *options: str, protocol: str = PROTOCOL) -> tuple[int, Any]:
     (folder / "scan.mrd").write_bytes(SCAN)
-    (folder / "rude.toml").write_text(PROTOCOL, encoding="utf-8")
+    (folder / "rude.toml").write_text(protocol, encoding="utf-8")
     command = ["bench", "run", "--quiet", "--protocol", str(folder / "rude.toml"), "--target", f"127.0.0.1:{port}"]
     code = main([*command, "--warm-up", "0", "--repeat", "3", "--out", str(folder), *options])
     path = folder / "bench.json"
@@ -102,14 +103,15 @@ def test_a_final_image_of_readouts_that_were_not_sent_yet_is_lost(tmp_path: Path
     turns = iter(range(9))
 
     def answer(connection: socket.socket) -> None:
-        before = len(SCAN) // 2 if next(turns) else len(SCAN)
+        before = len(SCAN) // 8 if next(turns) else len(SCAN)
         hear_out(connection, before)
         connection.sendall(image(attributes=FINAL))
         hear_out(connection, len(SCAN) - before)
         connection.sendall(pack_close())
 
+    slow = PROTOCOL.replace("repetition_time_ms = 2", "repetition_time_ms = 10")
     with server(answer) as port:
-        code, report = bench(tmp_path, port)
+        code, report = bench(tmp_path, port, protocol=slow)
     measures = report["measures"]
     assert (measures["images_lost"], measures["image"]["samples_ms"]) == (3, [])
     assert code == 1 and missed(report)[:2] == ["images lost", "scans not answered in full"]
@@ -129,6 +131,36 @@ def test_images_that_are_no_numbers_fail_the_run_and_are_told_everywhere(tmp_pat
     assert report["measures"]["quality"]["nrmse"] == "inf"
     assert "worst NRMSE inf" in (tmp_path / "bench.html").read_text()
     assert ElementTree.parse(tmp_path / "junit.xml").getroot().attrib["failures"] == "1"
+
+
+TWO_SCANS = PROTOCOL.replace("[budget]", PROTOCOL[PROTOCOL.index("[[scan]]") : PROTOCOL.index("[budget]")] + "[budget]")
+TWO_SCANS = TWO_SCANS.replace("T1", "T2", 1)
+
+
+def test_a_golden_result_that_lacks_an_image_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first of two scans is answered, the second is not."""
+    turns = iter(range(2))
+
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        connection.sendall((b"" if next(turns) else image()) + pack_close())
+
+    with server(answer) as port:
+        assert bench(tmp_path, port, protocol=TWO_SCANS) == (1, None)
+    assert "no final image image of T1, slice 0, came back" in capsys.readouterr().err
+
+
+def test_golden_images_of_another_protocol_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        connection.sendall(image() + pack_close())
+
+    kept = str(tmp_path / "golden")
+    with server(answer) as port:
+        assert bench(tmp_path, port, "--keep-golden", kept)[0] == 0
+        assert bench(tmp_path, port, "--golden", kept)[0] == 0
+        assert bench(tmp_path, port, "--golden", kept, protocol=TWO_SCANS) == (1, None)
+    assert "no golden image image of T2, slice 0: of another protocol" in capsys.readouterr().err
 
 
 def test_a_run_that_came_to_nothing_leaves_no_other_runs_verdict(tmp_path: Path) -> None:

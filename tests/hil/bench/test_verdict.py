@@ -16,6 +16,7 @@ from edge_runtime.hil.bench.protocol import ScanStep
 from edge_runtime.hil.bench.record import ImageSeen, ScanSeen
 from edge_runtime.hil.bench.search import Load, point_of
 from edge_runtime.hil.bench.sensing import Usage
+from edge_runtime.hil.bench.verdict import GOLDEN as GATE
 from edge_runtime.hil.bench.verdict import Verdict, judge
 from edge_runtime.hil.bench.wire import Key
 
@@ -56,3 +57,12 @@ def test_a_scan_that_was_not_answered_in_full_is_missed_and_not_held(changes: di
     measures = measured(scan(0), scan(1, **changes))
     assert missed(judged(measures)) == ["scans not answered in full"]
     assert point_of(Load(1.0, 1), 200.0, measures, Budget(), Usage()).why == "1 of 2 scans were not answered in full"
+
+
+def test_images_that_nothing_was_held_against_pass_no_gate() -> None:
+    other = Golden({("T2", "image", KEY): GOLDEN.pictures["T1", "image", KEY]})
+    verdict = judged(measured(scan(0), scan(1), golden=other), Budget(nrmse=0.1))
+    assert missed(verdict) == [GATE]
+    assert verdict.reasons == (
+        "images under load were not those that the server makes alone: 2 without a golden image",
+    )
