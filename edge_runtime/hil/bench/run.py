@@ -272,10 +272,7 @@ class Bench:
             scanner=0,
             host=way.host,
             port=way.port,
-            steps=tuple(
-                Step(one.name, step_file(one), one.repetition_time_ms / speed, one.config, one.pause_s / speed)
-                for one in self._plan.protocol.scans
-            ),
+            steps=tuple(self._step(one, speed) for one in self._plan.protocol.scans),
             zero_s=self._zero_s,
             start_s=start_s,
             rounds=rounds,
@@ -284,6 +281,11 @@ class Bench:
             attempts=1 if self._plan.link.good else ATTEMPTS_OVER_A_BAD_LINK,
             realtime=self._plan.realtime,
         )
+
+    def _step(self, step: ScanStep, speed: float) -> Step:
+        file = step_file(step)
+        readouts = self._outlines[file].readouts
+        return Step(step.name, file, readouts, step.repetition_time_ms / speed, step.config, step.pause_s / speed)
 
     def forget(self) -> None:
         """What the server has kept until now counts no more, and takes no room."""

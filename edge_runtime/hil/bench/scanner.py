@@ -61,13 +61,23 @@ EARLY = "early"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One scan of the orders; see `edge_runtime.hil.bench.protocol.ScanStep`."""
+    """One scan of the orders; see `edge_runtime.hil.bench.protocol.ScanStep`.
+
+    Attributes:
+        readouts: that its file has.
+    """
 
     name: str
     file: str
+    readouts: int
     repetition_time_ms: float
     config: str
     pause_s: float
+
+    @property
+    def scan_s(self) -> float:
+        """From the first readout to the end of the last."""
+        return self.readouts * self.repetition_time_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,7 @@ class Orders:
         spool: folder for pixels, each picture once.
         realtime: ask for the first-in-first-out scheduler.
         send_timeout_s, reply_timeout_s: for how long the server may take nothing, and be silent after the scan.
+        answer_timeout_s: after the time at which a scan should have ended, however much is said meanwhile, it is given up.
     """
 
     scanner: int
@@ -99,6 +110,13 @@ class Orders:
     realtime: bool = False
     send_timeout_s: float = 60.0
     reply_timeout_s: float = 60.0
+    answer_timeout_s: float = 300.0
+
+    @property
+    def most_silent_s(self) -> float:
+        """For how long the scanner has nothing to tell at most, once it has begun."""
+        longest_s = max(step.scan_s + step.pause_s for step in self.steps)
+        return longest_s + self.send_timeout_s + self.answer_timeout_s
 
     def text(self) -> str:
         """As JSON."""
@@ -180,8 +198,15 @@ class Attempt:
     @property
     def next_s(self) -> float:
         """When the next scan may begin by the protocol's own pace: a pause after the last readout, not after the answer."""
-        scan_s = len(self._script.readouts) * self._step.repetition_time_ms / 1000
-        return self._start + scan_s + self._step.pause_s
+        return self._start + self._step.scan_s + self._step.pause_s
+
+    def _patience(self, most_s: float) -> float:
+        """Seconds for which the server may be waited for now: so many, and not beyond the scan's deadline."""
+        answer_s = self._orders.answer_timeout_s
+        left = self._start + self._step.scan_s + answer_s - time.perf_counter()
+        if left <= 0:
+            raise _Lost(f"{answer_s:g} s after the scan's end the server had not said CLOSE")
+        return min(most_s, left)
 
     def _connection(self) -> socket.socket:
         host, port = self._orders.host, self._orders.port
@@ -232,7 +257,7 @@ class Attempt:
             except BlockingIOError:
                 began = began or time.perf_counter()
                 left = self._orders.send_timeout_s - (time.perf_counter() - began)
-                readable, _, _ = select.select([self._peer], [self._peer], [], max(0.0, left))
+                readable, _, _ = select.select([self._peer], [self._peer], [], self._patience(max(0.0, left)))
                 if readable:
                     self._take()
                 if left <= 0:
@@ -244,9 +269,11 @@ class Attempt:
     def _hear_out(self) -> None:
         patience = self._orders.reply_timeout_s
         while not self._seen.closed:
-            if not select.select([self._peer], [], [], patience)[0]:
+            allowed = self._patience(patience)
+            if select.select([self._peer], [], [], allowed)[0]:
+                self._take()
+            elif allowed == patience:
                 raise _Lost(f"the server said neither CLOSE nor anything else for {patience:g} s after the scan")
-            self._take()
 
     def _take(self) -> None:
         try:

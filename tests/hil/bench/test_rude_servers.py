@@ -6,7 +6,9 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,8 +19,12 @@ from conftest import PATIENCE_S
 from simulated import readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.cli import main
+from edge_runtime.errors import BenchError
+from edge_runtime.hil.bench import fleet
+from edge_runtime.hil.bench.scanner import Attempt, Orders, Step
 from edge_runtime.hil.bench.verdict import GOLDEN
-from edge_runtime.links.mrd_pack import pack_close, pack_image
+from edge_runtime.hil.bench.wire import read_script
+from edge_runtime.links.mrd_pack import pack_close, pack_image, pack_text
 
 SCAN = scan_bytes(readouts_of(usual_kspace()))
 
@@ -180,3 +186,31 @@ def test_a_server_that_ends_its_answers_is_within_the_budget(tmp_path: Path) -> 
     with server(answer) as port:
         code, report = bench(tmp_path, port)
     assert code == 0 and missed(report) == []
+
+
+def orders(folder: Path, port: int = 1, **changes: Any) -> Orders:
+    path = folder / "scan.mrd"
+    path.write_bytes(SCAN)
+    step = Step("T1", str(path), len(read_script(path).readouts), 1.0, "edge", 0.0)
+    usual = Orders(0, "127.0.0.1", port, (step,), time.perf_counter(), 0.0, 1, None, str(folder))
+    return replace(usual, **changes)
+
+
+def test_a_server_that_goes_on_talking_and_never_closes_is_given_up(tmp_path: Path) -> None:
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        while True:
+            connection.sendall(pack_text("nearly there"))
+            time.sleep(0.02)
+
+    with server(answer) as port:
+        asked = orders(tmp_path, port, answer_timeout_s=0.3)
+        (step,) = asked.steps
+        seen = Attempt(asked, step, read_script(Path(step.file)), 0, 0).run()
+    assert seen.error == "0.3 s after the scan's end the server had not said CLOSE" and not seen.closed
+
+
+def test_a_scanner_that_hangs_does_not_keep_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "GRACE_S", 0.1)
+    with pytest.raises(BenchError, match="1 simulated scanners said nothing for 0 s: they hang"):
+        fleet.play_all([orders(tmp_path, send_timeout_s=0, answer_timeout_s=0)], ["sh", "-c", "exec sleep 60"])
