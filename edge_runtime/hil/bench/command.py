@@ -250,7 +250,10 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _paths(text: str) -> list[Path]:
-    return [path for part in text.split(",") if part for path in _reports(Path(part))]
+    found = [path for part in text.split(",") if part for path in _reports(Path(part))]
+    if not found:
+        raise argparse.ArgumentTypeError("no report is named: a file, a folder, or several with commas")
+    return found
 
 
 def _reports(path: Path) -> list[Path]:

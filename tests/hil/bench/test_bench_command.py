@@ -113,3 +113,11 @@ def test_targets_that_are_none(target: str, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         main(["bench", "run", "--target", target])
     assert end.value.code == 2 and "HOST:PORT or ssh://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sides", [("", "after"), ("before", ",")])
+def test_a_side_without_reports_is_no_comparison(sides: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a variable of a shell that is not set."""
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "compare", *sides])
+    assert end.value.code == 2 and "no report is named" in capsys.readouterr().err
