@@ -360,7 +360,8 @@ def _run(options: argparse.Namespace) -> int:
         old.unlink(missing_ok=True)  # should this run come to nothing, no other's verdict is left in its place
     result = run(plan, _Progress(options.quiet or options.json))
     throttles = profile.device.throttles_c if profile is not None and profile.device is not None else None
-    verdict = judge(result.measures, result.usage, _budget(protocol, profile), plan.link, throttles)
+    budget = _budget(protocol, profile)
+    verdict = judge(result.measures, result.usage, budget, plan.link, throttles, result.readouts_taken)
     report = report_of(result, verdict, ["edge-runtime", *sys.argv[1:]], profile.name if profile is not None else "")
     path = write_report(options.out, report)
     write_junit(junit, report)

@@ -46,10 +46,6 @@ class Latency:
     stopping: tuple[EarlyStopping, ...] = ()
     autocorrelation: float = 0.0
 
-    @property
-    def median_ms(self) -> float | None:
-        return self.quantiles[0].value if self.quantiles else None
-
 
 def latency(timed: Sequence[tuple[float, float]]) -> Latency:
     """Of ``(when, milliseconds)``."""

@@ -91,7 +91,9 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     elif missed:
         kind, words = "fail", f"The budget was missed: {', '.join(missed)}."
     else:
-        kind, words = "pass", "The budget was kept."
+        open_lines = [line["name"] for line in verdict["lines"] if line["passed"] is None]
+        but = f", as far as it was measured. Neither kept nor missed: {', '.join(open_lines)}" if open_lines else ""
+        kind, words = "pass", f"The budget was kept{but}."
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict["reasons"])
     why = f"<p>What was seen of why:</p><ul>{reasons}</ul>" if reasons else ""
     return f'<div class="verdict {kind}"><strong>{escape(words)}</strong>{why}</div>'
@@ -115,7 +117,7 @@ def _cell(text: str) -> str:
 
 
 def _budget(lines: Sequence[Mapping[str, Any]]) -> str:
-    words = {True: "pass", False: "FAIL", None: NOT_MEASURED}
+    words = {True: "pass", False: "FAIL"}
     return _table(
         ("line", "measured", "at most", "", "what it rests on"),
         [
@@ -123,7 +125,7 @@ def _budget(lines: Sequence[Mapping[str, Any]]) -> str:
                 line["name"],
                 _value(line["measured"], line["unit"]),
                 _value(line["limit"], line["unit"]),
-                words[line["passed"]],
+                words.get(line["passed"], NOT_MEASURED if line["measured"] is None else "too few images"),
                 line["detail"],
             )
             for line in lines

@@ -9,6 +9,7 @@ from edge_runtime.budget import Budget
 from edge_runtime.hil.bench.links import Link
 from edge_runtime.hil.bench.measures import Latency, Measures, Quality
 from edge_runtime.hil.bench.sensing import Usage
+from edge_runtime.hil.bench.statistics import quantile
 
 NOT_MEASURED = "not measured"
 
@@ -27,7 +28,7 @@ class Line:
     Attributes:
         name: what is held against what.
         measured: None where it was not measured.
-        passed: None where there was nothing to hold against the limit.
+        passed: None where there was nothing, or too little, to hold against the limit.
         detail: what the figure rests on.
     """
 
@@ -59,8 +60,19 @@ class Verdict:
         return self.valid and all(line.passed is not False for line in self.lines)
 
 
-def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttles_c: float | None = None) -> Verdict:
-    """Holds a run against its budget. That nothing is lost, and every scan answered to its end, are lines of every budget."""
+def judge(
+    measures: Measures,
+    usage: Usage,
+    budget: Budget,
+    link: Link,
+    throttles_c: float | None = None,
+    readouts_taken: int | None = None,
+) -> Verdict:
+    """Holds a run against its budget. That nothing is lost, and every scan answered to its end, are lines of every budget.
+
+    Args:
+        readouts_taken: that the server says it took in; None where it can't be asked.
+    """
     lines = [
         Line(
             "images lost",
@@ -79,12 +91,19 @@ def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttle
             f"of {measures.scans} that began",
         ),
     ]
+    if readouts_taken is not None and not measures.attempts_cut:  # of what was cut, something was on its way
+        apart = float(abs(measures.readouts - readouts_taken))
+        detail = f"{measures.readouts} sent, {readouts_taken} taken in"
+        lines.append(_line("readouts sent against those taken in", "", 0.0, apart, detail))
     for name, limit, p in (("p90", budget.image_p90_ms, 0.9), ("p99", budget.image_p99_ms, 0.99)):
         if limit is not None:
             lines.append(_latency_line(name, limit, p, measures.image))
     if budget.preview_ms is not None:
-        median = measures.preview.median_ms
-        detail = f"of {len(measures.preview.samples_ms)} scans with previews, from the first readout"
+        came = measures.preview.samples_ms
+        # One that never came is as late as can be.
+        everything = [*came, *[math.inf] * (measures.scans - len(came))]
+        median = quantile(everything, 0.5).value if everything else None
+        detail = f"of {measures.scans} scans, {len(came)} with previews, from the first readout"
         lines.append(_line("first preview, p50", "ms", budget.preview_ms, median, detail))
     if budget.miss_share is not None and measures.misses is not None:
         seen = measures.misses
@@ -140,16 +159,17 @@ def _golden_line(limit: float, quality: Quality) -> Line:
 
 
 def _latency_line(name: str, limit: float, p: float, latency: Latency) -> Line:
-    """MLPerf's estimate where there are enough samples, else the plain quantile, which says less."""
+    """MLPerf's estimate where there are enough samples; with fewer, the plain quantile can miss the limit but not pass it."""
+    name = f"last readout to image, {name}"
     stopping = next((one for one in latency.stopping if one.p == p), None)
-    plain = next((one.value for one in latency.quantiles if one.p == p), None)
-    if stopping is not None and stopping.estimate is not None:
+    if stopping is None:
+        return _line(name, "ms", limit, None, "")
+    if stopping.estimate is not None:
         detail = f"MLPerf single-stream estimate of {stopping.samples}, confidence {stopping.confidence:g}"
-        return _line(f"last readout to image, {name}", "ms", limit, stopping.estimate, detail)
-    detail = (
-        f"plain quantile of {len(latency.samples_ms)}: MLPerf's rule needs {stopping.needed if stopping else 'some'}"
-    )
-    return _line(f"last readout to image, {name}", "ms", limit, plain, detail)
+        return _line(name, "ms", limit, stopping.estimate, detail)
+    plain = next(one.value for one in latency.quantiles if one.p == p)
+    detail = f"plain quantile of {stopping.samples}: MLPerf's rule needs {stopping.needed} to pass"
+    return Line(name, "ms", limit, plain, False if plain > limit else None, detail)
 
 
 def _reasons(measures: Measures, usage: Usage, link: Link, throttles_c: float | None) -> list[str]:

@@ -56,6 +56,7 @@ def test_a_run_against_a_server_of_its_own(tmp_path: Path) -> None:
     assert measures["quality"]["identical"] == measures["quality"]["compared"] > 0  # type: ignore[index]
     assert report["readouts_taken"] == measures["readouts"] == 104  # type: ignore[index]
     page = (tmp_path / "out" / "bench.html").read_text()
+    assert "Neither kept nor missed: last readout to image, p90" in page  # of two images none can be kept
     assert "<svg" in page and not re.search(r"(src|href)=|url[(]|<script", page)
     cases = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()
     assert cases.attrib["failures"] == "0"

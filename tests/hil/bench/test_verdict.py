@@ -66,3 +66,28 @@ def test_images_that_nothing_was_held_against_pass_no_gate() -> None:
     assert verdict.reasons == (
         "images under load were not those that the server makes alone: 2 without a golden image",
     )
+
+
+def test_previews_that_never_came_are_as_late_as_can_be() -> None:
+    preview = replace(IMAGE, completeness="preview", since_start_s=0.1)
+    with_previews = [scan(number, images=(preview, IMAGE)) for number in range(3)]
+    budget = Budget(preview_ms=200.0)
+    assert missed(judged(measured(*with_previews, scan(3)), budget)) == []
+    assert missed(judged(measured(with_previews[0], scan(1), scan(2), scan(3)), budget)) == ["first preview, p50"]
+
+
+@pytest.mark.parametrize(("count", "limit_ms", "passed"), [(6, 500, None), (6, 10, False), (662, 500, True)])
+def test_a_quantile_of_too_few_images_can_miss_its_limit_but_not_pass(
+    count: int, limit_ms: float, passed: bool | None
+) -> None:
+    verdict = judged(measured(*map(scan, range(count))), Budget(image_p99_ms=limit_ms))
+    (line,) = (line for line in verdict.lines if "p99" in line.name)
+    assert line.passed is passed and line.measured == 20.0
+
+
+@pytest.mark.parametrize("taken", [399, 401])
+def test_readouts_that_were_not_taken_in_are_missed(taken: int) -> None:
+    measures = measured(scan(0), scan(1))
+    missing = missed(judge(measures, Usage(), Budget(), Link(), readouts_taken=taken))
+    assert missing == ["readouts sent against those taken in"]
+    assert missed(judge(measures, Usage(), Budget(), Link(), readouts_taken=400)) == []
