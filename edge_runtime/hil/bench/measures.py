@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,7 @@ class Measures:
         misses: images that came after their deadline or never, of those with one; None where no step has one.
         lost: images that never came, as text, the first of them.
         scans, completed: that began and that the server answered in full.
+        scanners: with at least one scan that was answered in full.
         attempts_cut: connections that ended early.
         errors: what scanners saw otherwise, with its number.
         seconds: from the first scan's beginning to the last one's end.
@@ -131,6 +133,7 @@ class Measures:
     lost: tuple[str, ...]
     scans: int
     completed: int
+    scanners: int
     attempts_cut: int
     readouts: int
     errors: dict[str, int]
@@ -147,8 +150,16 @@ class Measures:
 MOST_NAMED = 20
 
 
-def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden, spool: Path) -> Measures:
-    """Figures of what scanners saw; attempts at one scan count as one."""
+def measure(
+    played: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden, spool: Path, since_s: float = -math.inf
+) -> Measures:
+    """Figures of what scanners saw; attempts at one scan count as one.
+
+    Args:
+        since_s: scans that began before count only by their readouts, which the server took in.
+    """
+    before = {(scan.scanner, scan.number) for scan in played if scan.started_s < since_s}
+    scans = [scan for scan in played if (scan.scanner, scan.number) not in before]
     by_name = {step.name: step for step in steps}
     named = any(image.method != UNNAMED for scan in scans for image in scan.images)
     everything: list[tuple[float, float]] = []
@@ -156,6 +167,7 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
     by_method: dict[str, list[tuple[float, float]]] = defaultdict(list)
     previews: list[tuple[float, float]] = []
     lost: list[str] = []
+    scanners: set[int] = set()
     errors: dict[str, int] = defaultdict(int)
     expected = missing = late = with_deadline = completed = cut = uncompared = 0
     compared: list[tuple[Difference, str, str]] = []
@@ -169,7 +181,9 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
                 *(t for t in one.texts if t.startswith(("error:", "no image:"))),
             ]:
                 errors[text[:200]] += 1
-        completed += last.closed and not last.error
+        if last.closed and not last.error:
+            completed += 1
+            scanners.add(last.scanner)
         finals = _finals(last)
         first = [image.since_start_s for image in last.images if image.completeness == PREVIEW]
         if first:
@@ -208,8 +222,9 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
         lost=tuple(lost[:MOST_NAMED]),
         scans=len({(scan.scanner, scan.number) for scan in scans}),
         completed=completed,
+        scanners=len(scanners),
         attempts_cut=cut,
-        readouts=sum(scan.sent for scan in scans),
+        readouts=sum(scan.sent for scan in played),
         errors=dict(errors),
         pacing=_pacing(scans),
         quality=_quality(compared, uncompared),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -95,6 +96,20 @@ class Result:
     sensed: Sensed
     readouts_taken: int | None
     schedulers: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of a load.
+
+    Attributes:
+        schedulers: what each scanner was granted.
+        since_s: when all scanners were at work.
+    """
+
+    scans: Sequence[ScanSeen]
+    schedulers: tuple[str, ...]
+    since_s: float
 
 
 Tell = Callable[[str], None]
@@ -192,23 +207,23 @@ class Bench:
         self.warm_up()
         url = plan.metrics or self.target.metrics
         before = read_metrics(url)
-        seen: list[tuple[list[ScanSeen], tuple[str, ...]]] = []
+        seen: list[Played] = []
         measured = self.phase("measured", lambda: seen.append(self.load(plan.speed, plan.rounds, plan.duration_s)))
         after = read_metrics(url)
         self._reports.collect()
         self.cool_down()
-        scans, schedulers = seen[0]
+        (played,) = seen
         sensed = self.watcher.sensed()
         return Result(
             plan=plan,
             target=self.target,
-            measures=measure(scans, plan.protocol.scans, golden, self.spool),
+            measures=measure(played.scans, plan.protocol.scans, golden, self.spool, played.since_s),
             usage=usage(sensed.between(measured.first_s, measured.last_s)),
             stages=tuple(self._reports.stages() or stages_between(before, after)),
             phases=tuple(self.phases),
             sensed=sensed,
             readouts_taken=readouts_between(before, after) if self.target.output is None else self._reports.readouts,
-            schedulers=schedulers,
+            schedulers=played.schedulers,
         )
 
     def warm_up(self) -> None:
@@ -251,19 +266,19 @@ class Bench:
             golden.write(plan.keep_golden)
         return golden
 
-    def load(
-        self, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None
-    ) -> tuple[list[ScanSeen], tuple[str, ...]]:
+    def load(self, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None) -> Played:
         """Plays the protocol by all scanners, the plan's number where none is given; returns when the last has finished.
 
         Args:
-            duration_s: for which all of them are at work, from the last one's beginning on.
+            duration_s: for which all of them are at work, from the last one's beginning on; by ``rounds`` every scan counts.
         """
         scanners = scanners or self._plan.scanners
         stagger_s = self._plan.protocol.stagger_s / speed
         until_s = None if duration_s is None else duration_s + (scanners - 1) * stagger_s
         orders = self.orders(self._way, speed, None if duration_s is not None else rounds, until_s)
-        return play_all(staggered(orders, scanners, stagger_s), self._way.prefix, self._seen)
+        scans, schedulers = play_all(staggered(orders, scanners, stagger_s), self._way.prefix, self._seen)
+        since_s = -math.inf if duration_s is None else orders.start_s + (scanners - 1) * stagger_s
+        return Played(scans, schedulers, since_s)
 
     def orders(self, way: Way, speed: float, rounds: int | None, duration_s: float | None) -> Orders:
         """For the first scanner."""

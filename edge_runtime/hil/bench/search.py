@@ -144,6 +144,9 @@ def point_of(load: Load, readouts_per_s: float, measures: Measures, budget: Budg
         why = f"{measures.images_lost} of {measures.images_expected} images were lost"
     elif measures.completed < measures.scans:
         why = f"{measures.scans - measures.completed} of {measures.scans} scans were not answered in full"
+    elif measures.scanners < load.scanners:
+        idle = load.scanners - measures.scanners
+        why = f"{idle} of {load.scanners} scanners had no whole scan meanwhile: soak for longer"
     elif misses is not None and misses.value > allowed:
         why = f"{misses.count} of {misses.of} deadlines were missed"
     elif measures.pacing.overruns > allowed * measures.scans:

@@ -124,7 +124,7 @@ def test_a_search_finds_the_number_of_scanners_that_a_server_has_places_for(tmp_
     profile.write_text(PROFILE.format(**{**USUAL_LIMITS, "sessions": 2}), encoding="utf-8")
     small = protocol(tmp_path, repetition_time_ms=20, pause_s=0.4)
     usual = ["--protocol", small, "--profile", str(profile), "--classical-only", "--quiet", "--out", str(tmp_path)]
-    soak = ["--warm-up", "0.1", "--soak", "1", "--cool-down", "0.1"]
+    soak = ["--warm-up", "0.1", "--soak", "2.5", "--cool-down", "0.1"]
     assert main(["bench", "search", *usual, *soak, "--over", "scanners"]) == 0
     document = report_of(tmp_path, "search.json")
     found = document["found"]

@@ -91,3 +91,16 @@ def test_readouts_that_were_not_taken_in_are_missed(taken: int) -> None:
     missing = missed(judge(measures, Usage(), Budget(), Link(), readouts_taken=taken))
     assert missing == ["readouts sent against those taken in"]
     assert missed(judge(measures, Usage(), Budget(), Link(), readouts_taken=400)) == []
+
+
+def test_what_began_before_the_last_scanner_counts_by_its_readouts_alone() -> None:
+    late = replace(IMAGE, since_last_readout_s=9.0)
+    played = [scan(0, images=(late,)), scan(1), scan(2, scanner=1)]
+    measures = measure(played, [STEP], GOLDEN, Path(), since_s=1.0)
+    assert (measures.scans, measures.image.longest_ms, measures.readouts) == (2, 20.0, 600)
+
+
+@pytest.mark.parametrize("scans", [[], [scan(0), scan(1)]])
+def test_a_load_under_which_a_scanner_had_no_whole_scan_is_not_held(scans: list[ScanSeen]) -> None:
+    why = point_of(Load(1.0, 2), 200.0, measured(*scans), Budget(), Usage()).why
+    assert why.endswith("of 2 scanners had no whole scan meanwhile: soak for longer")
