@@ -378,6 +378,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def summary_lines(report: dict[str, Any], verdict: Verdict) -> list[str]:
     """What a run came to, for a terminal."""
+    from edge_runtime.hil.bench.page import rules_words
+
     image, pacing = report["measures"]["image"], report["measures"]["pacing"]
     lines = []
     if image["quantiles"]:
@@ -391,6 +393,8 @@ def summary_lines(report: dict[str, Any], verdict: Verdict) -> list[str]:
         measured = "not measured" if line.measured is None else f"{line.measured:.4g} {line.unit}".strip()
         lines.append(f"  {words[line.passed]}  {line.name}: {measured} (at most {line.limit:g}); {line.detail}")
     lines += [f"  why: {reason}" for reason in verdict.reasons]
+    if rules := rules_words(report["suite_rules_broken"], "the suite"):
+        lines.append(rules)
     if not verdict.valid:
         lines.append("NOT VALID: the simulated scanner itself was too late; give it a machine or a core of its own")
     return lines

@@ -257,6 +257,13 @@ def _remarks(first: Sequence[Report], second: Sequence[Report]) -> list[str]:
         a, b = values(first, *path), values(second, *path)
         if a != b:
             remarks.append(f"{name} differ: {', '.join(sorted(a))} against {', '.join(sorted(b))}")
+    for key in ("file", "image", "config", "repetition_time_ms", "deadline_ms", "pause_s"):
+        a, b = (
+            {", ".join(str(scan.get(key)) for scan in report["protocol"].get("scans", ())) for report in side}
+            for side in (first, second)
+        )
+        if a != b:
+            remarks.append(f"scans differ by {key}: {'; '.join(sorted(a))} against {'; '.join(sorted(b))}")
     if any(not report["verdict"]["valid"] for report in (*first, *second)):
         remarks.append("in at least one report the simulated scanner itself was too late: it says little of the server")
     return remarks

@@ -59,6 +59,7 @@ def page_of(report: Mapping[str, Any]) -> str:
         f'<p class="small">{escape(report["made"])} · {escape(report["provenance"]["target"])} · '
         f"link: {escape(report['provenance']['link']['words'])}</p>",
         _verdict(report["verdict"]),
+        f"<p>{escape(rules_words(report['suite_rules_broken'], name))}</p>",
         "<h2>Budget</h2>",
         _budget(report["verdict"]["lines"]),
         "<h2>Last readout to image</h2>",
@@ -97,6 +98,13 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict["reasons"])
     why = f"<p>What was seen of why:</p><ul>{reasons}</ul>" if reasons else ""
     return f'<div class="verdict {kind}"><strong>{escape(words)}</strong>{why}</div>'
+
+
+def rules_words(broken: Sequence[str] | None, name: str) -> str:
+    """Whether a run may be published as a result of its suite; empty where its protocol is no suite's."""
+    if broken is None:
+        return ""
+    return f"No result of {name} by its rules: {'; '.join(broken)}." if broken else f"By the rules of {name}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

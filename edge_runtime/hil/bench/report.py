@@ -16,6 +16,7 @@ from typing import Any
 from edge_runtime.errors import BenchError
 from edge_runtime.hil.bench.run import Plan, Result
 from edge_runtime.hil.bench.sensing import Sensed
+from edge_runtime.hil.bench.suite import broken_rules
 from edge_runtime.hil.bench.target import Target
 from edge_runtime.hil.bench.verdict import NOT_MEASURED, Verdict
 
@@ -37,6 +38,7 @@ def report_of(result: Result, verdict: Verdict, command: Sequence[str], profile:
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "provenance": provenance_of(plan, result.target, result.sensed, measures.bundles, command, profile),
         "protocol": protocol_of(plan),
+        "suite_rules_broken": broken_rules(plan, verdict),
         "phases": [asdict(phase) for phase in result.phases],
         "verdict": {"passed": verdict.passed, "valid": verdict.valid, **asdict(verdict)},
         "measures": asdict(measures) | {"scans_per_minute": measures.scans_per_minute},

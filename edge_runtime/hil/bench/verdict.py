@@ -14,6 +14,10 @@ from edge_runtime.hil.bench.statistics import quantile
 NOT_MEASURED = "not measured"
 
 LATENESS, GOLDEN = "scanner's own lateness, p99", "image against golden, NRMSE"
+LOST, UNANSWERED = "images lost", "scans not answered in full"
+GATES = (LOST, UNANSWERED, GOLDEN)
+"""Lines of what comes back, without which no speed counts."""
+
 UNEXPLAINED = "nothing that was measured explains it: the reconstruction itself takes more than the budget has"
 TOO_LATE = (
     "the simulated scanner shares its machine with what kept it from its work: give it another machine, a processor of its own, or "
@@ -75,7 +79,7 @@ def judge(
     """
     lines = [
         Line(
-            "images lost",
+            LOST,
             "",
             0.0,
             float(measures.images_lost),
@@ -83,7 +87,7 @@ def judge(
             f"of {measures.images_expected} that {measures.scans} scans should yield" + _first(measures.lost),
         ),
         Line(
-            "scans not answered in full",
+            UNANSWERED,
             "",
             0.0,
             float(measures.scans - measures.completed),

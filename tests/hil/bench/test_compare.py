@@ -139,7 +139,9 @@ def test_what_else_differs_is_said() -> None:
     other = report(2)
     other["provenance"] = {"power_mode": "15W"}
     other["verdict"] = {"valid": False}
+    other["protocol"]["scans"] = [{"image": "classical"}]
     remarks = compare([report(1)], [other]).remarks
+    assert any(remark.startswith("scans differ by image") and "against classical" in remark for remark in remarks)
     assert any(remark.startswith("power modes differ") for remark in remarks)
     assert any("too late" in remark for remark in remarks)
     with pytest.raises(BenchError, match="different protocols can't be compared: p 1, q 1"):
