@@ -47,7 +47,11 @@ from edge_runtime.hil.bench.wire import (
 MOST_SPIN_S = 0.0005
 RECEIVE_BYTES = 1 << 20
 MOST_KEPT_BYTES = 1 << 30
-"""Of a scan's images."""
+"""Of a scan's images: pixels, attributes, and `IMAGE_BYTES` for each."""
+
+IMAGE_BYTES = 1 << 14
+MOST_LABEL = 100
+"""Characters of what a server calls its images, that go into the report."""
 
 LEAD_S = 0.01
 """From the header to the first readout."""
@@ -293,13 +297,13 @@ class Attempt:
             if len(seen.texts) < MOST_TEXTS:
                 seen.texts.append(answer.text[:MOST_TEXT])
         else:
-            seen.kept_bytes += len(answer.pixels)
+            seen.kept_bytes += len(answer.pixels) + len(answer.attributes) + IMAGE_BYTES
             if seen.kept_bytes > MOST_KEPT_BYTES:
                 raise WireError(f"more than {MOST_KEPT_BYTES} bytes of images in one scan")
             seen.images.append((answer, now))
 
     def _image(self, image: ImageMessage, at: float) -> ImageSeen:
-        said = meta_attributes(image.attributes)
+        said = {name: value[:MOST_LABEL] for name, value in meta_attributes(image.attributes).items()}
         due = self._due.get(image.key)
         if due is None and self._due and len(self._due) == len(self._script.keys):
             due = max(self._due.values())  # a server that does not number its images: they are of the whole scan

@@ -20,7 +20,8 @@ from simulated import readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.cli import main
 from edge_runtime.errors import BenchError
-from edge_runtime.hil.bench import fleet
+from edge_runtime.hil.bench import fleet, scanner
+from edge_runtime.hil.bench.record import ScanSeen
 from edge_runtime.hil.bench.scanner import Attempt, Orders, Step
 from edge_runtime.hil.bench.verdict import GOLDEN
 from edge_runtime.hil.bench.wire import read_script
@@ -208,6 +209,41 @@ def test_a_server_that_goes_on_talking_and_never_closes_is_given_up(tmp_path: Pa
         (step,) = asked.steps
         seen = Attempt(asked, step, read_script(Path(step.file)), 0, 0).run()
     assert seen.error == "0.3 s after the scan's end the server had not said CLOSE" and not seen.closed
+
+
+def scan_of(folder: Path, answer: Answer) -> ScanSeen:
+    with server(answer) as port:
+        asked = orders(folder, port)
+        (step,) = asked.steps
+        return Attempt(asked, step, read_script(Path(step.file)), 0, 0).run()
+
+
+def test_attributes_and_the_number_of_images_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanner, "MOST_KEPT_BYTES", 1 << 20)
+
+    def answers(*images: bytes) -> Answer:
+        def answer(connection: socket.socket) -> None:
+            hear_out(connection)
+            connection.sendall(b"".join(images) + pack_close())
+
+        return answer
+
+    assert scan_of(tmp_path, answers(*[image()] * 10)).error == ""
+    for too_much in ([image(attributes=FINAL + " " * (1 << 20))], [image()] * 70):
+        assert scan_of(tmp_path, answers(*too_much)).error == "more than 1048576 bytes of images in one scan"
+
+
+def test_what_a_server_calls_its_images_is_cut(tmp_path: Path) -> None:
+    pairs = "".join(
+        f"<meta><name>{name}</name><value>{'x' * 10_000}</value></meta>" for name in ("EdgeMethod", "EdgeBundleDigest")
+    )
+
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        connection.sendall(image(attributes=f"<ismrmrdMeta>{pairs}</ismrmrdMeta>") + pack_close())
+
+    (seen,) = scan_of(tmp_path, answer).images
+    assert len(seen.method) == len(seen.bundle) == 100
 
 
 def test_a_scanner_that_hangs_does_not_keep_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
