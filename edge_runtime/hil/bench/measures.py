@@ -73,6 +73,7 @@ class Pacing:
         p50_ms, p99_ms, longest_ms: by which readouts left late.
         held_up_s: longest time for which a server took nothing.
         overruns: scans whose answer outlasted the pause after them, so that the next one had to wait for the server.
+        pace: share of the protocol's at which scans began, by each scanner's first and last.
     """
 
     readouts: int
@@ -81,6 +82,7 @@ class Pacing:
     longest_ms: float
     held_up_s: float
     overruns: int
+    pace: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,17 @@ def _pacing(scans: Sequence[ScanSeen]) -> Pacing:
     late = [value / 1000 for scan in scans for value in scan.lateness_us]
     held_up = max((scan.held_up_s for scan in scans), default=0.0)
     overruns = sum(scan.overrun_s > 0 for scan in scans)
+    pace = _pace(scans)
     if not late:
-        return Pacing(0, 0.0, 0.0, 0.0, held_up, overruns)
-    return Pacing(len(late), quantile(late, 0.5).value, quantile(late, 0.99).value, max(late), held_up, overruns)
+        return Pacing(0, 0.0, 0.0, 0.0, held_up, overruns, pace)
+    return Pacing(len(late), quantile(late, 0.5).value, quantile(late, 0.99).value, max(late), held_up, overruns, pace)
+
+
+def _pace(scans: Sequence[ScanSeen]) -> float:
+    planned = taken = 0.0
+    for scanner in {scan.scanner for scan in scans}:
+        begun = [scan for scan in scans if scan.scanner == scanner]
+        first, last = (find(begun, key=lambda scan: (scan.number, -scan.attempt)) for find in (min, max))
+        planned += last.planned_s - first.planned_s
+        taken += last.started_s - first.started_s
+    return planned / taken if taken > 0 else 1.0

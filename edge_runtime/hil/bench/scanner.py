@@ -3,7 +3,7 @@
     python -m edge_runtime.hil.bench.scanner < orders.json
 
 Readouts leave at times fixed in advance, start + i × repetition time, so that a late one delays none after
-it. One thread does all: it
+it; so do scans with a pause between them. One thread does all: it
 waits in ``select`` for the socket until shortly before a readout is due, taking whatever the server sends
 meanwhile, and spins for the
 rest (at most `MOST_SPIN_S`, since a spinning scanner takes a processor from a server on the same machine).
@@ -53,8 +53,8 @@ IMAGE_BYTES = 1 << 14
 MOST_LABEL = 100
 """Characters of what a server calls its images, that go into the report."""
 
-LEAD_S = 0.01
-"""From the header to the first readout."""
+LEAD_S = 0.05
+"""Before the first readout's time: for the connection and the header."""
 
 UNNAMED, FINAL, PREVIEW = "image", "final", "preview"
 """Method and completeness of images whose server says neither."""
@@ -148,9 +148,15 @@ class _Seen:
 
 
 class Attempt:
-    """One connection, from the configuration to CLOSE."""
+    """One connection, from the configuration to CLOSE.
 
-    def __init__(self, orders: Orders, step: Step, script: Script, number: int, attempt: int) -> None:
+    Args:
+        planned: when the first readout is due by the protocol's pace; None for as soon as may be.
+    """
+
+    def __init__(
+        self, orders: Orders, step: Step, script: Script, number: int, attempt: int, planned: float | None = None
+    ) -> None:
         self._orders, self._step, self._script = orders, step, script
         self._number, self._attempt = number, attempt
         self._reader = AnswerReader()
@@ -159,7 +165,10 @@ class Attempt:
         self._due: dict[Key, float] = {}
         self._lateness_us: list[int] = []
         self._held_up_s = 0.0
-        self._start = time.perf_counter()
+        soonest = time.perf_counter() + LEAD_S
+        self._planned = soonest if planned is None else planned
+        self._begins = max(soonest, self._planned)
+        self._start = self._begins
 
     def run(self) -> ScanSeen:
         """Plays the scan; whatever goes wrong is in the result."""
@@ -185,6 +194,7 @@ class Attempt:
             number=self._number,
             attempt=self._attempt,
             name=self._step.name,
+            planned_s=self._planned - self._orders.zero_s,
             started_s=self._start - self._orders.zero_s,
             duration_s=ended - self._start,
             readouts=len(self._script.readouts),
@@ -193,7 +203,7 @@ class Attempt:
             images=images,
             lateness_us=tuple(self._lateness_us),
             held_up_s=self._held_up_s,
-            overrun_s=max(0.0, ended - self.next_s) if self._step.pause_s else 0.0,
+            overrun_s=max(0.0, ended - self.next_s, self._start - self._begins) if self._step.pause_s else 0.0,
             closed=self._seen.closed,
             error=error,
             texts=tuple(self._seen.texts),
@@ -201,8 +211,8 @@ class Attempt:
 
     @property
     def next_s(self) -> float:
-        """When the next scan may begin by the protocol's own pace: a pause after the last readout, not after the answer."""
-        return self._start + self._step.scan_s + self._step.pause_s
+        """When the next scan begins by the protocol's own pace: a pause after the last readout's time, not after the answer."""
+        return self._planned + self._step.scan_s + self._step.pause_s
 
     def _patience(self, most_s: float) -> float:
         """Seconds for which the server may be waited for now: so many, and not beyond the scan's deadline."""
@@ -222,7 +232,7 @@ class Attempt:
     def _play(self) -> None:
         self._send(pack_config(self._step.config) + self._script.header)
         interval = self._step.repetition_time_ms / 1000
-        self._start = time.perf_counter() + LEAD_S
+        self._start = max(self._planned, time.perf_counter())
         last = {one.key: number for number, one in enumerate(self._script.readouts)}
         free_since = self._start
         for number, readout in enumerate(self._script.readouts):
@@ -350,20 +360,25 @@ def work(orders: Orders) -> None:
     gc.freeze()
     gc.disable()  # what a scan leaves is freed by counting; a collection in its midst would make a readout late
     number, done = 0, 0
+    planned: float | None = None
     time.sleep(max(0.0, orders.zero_s + orders.start_s - time.perf_counter()))
     while orders.rounds is None or done < orders.rounds:
         for step in orders.steps:
             if orders.end_s is not None and time.perf_counter() >= orders.zero_s + orders.end_s:
                 return
             for number_of_attempt in range(orders.attempts):
-                attempt = Attempt(orders, step, scripts[step.file], number, number_of_attempt)
+                attempt = Attempt(orders, step, scripts[step.file], number, number_of_attempt, planned)
                 seen = attempt.run()
                 print(seen.line(), flush=True)
                 if seen.closed and not seen.error:
                     break
+                planned = None
             number += 1
             gc.collect()
-            time.sleep(max(0.0, attempt.next_s - time.perf_counter()))
+            # The pace is the plan's, so that what connections take does not add up. Without a pause there is none:
+            # the next scan begins when this one is answered.
+            planned = attempt.next_s if step.pause_s else None
+            time.sleep(max(0.0, attempt.next_s - LEAD_S - time.perf_counter()))
         done += 1
 
 

@@ -19,6 +19,7 @@ from edge_runtime.hil.bench.sensing import Usage
 NARROW = 1.1
 LEAST_SPEED, MOST_SPEED = 1 / 64, 256.0
 MOST_SCANNERS = 256
+LEAST_PACE = 0.95
 MOST_HELD_UP_S = 0.25
 """For which a server may take nothing before the pace counts as not kept."""
 
@@ -153,6 +154,8 @@ def point_of(load: Load, readouts_per_s: float, measures: Measures, budget: Budg
         why = (
             f"{measures.pacing.overruns} of {measures.scans} scans were answered so late that the next one had to wait"
         )
+    elif measures.pacing.pace < LEAST_PACE:
+        why = f"scans began at {measures.pacing.pace:.0%} of the pace that was to be offered"
     elif measures.pacing.held_up_s > MOST_HELD_UP_S:
         why = f"the server took no readouts for {measures.pacing.held_up_s:.2f} s"
     elif budget.lateness_p99_ms is not None and measures.pacing.p99_ms > budget.lateness_p99_ms:

@@ -21,7 +21,7 @@ from simulated import readouts_of, scan_bytes, usual_kspace
 from edge_runtime.cli import main
 from edge_runtime.errors import BenchError
 from edge_runtime.hil.bench import fleet, scanner
-from edge_runtime.hil.bench.record import ScanSeen
+from edge_runtime.hil.bench.record import ScanSeen, parse_line
 from edge_runtime.hil.bench.scanner import Attempt, Orders, Step
 from edge_runtime.hil.bench.verdict import GOLDEN
 from edge_runtime.hil.bench.wire import read_script
@@ -250,3 +250,19 @@ def test_a_scanner_that_hangs_does_not_keep_the_bench(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fleet, "GRACE_S", 0.1)
     with pytest.raises(BenchError, match="1 simulated scanners said nothing for 0 s: they hang"):
         fleet.play_all([orders(tmp_path, send_timeout_s=0, answer_timeout_s=0)], ["sh", "-c", "exec sleep 60"])
+
+
+def test_scans_begin_by_the_plan_whatever_connections_take(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def answer(connection: socket.socket) -> None:
+        hear_out(connection)
+        connection.sendall(image() + pack_close())
+
+    with server(answer) as port:
+        asked = orders(tmp_path, port, rounds=4)
+        (step,) = asked.steps
+        scanner.work(replace(asked, steps=(replace(step, pause_s=0.1),)))
+    seen = [parse_line(line) for line in capfd.readouterr().out.splitlines()]
+    planned = [scan.planned_s for scan in seen]
+    cycle_s = step.scan_s + 0.1
+    assert np.diff(planned) == pytest.approx([cycle_s] * 3)
+    assert all(scan.started_s >= scan.planned_s for scan in seen)

@@ -28,7 +28,8 @@ GOLDEN = Golden({("T1", "image", KEY): Picture("abc", (1, 1, 4, 4), "<f4", Path(
 
 def scan(number: int, **changes: Any) -> ScanSeen:
     usual = ScanSeen(
-        scanner=0, number=number, attempt=0, name="T1", started_s=2.0 * number, duration_s=1.1, readouts=200, sent=200,
+        scanner=0, number=number, attempt=0, name="T1", planned_s=2.0 * number, started_s=2.0 * number, duration_s=1.1,
+        readouts=200, sent=200,
         expected=(KEY,), images=(IMAGE,), lateness_us=(10,) * 200, held_up_s=0.0, overrun_s=0.0, closed=True, error="",
     )  # fmt: skip
     return replace(usual, **changes)
@@ -104,3 +105,10 @@ def test_what_began_before_the_last_scanner_counts_by_its_readouts_alone() -> No
 def test_a_load_under_which_a_scanner_had_no_whole_scan_is_not_held(scans: list[ScanSeen]) -> None:
     why = point_of(Load(1.0, 2), 200.0, measured(*scans), Budget(), Usage()).why
     assert why.endswith("of 2 scanners had no whole scan meanwhile: soak for longer")
+
+
+@pytest.mark.parametrize(("late_s", "held"), [(0.05, True), (0.2, False)])
+def test_a_load_that_was_not_offered_is_not_held(late_s: float, held: bool) -> None:
+    """Each scan begins later than the one before it should have let it."""
+    measures = measured(*(scan(number, started_s=(2 + late_s) * number) for number in range(5)))
+    assert point_of(Load(1.0, 1), 200.0, measures, Budget(), Usage()).held == held
