@@ -248,6 +248,7 @@ def _remarks(first: Sequence[Report], second: Sequence[Report]) -> list[str]:
         ("bundles", ("provenance", "bundle_digests")),
         ("links", ("provenance", "link", "words")),
         ("versions", ("provenance", "bench", "edge-runtime")),
+        ("server's versions", ("provenance", "server")),
         ("server's arguments", ("provenance", "server_arguments")),
         ("pace", ("protocol", "asked", "speed")),
         ("scanners", ("protocol", "asked", "scanners")),
@@ -257,7 +258,7 @@ def _remarks(first: Sequence[Report], second: Sequence[Report]) -> list[str]:
         a, b = values(first, *path), values(second, *path)
         if a != b:
             remarks.append(f"{name} differ: {', '.join(sorted(a))} against {', '.join(sorted(b))}")
-    for key in ("file", "image", "config", "repetition_time_ms", "deadline_ms", "pause_s"):
+    for key in ("file", "sha256", "image", "config", "repetition_time_ms", "deadline_ms", "pause_s"):
         a, b = (
             {", ".join(str(scan.get(key)) for scan in report["protocol"].get("scans", ())) for report in side}
             for side in (first, second)

@@ -336,7 +336,8 @@ def provenance_table(report: Mapping[str, Any]) -> str:
         )
     rows = [
         ("command", " ".join(made["command"])),
-        ("bench", ", ".join(f"{name} {number}" for name, number in made["bench"].items())),
+        ("bench", _versions(made["bench"])),
+        ("server", _versions(made["server"])),
         ("bench's machine", made["bench_machine"]),
         ("server's machine", machine),
         ("power mode", str(made["power_mode"])),
@@ -349,3 +350,7 @@ def provenance_table(report: Mapping[str, Any]) -> str:
     asked = report["protocol"]["asked"]
     rows.append(("asked for", ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)))
     return _pairs(rows) + f'<p class="small">{escape(report["protocol"]["description"])}</p>'
+
+
+def _versions(packages: Mapping[str, Any] | str) -> str:
+    return packages if isinstance(packages, str) else ", ".join(f"{name} {number}" for name, number in packages.items())

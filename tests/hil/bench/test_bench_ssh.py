@@ -152,6 +152,7 @@ def test_the_runtime_is_started_measured_and_stopped_over_there(direct: bool, da
     assert report["readings"] and report["readings"][-1]["resident_mb"] > 1
     assert report["provenance"]["server_machine"]["cores"] >= 1
     assert report["provenance"]["target"] == daemon.target
+    assert report["provenance"]["server"]["edge-runtime"] != "not installed"
     assert bool(report["provenance"]["target_notes"]) == (not direct)
     assert gone(daemon), "the server over there is still at work"
 

@@ -82,6 +82,7 @@ def test_a_server_of_another_make(tmp_path: Path) -> None:
     assert measures["readouts"] == 3 * LINES
     assert report["stages"] == report["readouts_taken"] == "not measured"
     assert report["provenance"]["bundle_digests"] == []
+    assert report["provenance"]["server"] == "not measured"
     # Every connection was a scan, the golden one too: nothing else was tried on a server that may mistake it for one.
     assert sorted(path.name for path in tmp_path.glob("*.npy")) == [f"{number}.npy" for number in range(4)]
     images = [np.load(path) for path in tmp_path.glob("*.npy")]
