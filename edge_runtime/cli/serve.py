@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
         what = str(runtime.model) if runtime.model else "classical only"
         where = f"listening on {server.host}:{server.port} ({what}, profile {runtime.profile.name})"
         if options.json:
-            address: dict[str, object] = {"host": server.host, "port": server.port}
+            address: dict[str, object] = {"host": server.host, "port": server.port, "profile": runtime.profile.name}
             if life.metrics is not None:
                 address["metrics"] = {"host": life.metrics.host, "port": life.metrics.port}
             print(json.dumps(address), flush=True)

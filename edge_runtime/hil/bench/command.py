@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_runtime.hil.bench.protocol import Protocol
     from edge_runtime.hil.bench.run import Plan
     from edge_runtime.hil.bench.search import Point
+    from edge_runtime.hil.bench.target import Target
     from edge_runtime.hil.bench.verdict import Verdict
     from edge_runtime.profile import Profile
 
@@ -299,6 +300,15 @@ def _profile(options: argparse.Namespace) -> Profile | None:
     return load_profile(options.profile or DEFAULT_PROFILE)
 
 
+def _told_profile(profile: Profile | None, target: Target) -> Profile | None:
+    """Where none is named: that of the package which a server that the bench started says it works by."""
+    from edge_runtime.profile import available_profiles, load_profile
+
+    if profile is None and target.profile in available_profiles():
+        return load_profile(target.profile)
+    return profile
+
+
 def _budget(protocol: Protocol, profile: Profile | None) -> Budget:
     """The protocol's lines first: a suite's rules are its own. What it leaves open, the profile says."""
     return protocol.budget if profile is None else protocol.budget.over(profile.budget)
@@ -359,6 +369,7 @@ def _run(options: argparse.Namespace) -> int:
     for old in (junit, options.out / "bench.html", options.out / "bench.json"):
         old.unlink(missing_ok=True)  # should this run come to nothing, no other's verdict is left in its place
     result = run(plan, _Progress(options.quiet or options.json))
+    profile = _told_profile(profile, result.target)
     throttles = profile.device.throttles_c if profile is not None and profile.device is not None else None
     budget = _budget(protocol, profile)
     verdict = judge(result.measures, result.usage, budget, plan.link, throttles, result.readouts_taken)
@@ -414,7 +425,12 @@ def _search(options: argparse.Namespace) -> int:
     speed = options.speed or 1.0
     plan = _plan(options, protocol, rounds=1, speed=speed, duration_s=options.soak, cool_down_s=options.cool_down)
     axis: Axis = Scanners(speed) if over_scanners else Pace(plan.scanners)
-    explored = explore(plan, axis, _budget(protocol, profile), _Progress(options.quiet or options.json))
+
+    def budget_of(target: Target) -> Budget:
+        return _budget(protocol, _told_profile(profile, target))
+
+    explored = explore(plan, axis, budget_of, _Progress(options.quiet or options.json))
+    profile = _told_profile(profile, explored.target)
     command = ["edge-runtime", *sys.argv[1:]]
     document = curve_of(explored, command, profile.name if profile is not None else "")
     path, page = write_curve(options.out, explored, document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_runtime.budget import Budget
@@ -30,17 +31,18 @@ class Explored:
     bundles: tuple[str, ...]
 
 
-def explore(plan: Plan, axis: Axis, budget: Budget, tell: Tell) -> Explored:
+def explore(plan: Plan, axis: Axis, budget_of: Callable[[Target], Budget], tell: Tell) -> Explored:
     """Searches along an axis.
 
     Args:
         plan: its duration is that of each soak, its cool-down comes after each.
+        budget_of: what a server that listens is held against.
 
     Raises:
         BenchError: see `edge_runtime.hil.bench.run.run`.
     """
     with benches(plan, tell) as bench:
-        golden = bench.golden()
+        golden, budget = bench.golden(), budget_of(bench.target)
         bench.warm_up()
         bundles: set[str] = set()
 
