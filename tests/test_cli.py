@@ -291,7 +291,7 @@ def test_one_of_several_scans_in_a_file_is_chosen(tmp_path: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out)["readouts_sent"] == LINES - 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_serve_announces_its_address_and_ends_on_a_signal(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "edge_runtime.cli", "serve", "--port", "0", "--json", "--classical-only"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

@@ -196,3 +196,12 @@ def test_the_facts_of_a_gpu_are_whole_or_none():
         parse_profile(GOOD + facts.rpartition("\n")[0], "here")
     assert load_profile("jetson-orin-nano").gpu is not None
     assert load_profile("x86-cpu").gpu is None
+
+
+def test_every_profile_has_a_budget_below_what_its_device_throttles_at() -> None:
+    for name in available_profiles():
+        profile = load_profile(name)
+        budget = profile.budget
+        assert profile.device is not None and budget.temperature_c is not None
+        assert budget.temperature_c < profile.device.throttles_c
+        assert budget.image_p90_ms and budget.resident_mb

@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 the work failed (refused scan, a missing or incomplete ima
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import signal
@@ -31,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; the caller's signal handlers are put back."""
     if threading.current_thread() is not threading.main_thread():
         return _run(arguments)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         signal.signal(signal.SIGTERM, _terminate)
+        if before[signal.SIGHUP] != signal.SIG_IGN:  # nohup stays what it is
+            signal.signal(signal.SIGHUP, _terminate)
         return _run(arguments)
     finally:
         for number, handler in before.items():
@@ -54,9 +57,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, _Terminated)
         word = "terminated" if terminated else "interrupted"
-        print(word, file=sys.stderr)
-        if as_json:
-            print(json.dumps({"error": word}))
+        with contextlib.suppress(OSError):  # the terminal may be what has ended
+            print(word, file=sys.stderr)
+            if as_json:
+                print(json.dumps({"error": word}))
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILED
@@ -68,7 +72,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM: ends what Ctrl-C ends, in the same way."""
+    """SIGTERM, or SIGHUP of a terminal that is closed: ends what Ctrl-C ends, in the same way."""
 
 
 def _terminate(*_: object) -> None:

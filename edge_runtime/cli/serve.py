@@ -120,12 +120,13 @@ def run(options: argparse.Namespace) -> int:
 
         last_call = threading.Timer(DRAIN_S, runtime.giving_up.set)
         last_call.daemon = True
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, stop)
         what = str(runtime.model) if runtime.model else "classical only"
         where = f"listening on {server.host}:{server.port} ({what}, profile {runtime.profile.name})"
         if options.json:
-            address: dict[str, object] = {"host": server.host, "port": server.port}
+            address: dict[str, object] = {"host": server.host, "port": server.port, "profile": runtime.profile.name}
             if life.metrics is not None:
                 address["metrics"] = {"host": life.metrics.host, "port": life.metrics.port}
             print(json.dumps(address), flush=True)

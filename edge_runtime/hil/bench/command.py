@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge_runtime.hil.bench.protocol import Protocol
     from edge_runtime.hil.bench.run import Plan
     from edge_runtime.hil.bench.search import Point
+    from edge_runtime.hil.bench.target import Target
     from edge_runtime.hil.bench.verdict import Verdict
     from edge_runtime.profile import Profile
 
@@ -250,7 +251,10 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def _paths(text: str) -> list[Path]:
-    return [path for part in text.split(",") if part for path in _reports(Path(part))]
+    found = [path for part in text.split(",") if part for path in _reports(Path(part))]
+    if not found:
+        raise argparse.ArgumentTypeError("no report is named: a file, a folder, or several with commas")
+    return found
 
 
 def _reports(path: Path) -> list[Path]:
@@ -294,6 +298,15 @@ def _profile(options: argparse.Namespace) -> Profile | None:
     if options.profile is None and not own:
         return None
     return load_profile(options.profile or DEFAULT_PROFILE)
+
+
+def _told_profile(profile: Profile | None, target: Target) -> Profile | None:
+    """Where none is named: that of the package which a server that the bench started says it works by."""
+    from edge_runtime.profile import available_profiles, load_profile
+
+    if profile is None and target.profile in available_profiles():
+        return load_profile(target.profile)
+    return profile
 
 
 def _budget(protocol: Protocol, profile: Profile | None) -> Budget:
@@ -352,14 +365,18 @@ def _run(options: argparse.Namespace) -> int:
         keep_golden=options.keep_golden,
         metrics=options.metrics or "",
     )
+    junit = options.junit or options.out / "junit.xml"
+    for old in (junit, options.out / "bench.html", options.out / "bench.json"):
+        old.unlink(missing_ok=True)  # should this run come to nothing, no other's verdict is left in its place
     result = run(plan, _Progress(options.quiet or options.json))
+    profile = _told_profile(profile, result.target)
     throttles = profile.device.throttles_c if profile is not None and profile.device is not None else None
-    verdict = judge(result.measures, result.usage, _budget(protocol, profile), plan.link, throttles)
+    budget = _budget(protocol, profile)
+    verdict = judge(result.measures, result.usage, budget, plan.link, throttles, result.readouts_taken)
     report = report_of(result, verdict, ["edge-runtime", *sys.argv[1:]], profile.name if profile is not None else "")
     path = write_report(options.out, report)
-    page = write_page(options.out, report)
-    junit = options.junit or options.out / "junit.xml"
     write_junit(junit, report)
+    page = write_page(options.out, report)
     if options.json:
         kept = {name: report[name] for name in ("made", "provenance", "protocol", "verdict", "stages", "usage")}
         print(json.dumps({**kept, "report": str(path), "page": str(page), "junit": str(junit)}))
@@ -372,6 +389,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def summary_lines(report: dict[str, Any], verdict: Verdict) -> list[str]:
     """What a run came to, for a terminal."""
+    from edge_runtime.hil.bench.page import rules_words
+
     image, pacing = report["measures"]["image"], report["measures"]["pacing"]
     lines = []
     if image["quantiles"]:
@@ -385,6 +404,8 @@ def summary_lines(report: dict[str, Any], verdict: Verdict) -> list[str]:
         measured = "not measured" if line.measured is None else f"{line.measured:.4g} {line.unit}".strip()
         lines.append(f"  {words[line.passed]}  {line.name}: {measured} (at most {line.limit:g}); {line.detail}")
     lines += [f"  why: {reason}" for reason in verdict.reasons]
+    if rules := rules_words(report["suite_rules_broken"], "the suite"):
+        lines.append(rules)
     if not verdict.valid:
         lines.append("NOT VALID: the simulated scanner itself was too late; give it a machine or a core of its own")
     return lines
@@ -404,7 +425,12 @@ def _search(options: argparse.Namespace) -> int:
     speed = options.speed or 1.0
     plan = _plan(options, protocol, rounds=1, speed=speed, duration_s=options.soak, cool_down_s=options.cool_down)
     axis: Axis = Scanners(speed) if over_scanners else Pace(plan.scanners)
-    explored = explore(plan, axis, _budget(protocol, profile), _Progress(options.quiet or options.json))
+
+    def budget_of(target: Target) -> Budget:
+        return _budget(protocol, _told_profile(profile, target))
+
+    explored = explore(plan, axis, budget_of, _Progress(options.quiet or options.json))
+    profile = _told_profile(profile, explored.target)
     command = ["edge-runtime", *sys.argv[1:]]
     document = curve_of(explored, command, profile.name if profile is not None else "")
     path, page = write_curve(options.out, explored, document)

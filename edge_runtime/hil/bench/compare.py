@@ -10,6 +10,10 @@ shows. Runs of one build differed by up to 37 % within a minute where others sha
 - with `LEAST_REPORTS` a side and more each report is one value: what runs of one side differ by among each other is what the
   sides' difference is held against. A change counts from `FLOOR_SHARE` and `FLOOR_MS` on.
 - with fewer, a difference is called one (``differs``), and only what is beyond `RUNS_DIFFER_SHARE` a change of the build.
+
+Missed deadlines come together, too: a stall of a second misses twenty. So their shares are compared report by report as well; of
+fewer reports (Fisher's exact test) only a share that differs by `RUNS_DIFFER_SHARE` of all deadlines is a change. A lost image
+where none was lost before is always one: that nothing is lost is a promise.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ LEAST_REPORTS = 7
 """The least whose clearest difference, 2 of C(14, 7) ways to deal them, stays below what Holm's rule asks of ten lines and more."""
 
 COMPARED = (("p50", 0.5), ("p90", 0.9))
+MISSED, LOST = "deadlines missed", "images lost"
 
 Report = dict[str, Any]
 
@@ -98,12 +103,17 @@ def compare(first: Sequence[Report], second: Sequence[Report], floor_share: floa
             tested.append(
                 (f"{name}, {label}", "ms", whole[0], whole[1], shift, None if shift is None else shift.chance)
             )
-    for name, counts in _counts(first).items():
-        late, of = counts
-        late_then, of_then = _counts(second).get(name, (0, 0))
-        chance = fisher_exact(late, of, late_then, of_then) if of and of_then else None
-        values = (late / of if of else None, late_then / of_then if of_then else None)
-        tested.append((name, "share", *values, None, chance))
+    for name in (MISSED, LOST):
+        counts = [_counts(side, name) for side in (first, second)]
+        values = [_share(side) for side in counts]
+        shift = chance = None
+        if name == MISSED and by_report:
+            a, b = ([count / of for count, of in side if of] for side in counts)
+            shift = permutation_test(a, b) if min(len(a), len(b)) >= LEAST_REPORTS else None
+            chance = None if shift is None else shift.chance
+        elif None not in values:
+            chance = fisher_exact(*(sum(column) for side in counts for column in zip(*side, strict=True)))
+        tested.append((name, "share", values[0], values[1], shift, chance))
     needed = _holm([chance for *_, chance in tested])
     changes = [
         Change(
@@ -111,18 +121,18 @@ def compare(first: Sequence[Report], second: Sequence[Report], floor_share: floa
             unit,
             a,
             b,
-            None if shift is None else (shift.value, shift.low, shift.high),
+            None if shift is None or unit == "share" else (shift.value, shift.low, shift.high),
             chance,
             limit,
-            _word(unit, a, b, shift, chance, limit, floor_share, by_report),
+            _word(name, unit, a, b, shift, chance, limit, floor_share, by_report),
         )
         for (name, unit, a, b, shift, chance), limit in zip(tested, needed, strict=True)
     ]
     how = "reports" if by_report else f"up to {SEGMENTS} segments a report"
+    by_fisher = "lost images" if by_report else "lost images and missed deadlines"
     method = (
-        f"permutation test on ranks of {how}, two-sided, Holm's rule, {ALPHA:g} in all; shares by Fisher's "
-        f"exact test; a change of time "
-        f"counts from {100 * (floor_share if by_report else RUNS_DIFFER_SHARE):g} % and {FLOOR_MS:g} ms on"
+        f"permutation test on ranks of {how}, two-sided, Holm's rule, {ALPHA:g} in all; {by_fisher} by Fisher's exact test; "
+        f"a change of time counts from {100 * (floor_share if by_report else RUNS_DIFFER_SHARE):g} % and {FLOOR_MS:g} ms on"
     )
     remarks = _remarks(first, second)
     if any(change.verdict == "differs" for change in changes):
@@ -163,16 +173,21 @@ def _whole(reports: Sequence[Sequence[float]], p: float) -> float | None:
     return segment_quantiles(everything, 1, p)[0] if everything else None
 
 
-def _counts(reports: Sequence[Report]) -> dict[str, tuple[int, int]]:
-    found = {"deadlines missed": (0, 0), "images lost": (0, 0)}
+def _counts(reports: Sequence[Report], name: str) -> list[tuple[int, int]]:
+    """So many of so many, by report."""
+    found = []
     for report in reports:
         measures = report["measures"]
-        late, of = found["deadlines missed"]
-        misses = measures["misses"] or {"count": 0, "of": 0}
-        found["deadlines missed"] = (late + int(misses["count"]), of + int(misses["of"]))
-        lost, expected = found["images lost"]
-        found["images lost"] = (lost + int(measures["images_lost"]), expected + int(measures["images_expected"]))
+        if name == LOST:
+            found.append((int(measures["images_lost"]), int(measures["images_expected"])))
+        elif measures["misses"] is not None:
+            found.append((int(measures["misses"]["count"]), int(measures["misses"]["of"])))
     return found
+
+
+def _share(counts: Sequence[tuple[int, int]]) -> float | None:
+    of = sum(of for _, of in counts)
+    return sum(count for count, _ in counts) / of if of else None
 
 
 def _holm(chances: Sequence[float | None]) -> list[float]:
@@ -187,6 +202,7 @@ def _holm(chances: Sequence[float | None]) -> list[float]:
 
 
 def _word(
+    name: str,
     unit: str,
     a: float | None,
     b: float | None,
@@ -198,10 +214,14 @@ def _word(
 ) -> str:
     if chance is None or a is None or b is None:
         return "too few samples"
+    if name == LOST and a == 0 < b:
+        return "more"
     if chance > needed:
         return "same"
     if unit == "share":
-        return "more" if b > a else "fewer"
+        if name == MISSED and not by_report and abs(b - a) < RUNS_DIFFER_SHARE:
+            return "differs"
+        return "more" if (b - a if shift is None else shift.value) > 0 else "fewer"
     assert shift is not None
     nearest = max(shift.low, -shift.high)  # the end of its bounds that is nearer to no change
     if nearest < max(FLOOR_MS, floor_share * a):
@@ -228,6 +248,7 @@ def _remarks(first: Sequence[Report], second: Sequence[Report]) -> list[str]:
         ("bundles", ("provenance", "bundle_digests")),
         ("links", ("provenance", "link", "words")),
         ("versions", ("provenance", "bench", "edge-runtime")),
+        ("server's versions", ("provenance", "server")),
         ("server's arguments", ("provenance", "server_arguments")),
         ("pace", ("protocol", "asked", "speed")),
         ("scanners", ("protocol", "asked", "scanners")),
@@ -237,6 +258,13 @@ def _remarks(first: Sequence[Report], second: Sequence[Report]) -> list[str]:
         a, b = values(first, *path), values(second, *path)
         if a != b:
             remarks.append(f"{name} differ: {', '.join(sorted(a))} against {', '.join(sorted(b))}")
+    for key in ("file", "sha256", "image", "config", "repetition_time_ms", "deadline_ms", "pause_s"):
+        a, b = (
+            {", ".join(str(scan.get(key)) for scan in report["protocol"].get("scans", ())) for report in side}
+            for side in (first, second)
+        )
+        if a != b:
+            remarks.append(f"scans differ by {key}: {'; '.join(sorted(a))} against {'; '.join(sorted(b))}")
     if any(not report["verdict"]["valid"] for report in (*first, *second)):
         remarks.append("in at least one report the simulated scanner itself was too late: it says little of the server")
     return remarks

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import IO
@@ -18,8 +19,8 @@ from edge_runtime.hil.bench.record import ScanSeen, parse_line
 from edge_runtime.hil.bench.scanner import Orders
 
 MOST_SCANS = 2_000_000
-GRACE_S = 300.0
-"""How long after its last scan should have begun a scanner may still be at work."""
+GRACE_S = 60.0
+"""For which no scanner says anything beyond its own patience with the server: then one hangs."""
 
 
 def play_all(
@@ -37,7 +38,7 @@ def play_all(
         what they saw, in the order in which it ended; what each said of its scheduler.
 
     Raises:
-        BenchError: a scanner failed; says what it printed.
+        BenchError: a scanner failed, and what it printed, or hangs.
     """
     lines: queue.Queue[tuple[int, str | None]] = queue.Queue()
     processes: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
@@ -58,8 +59,15 @@ def play_all(
                 process.stdin.close()
             threading.Thread(target=_forward, args=(number, process.stdout, lines), daemon=True).start()
         working = len(processes)
+        begins_s = max(order.zero_s + order.start_s for order in orders) - time.perf_counter()
+        patience_s = max(0.0, begins_s) + max(order.most_silent_s for order in orders) + GRACE_S
         while working:
-            number, line = lines.get()
+            try:
+                number, line = lines.get(timeout=patience_s)
+            except queue.Empty:
+                raise BenchError(
+                    f"{working} simulated scanners said nothing for {patience_s:.0f} s: they hang"
+                ) from None
             if line is None:
                 working -= 1
                 process, errors = processes[number]

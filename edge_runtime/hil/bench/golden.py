@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import BenchError
 from edge_runtime.hil.bench.record import ImageSeen, ScanSeen
-from edge_runtime.hil.bench.scanner import FINAL
+from edge_runtime.hil.bench.scanner import FINAL, UNNAMED
 from edge_runtime.hil.bench.wire import PIXEL_TYPES, Key
 
 Place = tuple[str, str, Key]
@@ -77,6 +77,12 @@ class Golden:
             self._known[pair] = _difference(Picture(image.digest, image.shape, image.pixel_type, folder), golden)
         return self._known[pair]
 
+    def lacking(self, places: Iterable[Place]) -> list[Place]:
+        """Those of the places that have no golden image; where the server names no methods, of any method."""
+        named = any(method != UNNAMED for _, method, _ in self.pictures)
+        asked = [(step, method if named else UNNAMED, key) for step, method, key in places]
+        return [place for place in asked if place not in self.pictures]
+
     def write(self, folder: Path) -> None:
         """Keeps them in a folder, for other runs and other devices."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,15 +97,14 @@ class Golden:
 
 
 def golden_of(scans: Iterable[ScanSeen], folder: Path) -> Golden:
-    """The final images of scans that were played alone."""
-    return Golden(
-        {
-            (scan.name, image.method, image.key): Picture(image.digest, image.shape, image.pixel_type, folder)
-            for scan in scans
-            for image in scan.images
-            if image.completeness == FINAL
-        }
-    )
+    """The first final images of scans that were played alone."""
+    pictures: dict[Place, Picture] = {}
+    for scan in scans:
+        for image in scan.images:
+            if image.completeness == FINAL:
+                picture = Picture(image.digest, image.shape, image.pixel_type, folder)
+                pictures.setdefault((scan.name, image.method, image.key), picture)
+    return Golden(pictures)
 
 
 def read_golden(folder: Path) -> Golden:

@@ -245,8 +245,14 @@ def _serve(peer: socket.socket, target: tuple[str, int], delay_s: float, cut_s: 
                 time.sleep(0.02)
 
 
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)  # connections are cut, as with any end of it
+
+
 def main(arguments: Sequence[str]) -> int:
-    """The proxy's process."""
+    """The proxy's process; it ends when its standard input does, as that of whoever started it."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     listen, host, port, delay_ms, cut_s = arguments
     with socket.create_server((listen, 0)) as listener:
         print(listener.getsockname()[1], flush=True)

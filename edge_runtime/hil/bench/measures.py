@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,10 +47,6 @@ class Latency:
     stopping: tuple[EarlyStopping, ...] = ()
     autocorrelation: float = 0.0
 
-    @property
-    def median_ms(self) -> float | None:
-        return self.quantiles[0].value if self.quantiles else None
-
 
 def latency(timed: Sequence[tuple[float, float]]) -> Latency:
     """Of ``(when, milliseconds)``."""
@@ -76,6 +73,7 @@ class Pacing:
         p50_ms, p99_ms, longest_ms: by which readouts left late.
         held_up_s: longest time for which a server took nothing.
         overruns: scans whose answer outlasted the pause after them, so that the next one had to wait for the server.
+        pace: share of the protocol's at which scans began, by each scanner's first and last.
     """
 
     readouts: int
@@ -84,6 +82,7 @@ class Pacing:
     longest_ms: float
     held_up_s: float
     overruns: int
+    pace: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +94,7 @@ class Quality:
         nrmse, largest: of the worst; None where none were compared.
         worst: which that is; "" where all are identical.
         differing: how many are not identical, by method.
+        uncompared: images that the deadlines are about and that had no golden one.
     """
 
     compared: int
@@ -103,6 +103,7 @@ class Quality:
     largest: float | None
     worst: str = ""
     differing: dict[str, int] = field(default_factory=dict)
+    uncompared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class Measures:
         misses: images that came after their deadline or never, of those with one; None where no step has one.
         lost: images that never came, as text, the first of them.
         scans, completed: that began and that the server answered in full.
+        scanners: with at least one scan that was answered in full.
         attempts_cut: connections that ended early.
         errors: what scanners saw otherwise, with its number.
         seconds: from the first scan's beginning to the last one's end.
@@ -133,6 +135,7 @@ class Measures:
     lost: tuple[str, ...]
     scans: int
     completed: int
+    scanners: int
     attempts_cut: int
     readouts: int
     errors: dict[str, int]
@@ -149,8 +152,16 @@ class Measures:
 MOST_NAMED = 20
 
 
-def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden, spool: Path) -> Measures:
-    """Figures of what scanners saw; attempts at one scan count as one."""
+def measure(
+    played: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden, spool: Path, since_s: float = -math.inf
+) -> Measures:
+    """Figures of what scanners saw; attempts at one scan count as one.
+
+    Args:
+        since_s: scans that began before count only by their readouts, which the server took in.
+    """
+    before = {(scan.scanner, scan.number) for scan in played if scan.started_s < since_s}
+    scans = [scan for scan in played if (scan.scanner, scan.number) not in before]
     by_name = {step.name: step for step in steps}
     named = any(image.method != UNNAMED for scan in scans for image in scan.images)
     everything: list[tuple[float, float]] = []
@@ -158,8 +169,9 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
     by_method: dict[str, list[tuple[float, float]]] = defaultdict(list)
     previews: list[tuple[float, float]] = []
     lost: list[str] = []
+    scanners: set[int] = set()
     errors: dict[str, int] = defaultdict(int)
-    expected = missing = late = with_deadline = completed = cut = 0
+    expected = missing = late = with_deadline = completed = cut = uncompared = 0
     compared: list[tuple[Difference, str, str]] = []
     for attempts in _by_scan(scans):
         step, last = by_name[attempts[-1].name], attempts[-1]
@@ -171,7 +183,9 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
                 *(t for t in one.texts if t.startswith(("error:", "no image:"))),
             ]:
                 errors[text[:200]] += 1
-        completed += last.closed and not last.error
+        if last.closed and not last.error:
+            completed += 1
+            scanners.add(last.scanner)
         finals = _finals(last)
         first = [image.since_start_s for image in last.images if image.completeness == PREVIEW]
         if first:
@@ -194,6 +208,7 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
                 continue
             sample = (last.started_s + image_seen.since_start_s, 1000 * image_seen.since_last_readout_s)
             everything.append(sample)
+            uncompared += (step.name, wanted, key) not in golden.pictures
             by_step[step.name].append(sample)
             late += step.deadline_ms is not None and sample[1] > step.deadline_ms
     began = min((scan.started_s for scan in scans), default=0.0)
@@ -209,24 +224,33 @@ def measure(scans: Sequence[ScanSeen], steps: Sequence[ScanStep], golden: Golden
         lost=tuple(lost[:MOST_NAMED]),
         scans=len({(scan.scanner, scan.number) for scan in scans}),
         completed=completed,
+        scanners=len(scanners),
         attempts_cut=cut,
-        readouts=sum(scan.sent for scan in scans),
+        readouts=sum(scan.sent for scan in played),
         errors=dict(errors),
         pacing=_pacing(scans),
-        quality=_quality(compared),
+        quality=_quality(compared, uncompared),
         seconds=ended - began,
         bundles=tuple(sorted({image.bundle for scan in scans for image in scan.images if image.bundle})),
     )
 
 
-def _quality(compared: Sequence[tuple[Difference, str, str]]) -> Quality:
+def _quality(compared: Sequence[tuple[Difference, str, str]], uncompared: int) -> Quality:
     """Of images: how each differs, its method, and what it is called."""
     if not compared:
-        return Quality(0, 0, None, None)
+        return Quality(0, 0, None, None, uncompared=uncompared)
     differing = Counter(method for difference, method, _ in compared if difference.largest != 0.0)
     worst, _, name = max(compared, key=lambda one: (one[0].nrmse, one[0].largest))
     identical = len(compared) - sum(differing.values())
-    return Quality(len(compared), identical, worst.nrmse, worst.largest, name if differing else "", dict(differing))
+    return Quality(
+        len(compared),
+        identical,
+        worst.nrmse,
+        worst.largest,
+        name if differing else "",
+        dict(differing),
+        uncompared,
+    )
 
 
 def _by_scan(scans: Sequence[ScanSeen]) -> list[list[ScanSeen]]:
@@ -249,6 +273,17 @@ def _pacing(scans: Sequence[ScanSeen]) -> Pacing:
     late = [value / 1000 for scan in scans for value in scan.lateness_us]
     held_up = max((scan.held_up_s for scan in scans), default=0.0)
     overruns = sum(scan.overrun_s > 0 for scan in scans)
+    pace = _pace(scans)
     if not late:
-        return Pacing(0, 0.0, 0.0, 0.0, held_up, overruns)
-    return Pacing(len(late), quantile(late, 0.5).value, quantile(late, 0.99).value, max(late), held_up, overruns)
+        return Pacing(0, 0.0, 0.0, 0.0, held_up, overruns, pace)
+    return Pacing(len(late), quantile(late, 0.5).value, quantile(late, 0.99).value, max(late), held_up, overruns, pace)
+
+
+def _pace(scans: Sequence[ScanSeen]) -> float:
+    planned = taken = 0.0
+    for scanner in {scan.scanner for scan in scans}:
+        begun = [scan for scan in scans if scan.scanner == scanner]
+        first, last = (find(begun, key=lambda scan: (scan.number, -scan.attempt)) for find in (min, max))
+        planned += last.planned_s - first.planned_s
+        taken += last.started_s - first.started_s
+    return planned / taken if taken > 0 else 1.0

@@ -59,6 +59,7 @@ def page_of(report: Mapping[str, Any]) -> str:
         f'<p class="small">{escape(report["made"])} · {escape(report["provenance"]["target"])} · '
         f"link: {escape(report['provenance']['link']['words'])}</p>",
         _verdict(report["verdict"]),
+        f"<p>{escape(rules_words(report['suite_rules_broken'], name))}</p>",
         "<h2>Budget</h2>",
         _budget(report["verdict"]["lines"]),
         "<h2>Last readout to image</h2>",
@@ -91,10 +92,19 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
     elif missed:
         kind, words = "fail", f"The budget was missed: {', '.join(missed)}."
     else:
-        kind, words = "pass", "The budget was kept."
+        open_lines = [line["name"] for line in verdict["lines"] if line["passed"] is None]
+        but = f", as far as it was measured. Neither kept nor missed: {', '.join(open_lines)}" if open_lines else ""
+        kind, words = "pass", f"The budget was kept{but}."
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict["reasons"])
     why = f"<p>What was seen of why:</p><ul>{reasons}</ul>" if reasons else ""
     return f'<div class="verdict {kind}"><strong>{escape(words)}</strong>{why}</div>'
+
+
+def rules_words(broken: Sequence[str] | None, name: str) -> str:
+    """Whether a run may be published as a result of its suite; empty where its protocol is no suite's."""
+    if broken is None:
+        return ""
+    return f"No result of {name} by its rules: {'; '.join(broken)}." if broken else f"By the rules of {name}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -115,7 +125,7 @@ def _cell(text: str) -> str:
 
 
 def _budget(lines: Sequence[Mapping[str, Any]]) -> str:
-    words = {True: "pass", False: "FAIL", None: NOT_MEASURED}
+    words = {True: "pass", False: "FAIL"}
     return _table(
         ("line", "measured", "at most", "", "what it rests on"),
         [
@@ -123,7 +133,7 @@ def _budget(lines: Sequence[Mapping[str, Any]]) -> str:
                 line["name"],
                 _value(line["measured"], line["unit"]),
                 _value(line["limit"], line["unit"]),
-                words[line["passed"]],
+                words.get(line["passed"], NOT_MEASURED if line["measured"] is None else "too few images"),
                 line["detail"],
             )
             for line in lines
@@ -139,7 +149,10 @@ def _value(value: Any, unit: str = "") -> str:
     return f"{_number(value)} {unit}".strip()
 
 
-def _number(value: float) -> str:
+def _number(value: float | str) -> str:
+    """Text is what JSON has no number for, such as ``inf``."""
+    if isinstance(value, str):
+        return value
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -219,8 +232,8 @@ def _counts(report: Mapping[str, Any]) -> str:
             "images under load against the golden ones",
             NOT_MEASURED
             if not quality["compared"]
-            else f"{quality['identical']} of {quality['compared']} identical to the last bit; worst NRMSE {quality['nrmse']:.3g}, "
-            f"worst pixel {quality['largest']:.3g} of the brightest",
+            else f"{quality['identical']} of {quality['compared']} identical to the last bit; "
+            f"worst NRMSE {_number(quality['nrmse'])}, worst pixel {_number(quality['largest'])} of the brightest",
         ),
     ]
     errors = [(f"{count} ×", text) for text, count in measures["errors"].items()]
@@ -323,10 +336,11 @@ def provenance_table(report: Mapping[str, Any]) -> str:
         )
     rows = [
         ("command", " ".join(made["command"])),
-        ("bench", ", ".join(f"{name} {number}" for name, number in made["bench"].items())),
+        ("bench", _versions(made["bench"])),
+        ("server", _versions(made["server"])),
         ("bench's machine", made["bench_machine"]),
         ("server's machine", machine),
-        ("power mode", made["power_mode"]),
+        ("power mode", str(made["power_mode"])),
         ("hardware profile", made["profile"]),
         ("scanners' scheduler", ", ".join(report.get("schedulers", ())) or "the usual one"),
         ("server's arguments", " ".join(made["server_arguments"]) or "none"),
@@ -336,3 +350,7 @@ def provenance_table(report: Mapping[str, Any]) -> str:
     asked = report["protocol"]["asked"]
     rows.append(("asked for", ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None)))
     return _pairs(rows) + f'<p class="small">{escape(report["protocol"]["description"])}</p>'
+
+
+def _versions(packages: Mapping[str, Any] | str) -> str:
+    return packages if isinstance(packages, str) else ", ".join(f"{name} {number}" for name, number in packages.items())

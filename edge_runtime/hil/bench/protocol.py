@@ -3,6 +3,7 @@ images. One TOML file."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Protocol:
         scanners: that measure at the same time.
         repeat: times that each scanner goes through it where neither duration nor count are asked for.
         stagger_s: between the starts of the scanners.
+        sha256: of the file.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Protocol:
     scanners: int = 1
     repeat: int = 1
     stagger_s: float = 0.5
+    sha256: str = ""
 
     @property
     def label(self) -> str:
@@ -90,6 +93,7 @@ def parse_protocol(text: str, where: str, folder: Path) -> Protocol:
         scanners=table.integer("scanners", 1, 256, 1),
         repeat=table.integer("repeat", 1, 1_000_000, 1),
         stagger_s=table.number("stagger_s", 0, 3600, 0.5),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
     )
     table.refuse_unknown()
     return protocol

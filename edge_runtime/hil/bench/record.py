@@ -17,7 +17,8 @@ class ImageSeen:
     """One image, when it came and what it was.
 
     Attributes:
-        method, completeness: as the server calls them; ``image`` where it does not, and final once its last readout was due.
+        method, completeness: as the server calls them; ``image`` where it does not, and final once its last readout was due;
+            ``early`` where it says final before.
         since_start_s: from the first readout's time to its last byte.
         since_last_readout_s: from the time at which the last readout of its slice was due; negative for a preview.
         digest: SHA-256 of shape, type and pixels, in hexadecimal; the name of the spooled file.
@@ -43,13 +44,15 @@ class ScanSeen:
         scanner, number: which scanner, and which of its scans, from 0; attempts at one scan share the number.
         attempt: from 0; more than one where the connection was cut.
         name: of the protocol's step.
-        started_s: since the run's beginning: when the first readout was due.
+        planned_s, started_s: since the run's beginning: when the first readout was due by the protocol's pace, and when it was
+            given that the connection had to stand.
         duration_s: until the server's CLOSE, or whatever ended it.
         readouts, sent: that the scan has, and that the server's end of the connection has taken.
         expected: images that the whole scan should yield of each method.
         lateness_us: of every readout, by which it left late through the scanner's own doing.
         held_up_s: longest time for which the server took nothing.
-        overrun_s: by which its answer outlasted the pause after it, so that the next scan came late; 0 where none is asked for.
+        overrun_s: by which its answer outlasted the pause after it, or its connection the time for it, so that a scan came late; 0
+            where no pause is asked for.
         closed: the server said CLOSE.
         error: why it ended otherwise; "" where it did not.
         texts: from the server.
@@ -59,6 +62,7 @@ class ScanSeen:
     number: int
     attempt: int
     name: str
+    planned_s: float
     started_s: float
     duration_s: float
     readouts: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -9,19 +10,19 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import BenchError
-from edge_runtime.hil.bench.run import Plan, Result
+from edge_runtime.hil.bench.run import Plan, Result, step_file
 from edge_runtime.hil.bench.sensing import Sensed
+from edge_runtime.hil.bench.suite import broken_rules
 from edge_runtime.hil.bench.target import Target
 from edge_runtime.hil.bench.verdict import NOT_MEASURED, Verdict
+from edge_runtime.hil.bench.versions import installed
 
 FORMAT = 1
 MOST_REPORT_BYTES = 1 << 28
-PACKAGES = ("edge-runtime", "numpy", "onnxruntime", "openvino")
 
 
 def report_of(result: Result, verdict: Verdict, command: Sequence[str], profile: str) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def report_of(result: Result, verdict: Verdict, command: Sequence[str], profile:
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "provenance": provenance_of(plan, result.target, result.sensed, measures.bundles, command, profile),
         "protocol": protocol_of(plan),
+        "suite_rules_broken": broken_rules(plan, verdict),
         "phases": [asdict(phase) for phase in result.phases],
         "verdict": {"passed": verdict.passed, "valid": verdict.valid, **asdict(verdict)},
         "measures": asdict(measures) | {"scans_per_minute": measures.scans_per_minute},
@@ -60,8 +62,10 @@ def provenance_of(
     """
     return {
         "command": list(command),
-        "bench": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "bench": installed(),
         "bench_machine": f"{platform.machine()} {platform.release()}, load {os.getloadavg()[0]:.2f} at the end",
+        # What is installed beside a server that somebody else started need not be what it runs with.
+        "server": (sensed.machine.get("packages") if plan.address.scheme != "tcp" else None) or NOT_MEASURED,
         "target": str(plan.address),
         "target_notes": list(target.notes),
         "server_arguments": list(plan.serve),
@@ -75,20 +79,17 @@ def provenance_of(
 
 
 def protocol_of(plan: Plan) -> dict[str, Any]:
-    """The protocol that was played, and what was asked for beside it."""
+    """The protocol that was played, by digests of its file and of its scans' too, and what was asked for beside it."""
     document = asdict(plan.protocol)
+    digests = {
+        step.name: hashlib.sha256(Path(step_file(step)).read_bytes()).hexdigest() for step in plan.protocol.scans
+    }
     for scan in document["scans"]:
         scan["file"] = Path(scan["file"]).name  # paths of this machine are nobody else's
+        scan["sha256"] = digests[scan["name"]]
     document["budget"] = {name: value for name, value in document["budget"].items() if value is not None}
     asked = {"scanners": plan.scanners, "rounds": plan.rounds, "duration_s": plan.duration_s, "speed": plan.speed}
     return document | {"asked": asked | {"warm_up_s": plan.warm_up_s, "cool_down_s": plan.cool_down_s}}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def finite(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from edge_runtime.hil.bench.search import Load
 from edge_runtime.hil.bench.sensing import Sensed, Usage, Watcher, usage
 from edge_runtime.hil.bench.stages import Reports, Stage, read_metrics, readouts_between, stages_between
 from edge_runtime.hil.bench.target import Address, SshOptions, Target, opened
-from edge_runtime.hil.bench.wire import WireError, read_script
+from edge_runtime.hil.bench.wire import Key, WireError, read_script
 
 ATTEMPTS_OVER_A_BAD_LINK = 5
 """At one scan; what is cut is measured again."""
@@ -97,23 +98,53 @@ class Result:
     schedulers: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of a load.
+
+    Attributes:
+        schedulers: what each scanner was granted.
+        since_s: when all scanners were at work.
+    """
+
+    scans: Sequence[ScanSeen]
+    schedulers: tuple[str, ...]
+    since_s: float
+
+
 Tell = Callable[[str], None]
 """Told what goes on, a line at a time."""
 
 
-def check_scans(protocol: Protocol) -> None:
-    """Reads every scan of a protocol once, before anything is started.
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Of a scan's file.
+
+    Attributes:
+        readouts: how many.
+        keys: of the images to be expected.
+    """
+
+    readouts: int
+    keys: tuple[Key, ...]
+
+
+def outlines_of(protocol: Protocol) -> dict[str, Outline]:
+    """Reads every scan of a protocol once, before anything is started; by file.
 
     Raises:
         BenchError: one can't be played.
     """
+    found = {}
     for path in {step_file(step) for step in protocol.scans}:
         try:
-            read_script(Path(path))
+            script = read_script(Path(path))
         except WireError as error:
             raise BenchError(
                 f"{error}; recordings of other kinds become MRD streams by edge-runtime bench convert"
             ) from None
+        found[path] = Outline(len(script.readouts), script.keys)
+    return found
 
 
 def step_file(step: ScanStep) -> str:
@@ -138,7 +169,7 @@ def benches(plan: Plan, tell: Tell) -> Iterator[Bench]:
     Raises:
         BenchError: see `run`.
     """
-    check_scans(plan.protocol)
+    outlines = outlines_of(plan.protocol)
     with contextlib.ExitStack() as stack:
         spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-bench-pixels-")))
         target = stack.enter_context(opened(plan.address, plan.serve, plan.ssh, plan.cpu_limit))
@@ -146,16 +177,24 @@ def benches(plan: Plan, tell: Tell) -> Iterator[Bench]:
         watcher = stack.enter_context(Watcher(target.watch, zero_s))
         way = stack.enter_context(laid(plan.link, target.host, target.port))
         watcher.await_first()
-        yield Bench(plan, target, way, watcher, spool, zero_s, tell)
+        yield Bench(plan, outlines, target, way, watcher, spool, zero_s, tell)
 
 
 class Bench:
     """A run against a server that listens; see `benches`."""
 
     def __init__(
-        self, plan: Plan, target: Target, way: Way, watcher: Watcher, spool: Path, zero_s: float, tell: Tell
+        self,
+        plan: Plan,
+        outlines: Mapping[str, Outline],
+        target: Target,
+        way: Way,
+        watcher: Watcher,
+        spool: Path,
+        zero_s: float,
+        tell: Tell,
     ) -> None:
-        self._plan, self._way, self._zero_s, self._tell = plan, way, zero_s, tell
+        self._plan, self._outlines, self._way, self._zero_s, self._tell = plan, outlines, way, zero_s, tell
         self.target, self.watcher, self.spool = target, watcher, spool
         self.phases: list[Phase] = []
         self._reports = Reports(target.output)
@@ -168,23 +207,23 @@ class Bench:
         self.warm_up()
         url = plan.metrics or self.target.metrics
         before = read_metrics(url)
-        seen: list[tuple[list[ScanSeen], tuple[str, ...]]] = []
+        seen: list[Played] = []
         measured = self.phase("measured", lambda: seen.append(self.load(plan.speed, plan.rounds, plan.duration_s)))
         after = read_metrics(url)
         self._reports.collect()
         self.cool_down()
-        scans, schedulers = seen[0]
+        (played,) = seen
         sensed = self.watcher.sensed()
         return Result(
             plan=plan,
             target=self.target,
-            measures=measure(scans, plan.protocol.scans, golden, self.spool),
+            measures=measure(played.scans, plan.protocol.scans, golden, self.spool, played.since_s),
             usage=usage(sensed.between(measured.first_s, measured.last_s)),
             stages=tuple(self._reports.stages() or stages_between(before, after)),
             phases=tuple(self.phases),
             sensed=sensed,
             readouts_taken=readouts_between(before, after) if self.target.output is None else self._reports.readouts,
-            schedulers=schedulers,
+            schedulers=played.schedulers,
         )
 
     def warm_up(self) -> None:
@@ -199,34 +238,47 @@ class Bench:
             self.phase("cool-down", lambda: time.sleep(self._plan.cool_down_s))
 
     def golden(self) -> Golden:
-        """The golden result: every scan of the protocol once, alone and over a good link; or another run's."""
-        plan = self._plan
+        """The golden result: every scan of the protocol once, alone and over a good link; or another run's.
+
+        Raises:
+            BenchError: it has not every image that the protocol asks for: what nothing is held against passes any gate.
+        """
+        plan, place = self._plan, f"{self.target.host}:{self.target.port}"
+        scans: list[ScanSeen] = []
         if plan.golden is not None:
-            return read_golden(plan.golden)
-        self._tell("golden result: the protocol once, alone")
-        orders = self.orders(Way(self.target.host, self.target.port), 1.0, 1, None)
-        scans, _ = play_all([replace(orders, steps=tuple(replace(step, pause_s=0.0) for step in orders.steps))])
-        golden = golden_of(scans, self.spool)
-        if not golden.pictures:
-            said = [one.error or "; ".join(one.texts) or "no final image" for one in scans]
-            raise BenchError(f"no image came back from {self.target.host}:{self.target.port}: {said[0][:500]}")
+            golden = read_golden(plan.golden)
+        else:
+            self._tell("golden result: the protocol once, alone")
+            orders = self.orders(Way(self.target.host, self.target.port), 1.0, 1, None)
+            scans, _ = play_all([replace(orders, steps=tuple(replace(step, pause_s=0.0) for step in orders.steps))])
+            golden = golden_of(scans, self.spool)
+        wanted = [
+            (step.name, step.image, key) for step in plan.protocol.scans for key in self._outlines[step_file(step)].keys
+        ]
+        for step, method, key in golden.lacking(wanted)[:1]:
+            if plan.golden is not None:
+                raise BenchError(
+                    f"{plan.golden}: no golden {method} image of {step}, {key}: of another protocol, or not whole"
+                )
+            said = next(one.error or "; ".join(one.texts) or "nothing was said" for one in scans if one.name == step)
+            raise BenchError(f"no final {method} image of {step}, {key}, came back from {place}: {said[:500]}")
         if plan.keep_golden is not None:
             golden.write(plan.keep_golden)
         return golden
 
-    def load(
-        self, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None
-    ) -> tuple[list[ScanSeen], tuple[str, ...]]:
+    def load(self, speed: float, rounds: int | None, duration_s: float | None, scanners: int | None = None) -> Played:
         """Plays the protocol by all scanners, the plan's number where none is given; returns when the last has finished.
 
         Args:
-            duration_s: for which all of them are at work, from the last one's beginning on.
+            duration_s: for which all of them are at work, from the last one's beginning on; by ``rounds`` every scan counts.
         """
         scanners = scanners or self._plan.scanners
         stagger_s = self._plan.protocol.stagger_s / speed
         until_s = None if duration_s is None else duration_s + (scanners - 1) * stagger_s
         orders = self.orders(self._way, speed, None if duration_s is not None else rounds, until_s)
-        return play_all(staggered(orders, scanners, stagger_s), self._way.prefix, self._seen)
+        scans, schedulers = play_all(staggered(orders, scanners, stagger_s), self._way.prefix, self._seen)
+        since_s = -math.inf if duration_s is None else orders.start_s + (scanners - 1) * stagger_s
+        return Played(scans, schedulers, since_s)
 
     def orders(self, way: Way, speed: float, rounds: int | None, duration_s: float | None) -> Orders:
         """For the first scanner."""
@@ -235,10 +287,7 @@ class Bench:
             scanner=0,
             host=way.host,
             port=way.port,
-            steps=tuple(
-                Step(one.name, step_file(one), one.repetition_time_ms / speed, one.config, one.pause_s / speed)
-                for one in self._plan.protocol.scans
-            ),
+            steps=tuple(self._step(one, speed) for one in self._plan.protocol.scans),
             zero_s=self._zero_s,
             start_s=start_s,
             rounds=rounds,
@@ -247,6 +296,11 @@ class Bench:
             attempts=1 if self._plan.link.good else ATTEMPTS_OVER_A_BAD_LINK,
             realtime=self._plan.realtime,
         )
+
+    def _step(self, step: ScanStep, speed: float) -> Step:
+        file = step_file(step)
+        readouts = self._outlines[file].readouts
+        return Step(step.name, file, readouts, step.repetition_time_ms / speed, step.config, step.pause_s / speed)
 
     def forget(self) -> None:
         """What the server has kept until now counts no more, and takes no room."""

@@ -3,7 +3,7 @@
     python -m edge_runtime.hil.bench.scanner < orders.json
 
 Readouts leave at times fixed in advance, start + i × repetition time, so that a late one delays none after
-it. One thread does all: it
+it; so do scans with a pause between them. One thread does all: it
 waits in ``select`` for the socket until shortly before a readout is due, taking whatever the server sends
 meanwhile, and spins for the
 rest (at most `MOST_SPIN_S`, since a spinning scanner takes a processor from a server on the same machine).
@@ -47,24 +47,41 @@ from edge_runtime.hil.bench.wire import (
 MOST_SPIN_S = 0.0005
 RECEIVE_BYTES = 1 << 20
 MOST_KEPT_BYTES = 1 << 30
-"""Of a scan's images."""
+"""Of a scan's images: pixels, attributes, and `IMAGE_BYTES` for each."""
 
-LEAD_S = 0.01
-"""From the header to the first readout."""
+IMAGE_BYTES = 1 << 14
+MOST_LABEL = 100
+"""Characters of what a server calls its images, that go into the report."""
+
+LEAD_S = 0.05
+"""Before the first readout's time: for the connection and the header."""
 
 UNNAMED, FINAL, PREVIEW = "image", "final", "preview"
 """Method and completeness of images whose server says neither."""
 
+EARLY = "early"
+"""Completeness of an image that was called final before its last readout was due: it is none of the whole scan."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One scan of the orders; see `edge_runtime.hil.bench.protocol.ScanStep`."""
+    """One scan of the orders; see `edge_runtime.hil.bench.protocol.ScanStep`.
+
+    Attributes:
+        readouts: that its file has.
+    """
 
     name: str
     file: str
+    readouts: int
     repetition_time_ms: float
     config: str
     pause_s: float
+
+    @property
+    def scan_s(self) -> float:
+        """From the first readout to the end of the last."""
+        return self.readouts * self.repetition_time_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +98,7 @@ class Orders:
         spool: folder for pixels, each picture once.
         realtime: ask for the first-in-first-out scheduler.
         send_timeout_s, reply_timeout_s: for how long the server may take nothing, and be silent after the scan.
+        answer_timeout_s: after the time at which a scan should have ended, however much is said meanwhile, it is given up.
     """
 
     scanner: int
@@ -96,6 +114,13 @@ class Orders:
     realtime: bool = False
     send_timeout_s: float = 60.0
     reply_timeout_s: float = 60.0
+    answer_timeout_s: float = 300.0
+
+    @property
+    def most_silent_s(self) -> float:
+        """For how long the scanner has nothing to tell at most, once it has begun."""
+        longest_s = max(step.scan_s + step.pause_s for step in self.steps)
+        return longest_s + self.send_timeout_s + self.answer_timeout_s
 
     def text(self) -> str:
         """As JSON."""
@@ -123,9 +148,15 @@ class _Seen:
 
 
 class Attempt:
-    """One connection, from the configuration to CLOSE."""
+    """One connection, from the configuration to CLOSE.
 
-    def __init__(self, orders: Orders, step: Step, script: Script, number: int, attempt: int) -> None:
+    Args:
+        planned: when the first readout is due by the protocol's pace; None for as soon as may be.
+    """
+
+    def __init__(
+        self, orders: Orders, step: Step, script: Script, number: int, attempt: int, planned: float | None = None
+    ) -> None:
         self._orders, self._step, self._script = orders, step, script
         self._number, self._attempt = number, attempt
         self._reader = AnswerReader()
@@ -134,7 +165,10 @@ class Attempt:
         self._due: dict[Key, float] = {}
         self._lateness_us: list[int] = []
         self._held_up_s = 0.0
-        self._start = time.perf_counter()
+        soonest = time.perf_counter() + LEAD_S
+        self._planned = soonest if planned is None else planned
+        self._begins = max(soonest, self._planned)
+        self._start = self._begins
 
     def run(self) -> ScanSeen:
         """Plays the scan; whatever goes wrong is in the result."""
@@ -152,20 +186,24 @@ class Attempt:
         ended = time.perf_counter()
         if self._seen.closed and self._sent < len(self._script.readouts):
             error = error or "the server closed before the scan was sent"
+        images = tuple(self._image(image, at) for image, at in self._seen.images)
+        if any(image.completeness == EARLY for image in images):
+            error = error or "an image was called final before its last readout was due"
         return ScanSeen(
             scanner=self._orders.scanner,
             number=self._number,
             attempt=self._attempt,
             name=self._step.name,
+            planned_s=self._planned - self._orders.zero_s,
             started_s=self._start - self._orders.zero_s,
             duration_s=ended - self._start,
             readouts=len(self._script.readouts),
             sent=self._sent,
             expected=self._script.keys,
-            images=tuple(self._image(image, at) for image, at in self._seen.images),
+            images=images,
             lateness_us=tuple(self._lateness_us),
             held_up_s=self._held_up_s,
-            overrun_s=max(0.0, ended - self.next_s) if self._step.pause_s else 0.0,
+            overrun_s=max(0.0, ended - self.next_s, self._start - self._begins) if self._step.pause_s else 0.0,
             closed=self._seen.closed,
             error=error,
             texts=tuple(self._seen.texts),
@@ -173,9 +211,16 @@ class Attempt:
 
     @property
     def next_s(self) -> float:
-        """When the next scan may begin by the protocol's own pace: a pause after the last readout, not after the answer."""
-        scan_s = len(self._script.readouts) * self._step.repetition_time_ms / 1000
-        return self._start + scan_s + self._step.pause_s
+        """When the next scan begins by the protocol's own pace: a pause after the last readout's time, not after the answer."""
+        return self._planned + self._step.scan_s + self._step.pause_s
+
+    def _patience(self, most_s: float) -> float:
+        """Seconds for which the server may be waited for now: so many, and not beyond the scan's deadline."""
+        answer_s = self._orders.answer_timeout_s
+        left = self._start + self._step.scan_s + answer_s - time.perf_counter()
+        if left <= 0:
+            raise _Lost(f"{answer_s:g} s after the scan's end the server had not said CLOSE")
+        return min(most_s, left)
 
     def _connection(self) -> socket.socket:
         host, port = self._orders.host, self._orders.port
@@ -187,7 +232,7 @@ class Attempt:
     def _play(self) -> None:
         self._send(pack_config(self._step.config) + self._script.header)
         interval = self._step.repetition_time_ms / 1000
-        self._start = time.perf_counter() + LEAD_S
+        self._start = max(self._planned, time.perf_counter())
         last = {one.key: number for number, one in enumerate(self._script.readouts)}
         free_since = self._start
         for number, readout in enumerate(self._script.readouts):
@@ -226,7 +271,7 @@ class Attempt:
             except BlockingIOError:
                 began = began or time.perf_counter()
                 left = self._orders.send_timeout_s - (time.perf_counter() - began)
-                readable, _, _ = select.select([self._peer], [self._peer], [], max(0.0, left))
+                readable, _, _ = select.select([self._peer], [self._peer], [], self._patience(max(0.0, left)))
                 if readable:
                     self._take()
                 if left <= 0:
@@ -238,9 +283,11 @@ class Attempt:
     def _hear_out(self) -> None:
         patience = self._orders.reply_timeout_s
         while not self._seen.closed:
-            if not select.select([self._peer], [], [], patience)[0]:
+            allowed = self._patience(patience)
+            if select.select([self._peer], [], [], allowed)[0]:
+                self._take()
+            elif allowed == patience:
                 raise _Lost(f"the server said neither CLOSE nor anything else for {patience:g} s after the scan")
-            self._take()
 
     def _take(self) -> None:
         try:
@@ -260,17 +307,20 @@ class Attempt:
             if len(seen.texts) < MOST_TEXTS:
                 seen.texts.append(answer.text[:MOST_TEXT])
         else:
-            seen.kept_bytes += len(answer.pixels)
+            seen.kept_bytes += len(answer.pixels) + len(answer.attributes) + IMAGE_BYTES
             if seen.kept_bytes > MOST_KEPT_BYTES:
                 raise WireError(f"more than {MOST_KEPT_BYTES} bytes of images in one scan")
             seen.images.append((answer, now))
 
     def _image(self, image: ImageMessage, at: float) -> ImageSeen:
-        said = meta_attributes(image.attributes)
+        said = {name: value[:MOST_LABEL] for name, value in meta_attributes(image.attributes).items()}
         due = self._due.get(image.key)
         if due is None and self._due and len(self._due) == len(self._script.keys):
             due = max(self._due.values())  # a server that does not number its images: they are of the whole scan
-        completeness = said.get("EdgeCompleteness") or (FINAL if due is not None and at >= due else PREVIEW)
+        whole = due is not None and at >= due
+        completeness = said.get("EdgeCompleteness") or (FINAL if whole else PREVIEW)
+        if completeness == FINAL and not whole:
+            completeness = EARLY
         described = f"{image.shape} {image.pixel_type}".encode()
         digest = hashlib.sha256(described + image.pixels).hexdigest()
         path = Path(self._orders.spool) / f"{digest}.pixels"
@@ -310,20 +360,25 @@ def work(orders: Orders) -> None:
     gc.freeze()
     gc.disable()  # what a scan leaves is freed by counting; a collection in its midst would make a readout late
     number, done = 0, 0
+    planned: float | None = None
     time.sleep(max(0.0, orders.zero_s + orders.start_s - time.perf_counter()))
     while orders.rounds is None or done < orders.rounds:
         for step in orders.steps:
             if orders.end_s is not None and time.perf_counter() >= orders.zero_s + orders.end_s:
                 return
             for number_of_attempt in range(orders.attempts):
-                attempt = Attempt(orders, step, scripts[step.file], number, number_of_attempt)
+                attempt = Attempt(orders, step, scripts[step.file], number, number_of_attempt, planned)
                 seen = attempt.run()
                 print(seen.line(), flush=True)
                 if seen.closed and not seen.error:
                     break
+                planned = None
             number += 1
             gc.collect()
-            time.sleep(max(0.0, attempt.next_s - time.perf_counter()))
+            # The pace is the plan's, so that what connections take does not add up. Without a pause there is none:
+            # the next scan begins when this one is answered.
+            planned = attempt.next_s if step.pause_s else None
+            time.sleep(max(0.0, attempt.next_s - LEAD_S - time.perf_counter()))
         done += 1
 
 

@@ -2,9 +2,9 @@
 
 Along `Pace` the protocol's repetition times and pauses are divided by a factor; along `Scanners` ever more of them measure at
 once, each at the same pace. From the axis's first load it is doubled (or halved) until a load is not held (or is), then the gap
-is halved until it is narrower than the axis tells apart. A load is held where no image is lost, no more deadlines are missed
-than the budget has (none where it has no such line), and the scanners could keep the pace: a server that takes readouts late
-holds up the scanner, and one that answers a scan after the pause that follows it holds up the next scan.
+is halved until it is narrower than the axis tells apart. A load is held where no image is lost, every scan is answered to its end,
+no more deadlines are missed than the budget has (none where it has no such line), and the scanners could keep the pace: a server
+that takes readouts late holds up the scanner, and one that answers a scan after the pause that follows it holds up the next scan.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from edge_runtime.hil.bench.sensing import Usage
 NARROW = 1.1
 LEAST_SPEED, MOST_SPEED = 1 / 64, 256.0
 MOST_SCANNERS = 256
+LEAST_PACE = 0.95
 MOST_HELD_UP_S = 0.25
 """For which a server may take nothing before the pace counts as not kept."""
 
@@ -142,12 +143,19 @@ def point_of(load: Load, readouts_per_s: float, measures: Measures, budget: Budg
     why = ""
     if measures.images_lost:
         why = f"{measures.images_lost} of {measures.images_expected} images were lost"
+    elif measures.completed < measures.scans:
+        why = f"{measures.scans - measures.completed} of {measures.scans} scans were not answered in full"
+    elif measures.scanners < load.scanners:
+        idle = load.scanners - measures.scanners
+        why = f"{idle} of {load.scanners} scanners had no whole scan meanwhile: soak for longer"
     elif misses is not None and misses.value > allowed:
         why = f"{misses.count} of {misses.of} deadlines were missed"
     elif measures.pacing.overruns > allowed * measures.scans:
         why = (
             f"{measures.pacing.overruns} of {measures.scans} scans were answered so late that the next one had to wait"
         )
+    elif measures.pacing.pace < LEAST_PACE:
+        why = f"scans began at {measures.pacing.pace:.0%} of the pace that was to be offered"
     elif measures.pacing.held_up_s > MOST_HELD_UP_S:
         why = f"the server took no readouts for {measures.pacing.held_up_s:.2f} s"
     elif budget.lateness_p99_ms is not None and measures.pacing.p99_ms > budget.lateness_p99_ms:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import IO, Any
 
+from edge_runtime.hil.bench.sensors import Reading
+
 START_TIMEOUT_S = 10.0
 """For which a run waits for its first reading."""
+
+MOST_LINE_BYTES = 1 << 18
 
 MOST_READINGS = 20_000
 """Then every second one is forgotten, and from then on every second one kept."""
@@ -87,16 +92,16 @@ class Watcher:
         self._begun.set()
 
     def _read_lines(self, stream: IO[bytes]) -> None:
-        for line in stream:
+        while line := stream.readline(MOST_LINE_BYTES):
             now = time.perf_counter() - self._zero_s
             with contextlib.suppress(ValueError, TypeError, KeyError):
-                said = json.loads(line)
+                said = dict(json.loads(line))
                 if "machine" in said:
                     self._machine, self._found = dict(said["machine"]), said["process"] is not None
                     continue
                 self._counted += 1
                 if self._counted % self._skip == 0:
-                    self._readings.append({**said, "clock_s": said["at_s"], "at_s": now})
+                    self._readings.append(checked_reading(said, now))
                     self._begun.set()
                 if len(self._readings) > MOST_READINGS:
                     self._readings, self._skip = self._readings[::2], 2 * self._skip
@@ -121,6 +126,29 @@ class Watcher:
     def sensed(self) -> Sensed:
         """What was read until now."""
         return Sensed(self._machine, self._found, tuple(self._readings))
+
+
+def checked_reading(said: dict[str, Any], now_s: float) -> dict[str, Any]:
+    """A reading with all of its keys; what is no finite number was not measured.
+
+    Args:
+        said: `edge_runtime.hil.bench.sensors.Reading` and ``tegrastats``, as another machine tells them.
+        now_s: since the run's beginning: its ``at_s``; that of the machine's own clock becomes ``clock_s``.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no reading.
+    """
+    reading: dict[str, Any] = {name: _number_or_none(said.get(name)) for name in (one.name for one in fields(Reading))}
+    for name in ("temperatures_c", "power_w", "tegrastats"):
+        numbers = ((str(key), _number_or_none(value)) for key, value in dict(said.get(name) or {}).items())
+        reading[name] = {key: value for key, value in numbers if value is not None}
+    if reading["at_s"] is None:
+        raise ValueError("a reading without its time")
+    return {**reading, "clock_s": reading["at_s"], "at_s": now_s}
+
+
+def _number_or_none(value: Any) -> float | None:
+    return value if type(value) in (int, float) and math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)

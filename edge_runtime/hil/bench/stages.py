@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import urllib.request
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ class Reports:
                 for image in report["images"]:
                     if image["completeness"] == "final":
                         for stage, seconds in image["stages_s"].items():
-                            kept = self._seconds.setdefault(str(stage), [])
-                            if len(kept) < MOST_SAMPLES:
-                                kept.append(float(seconds))
+                            if math.isfinite(seconds):
+                                kept = self._seconds.setdefault(str(stage), [])
+                                if len(kept) < MOST_SAMPLES:
+                                    kept.append(float(seconds))
             shutil.rmtree(path.parent, ignore_errors=True)
 
     def forget(self) -> None:
@@ -131,6 +133,8 @@ def told(text: str) -> Told:
     with contextlib.suppress(ValueError, KeyError, IndexError, TypeError, AttributeError):
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
+                if not math.isfinite(sample.value):
+                    continue
                 if sample.name == READOUTS:
                     readouts = (readouts or 0.0) + sample.value
                 for kind, found in (("sum", sums), ("count", counts)):

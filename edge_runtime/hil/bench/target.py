@@ -94,6 +94,7 @@ class Target:
         watch: the command that prints what its machine tells; None where nobody can ask it.
         metrics: where its metrics are, as seen from here; "" where it has none that are known of.
         notes: what a reader of the figures must know of the way there.
+        profile: name of its hardware profile; "" where it does not say.
     """
 
     address: Address
@@ -103,6 +104,7 @@ class Target:
     watch: tuple[str, ...] | None = None
     metrics: str = ""
     notes: tuple[str, ...] = ()
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,9 @@ def _own(serve: Sequence[str], cpu_limit: float | None) -> Iterator[Target]:
         target = Address(OWN)
         notes = (f"held to {cpu_limit:g} of a processor by a control group",) if cpu_limit is not None else ()
         watch = watch_command(int(said["port"]))
-        yield Target(target, str(said["host"]), int(said["port"]), folder, watch, notes=notes)
+        yield Target(
+            target, said["host"], said["port"], folder, watch, notes=notes, profile=str(said.get("profile", ""))
+        )
 
 
 @contextlib.contextmanager
@@ -207,7 +211,7 @@ def _by_ssh(address: Address, serve: Sequence[str], ssh: SshOptions) -> Iterator
         # With a terminal (-tt) the server over there gets a hangup when this side ends, and is not left behind.
         command = [*base, "-tt", address.login, "--", shlex.join(words)]
         said = stack.enter_context(_running(command, f"{address}: {ssh.program} serve")).announcement()
-        there = int(said["port"])
+        there, profile = int(said["port"]), str(said.get("profile", ""))
         watch_words = [ssh.program, "bench", "watch", "--port", str(there)]
         watch = (*base, address.login, "--", shlex.join(watch_words))
         # Metrics are never opened to a network: they come through the tunnel, whichever way scans go.
@@ -215,10 +219,10 @@ def _by_ssh(address: Address, serve: Sequence[str], ssh: SshOptions) -> Iterator
         tunnelled = stack.enter_context(_tunnel(base, address, ports))
         metrics = f"http://{LOOPBACK}:{tunnelled[-1]}/metrics"
         if ssh.direct:
-            yield Target(address, ssh.direct, there, None, watch, metrics)
+            yield Target(address, ssh.direct, there, None, watch, metrics, profile=profile)
             return
         note = "through an ssh tunnel, whose time is in the figures; --direct ADDRESS goes without"
-        yield Target(address, LOOPBACK, tunnelled[0], None, watch, metrics, (note,))
+        yield Target(address, LOOPBACK, tunnelled[0], None, watch, metrics, (note,), profile)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from edge_runtime.budget import Budget
 from edge_runtime.hil.bench.links import Link
-from edge_runtime.hil.bench.measures import Latency, Measures
+from edge_runtime.hil.bench.measures import Latency, Measures, Quality
 from edge_runtime.hil.bench.sensing import Usage
+from edge_runtime.hil.bench.statistics import quantile
 
 NOT_MEASURED = "not measured"
 
 LATENESS, GOLDEN = "scanner's own lateness, p99", "image against golden, NRMSE"
+LOST, UNANSWERED = "images lost", "scans not answered in full"
+GATES = (LOST, UNANSWERED, GOLDEN)
+"""Lines of what comes back, without which no speed counts."""
+
 UNEXPLAINED = "nothing that was measured explains it: the reconstruction itself takes more than the budget has"
 TOO_LATE = (
     "the simulated scanner shares its machine with what kept it from its work: give it another machine, a processor of its own, or "
@@ -26,7 +32,7 @@ class Line:
     Attributes:
         name: what is held against what.
         measured: None where it was not measured.
-        passed: None where there was nothing to hold against the limit.
+        passed: None where there was nothing, or too little, to hold against the limit.
         detail: what the figure rests on.
     """
 
@@ -58,34 +64,57 @@ class Verdict:
         return self.valid and all(line.passed is not False for line in self.lines)
 
 
-def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttles_c: float | None = None) -> Verdict:
-    """Holds a run against its budget. That nothing is lost is a line of every budget."""
+def judge(
+    measures: Measures,
+    usage: Usage,
+    budget: Budget,
+    link: Link,
+    throttles_c: float | None = None,
+    readouts_taken: int | None = None,
+) -> Verdict:
+    """Holds a run against its budget. That nothing is lost, and every scan answered to its end, are lines of every budget.
+
+    Args:
+        readouts_taken: that the server says it took in; None where it can't be asked.
+    """
     lines = [
         Line(
-            "images lost",
+            LOST,
             "",
             0.0,
             float(measures.images_lost),
             measures.images_lost == 0 and measures.images_expected > 0,
             f"of {measures.images_expected} that {measures.scans} scans should yield" + _first(measures.lost),
-        )
+        ),
+        Line(
+            UNANSWERED,
+            "",
+            0.0,
+            float(measures.scans - measures.completed),
+            measures.completed == measures.scans,
+            f"of {measures.scans} that began",
+        ),
     ]
+    if readouts_taken is not None and not measures.attempts_cut:  # of what was cut, something was on its way
+        apart = float(abs(measures.readouts - readouts_taken))
+        detail = f"{measures.readouts} sent, {readouts_taken} taken in"
+        lines.append(_line("readouts sent against those taken in", "", 0.0, apart, detail))
     for name, limit, p in (("p90", budget.image_p90_ms, 0.9), ("p99", budget.image_p99_ms, 0.99)):
         if limit is not None:
             lines.append(_latency_line(name, limit, p, measures.image))
     if budget.preview_ms is not None:
-        median = measures.preview.median_ms
-        detail = f"of {len(measures.preview.samples_ms)} scans with previews, from the first readout"
+        came = measures.preview.samples_ms
+        # One that never came is as late as can be.
+        everything = [*came, *[math.inf] * (measures.scans - len(came))]
+        median = quantile(everything, 0.5).value if everything else None
+        detail = f"of {measures.scans} scans, {len(came)} with previews, from the first readout"
         lines.append(_line("first preview, p50", "ms", budget.preview_ms, median, detail))
     if budget.miss_share is not None and measures.misses is not None:
         seen = measures.misses
         detail = f"{seen.count} of {seen.of}; 95 % bounds {100 * seen.low:.1f} to {100 * seen.high:.1f} %"
         lines.append(_line("deadlines missed", "share", budget.miss_share, seen.value, detail))
     if budget.nrmse is not None:
-        quality = measures.quality
-        which = f" ({quality.worst})" if quality.worst else ""
-        detail = f"the worst of {quality.compared}{which}; {quality.identical} identical to the last bit"
-        lines.append(_line(GOLDEN, "", budget.nrmse, quality.nrmse, detail))
+        lines.append(_golden_line(budget.nrmse, measures.quality))
     if budget.resident_mb is not None:
         lines.append(_line("server's memory", "MB", budget.resident_mb, usage.resident_mb, "the most, resident"))
     if budget.temperature_c is not None:
@@ -104,8 +133,10 @@ def judge(measures: Measures, usage: Usage, budget: Budget, link: Link, throttle
     missed = {line.name for line in lines if line.passed is False}
     reasons = [] if valid else [TOO_LATE]
     if GOLDEN in missed:
-        differing = ", ".join(f"{count} {method}" for method, count in measures.quality.differing.items())
-        reasons.append(f"images under load were not those that the server makes alone: {differing}")
+        quality = measures.quality
+        differing = [f"{count} {method}" for method, count in quality.differing.items()]
+        differing += [f"{quality.uncompared} without a golden image"] if quality.uncompared else []
+        reasons.append(f"images under load were not those that the server makes alone: {', '.join(differing)}")
     if missed - {LATENESS}:
         reasons += _reasons(measures, usage, link, throttles_c)
     if missed and not reasons:
@@ -122,17 +153,27 @@ def _line(name: str, unit: str, limit: float, measured: float | None, detail: st
     return Line(name, unit, limit, measured, passed, detail if measured is not None else NOT_MEASURED)
 
 
+def _golden_line(limit: float, quality: Quality) -> Line:
+    """What has no golden image to be held against is as far from it as can be."""
+    which = f" ({quality.worst})" if quality.worst else ""
+    detail = f"the worst of {quality.compared}{which}; {quality.identical} identical to the last bit"
+    if quality.uncompared:
+        return Line(GOLDEN, "", limit, math.inf, False, f"{detail}; {quality.uncompared} had no golden image")
+    return _line(GOLDEN, "", limit, quality.nrmse, detail)
+
+
 def _latency_line(name: str, limit: float, p: float, latency: Latency) -> Line:
-    """MLPerf's estimate where there are enough samples, else the plain quantile, which says less."""
+    """MLPerf's estimate where there are enough samples; with fewer, the plain quantile can miss the limit but not pass it."""
+    name = f"last readout to image, {name}"
     stopping = next((one for one in latency.stopping if one.p == p), None)
-    plain = next((one.value for one in latency.quantiles if one.p == p), None)
-    if stopping is not None and stopping.estimate is not None:
+    if stopping is None:
+        return _line(name, "ms", limit, None, "")
+    if stopping.estimate is not None:
         detail = f"MLPerf single-stream estimate of {stopping.samples}, confidence {stopping.confidence:g}"
-        return _line(f"last readout to image, {name}", "ms", limit, stopping.estimate, detail)
-    detail = (
-        f"plain quantile of {len(latency.samples_ms)}: MLPerf's rule needs {stopping.needed if stopping else 'some'}"
-    )
-    return _line(f"last readout to image, {name}", "ms", limit, plain, detail)
+        return _line(name, "ms", limit, stopping.estimate, detail)
+    plain = next(one.value for one in latency.quantiles if one.p == p)
+    detail = f"plain quantile of {stopping.samples}: MLPerf's rule needs {stopping.needed} to pass"
+    return Line(name, "ms", limit, plain, False if plain > limit else None, detail)
 
 
 def _reasons(measures: Measures, usage: Usage, link: Link, throttles_c: float | None) -> list[str]:

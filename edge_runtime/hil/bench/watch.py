@@ -19,6 +19,7 @@ import time
 from dataclasses import asdict
 
 from edge_runtime.hil.bench.sensors import Sensors, listening_process, parse_tegrastats
+from edge_runtime.hil.bench.versions import installed
 
 INTERVAL_S = 1.0
 
@@ -58,7 +59,7 @@ def machine_facts() -> dict[str, object]:
 
     machine = detect(architecture=platform.machine())
     facts = {**asdict(machine), "cpu_features": sorted(machine.cpu_features)}
-    return {**facts, "kernel": platform.release(), "python": platform.python_version()}
+    return {**facts, "kernel": platform.release(), "packages": installed()}
 
 
 def watch(process_id: int | None) -> int:

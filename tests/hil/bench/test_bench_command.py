@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from edge_runtime.cli import main
+from edge_runtime.demo.run import SCAN
 from edge_runtime.hil.bench.verdict import GOLDEN, TOO_LATE
 
 PROTOCOL = """
@@ -55,7 +57,13 @@ def test_a_run_against_a_server_of_its_own(tmp_path: Path) -> None:
     assert (measures["images_expected"], measures["images_lost"], measures["completed"]) == (2, 0, 1)  # type: ignore[index]
     assert measures["quality"]["identical"] == measures["quality"]["compared"] > 0  # type: ignore[index]
     assert report["readouts_taken"] == measures["readouts"] == 104  # type: ignore[index]
+    made = report["provenance"]
+    assert made["server"] == made["bench"] and made["server"]["numpy"]  # type: ignore[index]
+    played = report["protocol"]
+    assert played["sha256"] == hashlib.sha256((tmp_path / "quick.toml").read_bytes()).hexdigest()  # type: ignore[index]
+    assert played["scans"][0]["sha256"] == hashlib.sha256(SCAN.read_bytes()).hexdigest()  # type: ignore[index]
     page = (tmp_path / "out" / "bench.html").read_text()
+    assert "Neither kept nor missed: last readout to image, p90" in page  # of two images none can be kept
     assert "<svg" in page and not re.search(r"(src|href)=|url[(]|<script", page)
     cases = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()
     assert cases.attrib["failures"] == "0"
@@ -113,3 +121,11 @@ def test_targets_that_are_none(target: str, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         main(["bench", "run", "--target", target])
     assert end.value.code == 2 and "HOST:PORT or ssh://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sides", [("", "after"), ("before", ",")])
+def test_a_side_without_reports_is_no_comparison(sides: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a variable of a shell that is not set."""
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "compare", *sides])
+    assert end.value.code == 2 and "no report is named" in capsys.readouterr().err

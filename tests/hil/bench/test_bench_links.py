@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PATIENCE_S
 
 from edge_runtime.cli import main
 from edge_runtime.demo.run import SCAN
@@ -90,3 +95,44 @@ def test_a_link_is_told_in_words() -> None:
     assert str(Link()) == "nothing in between"
     both = parse_link("delay=5,cut=2,rate=100,loss=0.5")
     assert str(both) == "5 ms later each way, 100 Mbit/s, 0.5 % of packets lost, every other connection cut after 2 s"
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Commands whose environment names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if os.fsencode(folder) in path.read_bytes():
+                found.append((path.parent / "cmdline").read_text())
+    return found
+
+
+def test_a_bench_whose_terminal_is_closed_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither its server, its proxy and its scanners nor their folders."""
+    command = [sys.executable, "-m", "edge_runtime.cli", "bench", "run", "--classical-only", "--link", "delay=1"]
+    here = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [*command, "--warm-up", "60", "--out", str(tmp_path / "out")], env=here, stderr=subprocess.PIPE, text=True
+    ) as bench:
+        try:
+            assert bench.stderr is not None
+            assert any("warm-up" in line for line in iter(bench.stderr.readline, ""))
+            assert len(processes_of(tmp_path)) >= 3
+            bench.send_signal(signal.SIGHUP)
+            assert bench.wait(PATIENCE_S) == 143
+        finally:
+            bench.kill()
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.glob("edge-*")) == []
+
+
+def test_a_proxy_ends_with_whoever_started_it() -> None:
+    command = [sys.executable, "-m", "edge_runtime.hil.bench.links", "127.0.0.1", "127.0.0.1", "1", "0", "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as proxy:
+        try:
+            assert proxy.stdin is not None and proxy.stdout is not None
+            assert int(proxy.stdout.readline())
+            proxy.stdin.close()
+            assert proxy.wait(PATIENCE_S) == 0
+        finally:
+            proxy.kill()

@@ -69,14 +69,14 @@ class Daemon:
     port: int
     folder: Path
 
-    def bench(self, *options: str, known_hosts: str = "known_hosts") -> int:
+    def bench(self, *options: str, known_hosts: str = "known_hosts", own_profile: bool = True) -> int:
+        profile = ["--profile", str(self.folder / "profile.toml")] if own_profile else []
         ssh = ["-Fnone", f"-i{self.folder}/client", "-oIdentitiesOnly=yes", "-oStrictHostKeyChecking=yes"]
         ssh += [f"-oUserKnownHostsFile={self.folder}/{known_hosts}", "-oGlobalKnownHostsFile=/dev/null"]
         command = ["bench", "run", "--quiet", "--protocol", str(self.folder / "ssh.toml"), "--target", self.target]
         command += ["--warm-up", "0", "--repeat", "2", "--classical-only", "--previews", "none"]
         command += [
-            "--profile",
-            str(self.folder / "profile.toml"),
+            *profile,
             "--out",
             str(self.folder),
             "--remote-program",
@@ -152,6 +152,7 @@ def test_the_runtime_is_started_measured_and_stopped_over_there(direct: bool, da
     assert report["readings"] and report["readings"][-1]["resident_mb"] > 1
     assert report["provenance"]["server_machine"]["cores"] >= 1
     assert report["provenance"]["target"] == daemon.target
+    assert report["provenance"]["server"]["edge-runtime"] != "not installed"
     assert bool(report["provenance"]["target_notes"]) == (not direct)
     assert gone(daemon), "the server over there is still at work"
 
@@ -176,3 +177,10 @@ def test_words_for_the_shell_over_there_stay_words(option: str, daemon: Daemon) 
     mark = daemon.folder / "mark"
     daemon.bench(option, f"$(touch {mark});touch {mark}")
     assert not mark.exists()
+
+
+def test_the_budget_is_that_of_the_profile_which_the_server_over_there_tells(daemon: Daemon) -> None:
+    daemon.bench(own_profile=False)
+    report = daemon.report()
+    assert report["provenance"]["profile"] == "x86-cpu"
+    assert "server's memory" in {line["name"] for line in report["verdict"]["lines"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from simulated import readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.cli import main
-from edge_runtime.hil.bench.stages import parse_metrics_url, stages_between, told
+from edge_runtime.hil.bench.stages import Reports, parse_metrics_url, stages_between, told
 
 TESTS = Path(__file__).parents[2]
 LINES = 32
@@ -81,6 +82,7 @@ def test_a_server_of_another_make(tmp_path: Path) -> None:
     assert measures["readouts"] == 3 * LINES
     assert report["stages"] == report["readouts_taken"] == "not measured"
     assert report["provenance"]["bundle_digests"] == []
+    assert report["provenance"]["server"] == "not measured"
     # Every connection was a scan, the golden one too: nothing else was tried on a server that may mistake it for one.
     assert sorted(path.name for path in tmp_path.glob("*.npy")) == [f"{number}.npy" for number in range(4)]
     images = [np.load(path) for path in tmp_path.glob("*.npy")]
@@ -123,7 +125,7 @@ def test_a_search_finds_the_number_of_scanners_that_a_server_has_places_for(tmp_
     profile.write_text(PROFILE.format(**{**USUAL_LIMITS, "sessions": 2}), encoding="utf-8")
     small = protocol(tmp_path, repetition_time_ms=20, pause_s=0.4)
     usual = ["--protocol", small, "--profile", str(profile), "--classical-only", "--quiet", "--out", str(tmp_path)]
-    soak = ["--warm-up", "0.1", "--soak", "1", "--cool-down", "0.1"]
+    soak = ["--warm-up", "0.1", "--soak", "2.5", "--cool-down", "0.1"]
     assert main(["bench", "search", *usual, *soak, "--over", "scanners"]) == 0
     document = report_of(tmp_path, "search.json")
     found = document["found"]
@@ -198,3 +200,15 @@ def test_metrics_that_are_none_say_nothing_and_break_nothing(text: str) -> None:
     said = told(text)
     assert all(isinstance(count, float) for _, count in said.stages.values())
     assert stages_between(text, text) == []
+
+
+def test_times_that_are_no_numbers_are_no_stages(tmp_path: Path) -> None:
+    report = {"readouts": 32, "images": [{"completeness": "final", "stages_s": {"ingest": math.nan, "send": 0.5}}]}
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "report.json").write_text(json.dumps(report))
+    reports = Reports(tmp_path)
+    reports.collect()
+    assert [(stage.name, stage.mean_ms) for stage in reports.stages()] == [("send", 500.0)]
+    metrics = 'edge_stage_seconds_{}{{stage="ingest"}} {}\n'
+    text = metrics.format("sum", "NaN") + metrics.format("count", "3")
+    assert stages_between("", text) == []

@@ -73,9 +73,34 @@ def test_runs_in_turns_find_five_milliseconds_of_a_hundred_and_nothing_else() ->
         assert compare(before, slow).worse
 
 
-def test_missed_deadlines_are_compared_as_shares() -> None:
-    assert verdicts(compare([report(1)], [report(2, missed=20)]))["deadlines missed"] == "more"
-    assert verdicts(compare([report(1, missed=1)], [report(2, missed=2)]))["deadlines missed"] == "same"
+def missing(*missed: int) -> list[Report]:
+    return [report(seed, missed=count) for seed, count in enumerate(missed)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ([1], [2], "same"),
+        ([0], [20], "differs"),  # one stall is enough for it
+        ([0], [200], "more"),
+        ([200], [0], "fewer"),
+        ([0] * 7, [0] * 6 + [20], "same"),
+        ([0, 1, 0, 2, 0, 0, 1], [9, 12, 7, 8, 9, 11, 10], "more"),
+        ([9, 12, 7, 8, 9, 11, 10], [0, 1, 0, 2, 0, 0, 1], "fewer"),
+    ],
+)
+def test_missed_deadlines_are_compared_by_report(before: list[int], after: list[int], verdict: str) -> None:
+    """They come together: as if each were by itself, one stall in seven runs would be a change of the build."""
+    comparison = compare(missing(*before), missing(*after))
+    assert verdicts(comparison)["deadlines missed"] == verdict
+    assert comparison.worse == (verdict == "more")
+
+
+def test_a_lost_image_where_none_was_lost_is_always_a_change() -> None:
+    other = report(2)
+    other["measures"]["images_lost"] = 1
+    assert verdicts(compare([report(1)], [other]))["images lost"] == "more"
+    assert verdicts(compare([other], [report(1)]))["images lost"] == "same"
 
 
 def test_too_few_samples_are_called_that() -> None:
@@ -114,7 +139,9 @@ def test_what_else_differs_is_said() -> None:
     other = report(2)
     other["provenance"] = {"power_mode": "15W"}
     other["verdict"] = {"valid": False}
+    other["protocol"]["scans"] = [{"image": "classical"}]
     remarks = compare([report(1)], [other]).remarks
+    assert any(remark.startswith("scans differ by image") and "against classical" in remark for remark in remarks)
     assert any(remark.startswith("power modes differ") for remark in remarks)
     assert any("too late" in remark for remark in remarks)
     with pytest.raises(BenchError, match="different protocols can't be compared: p 1, q 1"):

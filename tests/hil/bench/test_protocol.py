@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge_runtime.budget import Budget
+from edge_runtime.demo.run import SCAN
 from edge_runtime.errors import BenchError, ProtocolFileError
+from edge_runtime.hil.bench.links import Link
 from edge_runtime.hil.bench.protocol import parse_protocol, read_protocol
-from edge_runtime.hil.bench.run import check_scans
-from edge_runtime.hil.bench.suite import protocol_named, suites
+from edge_runtime.hil.bench.run import Plan, outlines_of
+from edge_runtime.hil.bench.suite import broken_rules, protocol_named, suites
+from edge_runtime.hil.bench.target import Address
+from edge_runtime.hil.bench.verdict import GATES, Line, Verdict
 
 SOUND = """
 name = "head"
@@ -78,7 +85,7 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ProtocolFileError, match="not UTF-8"):
         read_protocol(tmp_path / "binary.toml")
     with pytest.raises(BenchError, match=r"t1\.mrd: No such file"):
-        check_scans(parse_protocol(SOUND, "head.toml", tmp_path))
+        outlines_of(parse_protocol(SOUND, "head.toml", tmp_path))
 
 
 def test_suites_are_sound_and_named_as_their_files() -> None:
@@ -86,10 +93,59 @@ def test_suites_are_sound_and_named_as_their_files() -> None:
     for name in suites():
         protocol = protocol_named(name)
         assert f"{protocol.name}-{protocol.version}" == name
-        check_scans(protocol)
+        outlines_of(protocol)
         assert protocol.budget.nrmse is not None and protocol.budget.lateness_p99_ms is not None
     with pytest.raises(BenchError, match="suite 'nope' does not exist; known are portable-brain-1"):
         protocol_named("nope")
+
+
+def test_suites_are_never_changed() -> None:
+    """A change is a new version, in a file beside these; what was measured by them stays comparable."""
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in suites().items()}
+    assert digests == {
+        "portable-brain-1": "75c7d26202d6ecff1535e8a7e9b7b525505651cbd720ecfac586660b67ecacdc",
+        "portable-brain-2": "45277c25236ec0f2402898eddcb9fab29b69f51c09a4136613034e4dada73579",
+    }
+    assert (
+        hashlib.sha256(SCAN.read_bytes()).hexdigest()
+        == "208824505d2bc98b183cde8d73e242f879489a277f2ec0a2b68b8fbfed3a11c3"
+    )
+
+
+KEPT = Verdict(tuple(Line(name, "", 0.0, 0.0, True) for name in GATES), (), True)
+
+
+def plan(**changes: Any) -> Plan:
+    usual = Plan(protocol_named("portable-brain-2"), Address("own"), 1, 20, duration_s=600.0, warm_up_s=10.0)
+    return replace(usual, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"duration_s": 5.0}, "less than 600 s"),
+        ({"duration_s": None}, "less than 600 s"),
+        ({"warm_up_s": 0.0}, "warm-up"),
+        ({"speed": 0.1}, "at 0.1 times"),
+        ({"scanners": 2}, "2 scanners in place of 1"),
+        ({"link": Link(delay_ms=1.0)}, "link"),
+        ({"golden": Path("elsewhere")}, "golden"),
+        ({"protocol": replace(protocol_named("portable-brain-2"), scans=())}, "not the suite's"),
+    ],
+)
+def test_a_run_that_breaks_its_suites_rules_is_no_result_of_it(changes: dict[str, Any], complaint: str) -> None:
+    assert broken_rules(plan(), KEPT) == ()
+    (why,) = broken_rules(plan(**changes), KEPT) or ()
+    assert complaint in why
+
+
+def test_a_verdict_that_breaks_a_suites_rules() -> None:
+    assert broken_rules(plan(), replace(KEPT, valid=False)) == ("the simulated scanner itself was too late",)
+    (lost, *others) = KEPT.lines
+    for passed in (False, None):
+        verdict = replace(KEPT, lines=(replace(lost, passed=passed), *others))
+        assert broken_rules(plan(), verdict) == ("not kept: images lost",)
+    assert broken_rules(plan(protocol=parse_protocol(SOUND, "head.toml", Path())), KEPT) is None
 
 
 def test_a_protocols_budget_goes_before_the_profiles() -> None:

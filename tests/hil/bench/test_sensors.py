@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.hil.bench.sensing import usage
+from edge_runtime.hil.bench.sensing import Watcher, usage
 from edge_runtime.hil.bench.sensors import (
     Sensors,
     group_v1,
@@ -122,3 +122,24 @@ def test_the_watcher_says_what_the_machine_is_and_ends_with_its_input() -> None:
     first, *readings = done.stdout.splitlines()
     assert '"machine"' in first and str(os.getpid()) in first
     assert readings and '"resident_mb"' in readings[0]
+
+
+def test_readings_that_are_none_are_left_out_and_numbers_that_are_none_not_measured(tmp_path: Path) -> None:
+    """A machine that is watched from afar may run another version, or fail."""
+    lines = [
+        '{"machine": {"cores": 2}, "process": 7}',
+        "tegrastats: not found",
+        '{"at_s": "soon"}',
+        "[1]",
+        "x" * (1 << 19),
+        '{"at_s": 1.0, "cpu_s": NaN, "resident_mb": "much", "temperatures_c": {"CPU": Infinity, "GPU": 50}, "power_w": null}',
+        '{"at_s": 2.0, "cpu_s": 1.5, "tegrastats": {"vdd_in_w": 4}}',
+    ]
+    (tmp_path / "said").write_text("\n".join(lines))
+    with Watcher(["cat", str(tmp_path / "said")], 0.0) as watcher:
+        watcher.await_first()
+    sensed = watcher.sensed()
+    assert sensed.machine == {"cores": 2} and sensed.process
+    assert [one["clock_s"] for one in sensed.readings] == [1.0, 2.0]
+    used = usage(sensed.readings)
+    assert (used.temperature_c, used.resident_mb, used.cpu_cores, used.power_w) == (50, None, None, {"vdd_in_w": 4})
