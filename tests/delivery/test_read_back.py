@@ -117,6 +117,7 @@ def test_everything_comes_back_as_it_was(orthanc: Orthanc, tmp_path: Path) -> No
     recording.write_bytes(np.random.default_rng(0).bytes((16 << 20) + 1235))
     with Outbox(settings.outbox.folder) as outbox, listening(settings, settings.device.callback, outbox):
         handover = Handover(settings, outbox, lambda: None)
+        handover.scan_begins(tmp_path / "scan", HEADER)
         writer = SeriesWriter(tmp_path / "scan", HEADER, scan_id="scan")
         paths = []
         for method in (Method.CLASSICAL, Method.LEARNED):
