@@ -50,7 +50,7 @@ def write_curve(folder: Path, explored: Explored, document: Mapping[str, Any]) -
     """
     path, page = write_report(folder, document, "search.json"), folder / "search.html"
     try:
-        page.write_text(curve_page(explored, document), encoding="utf-8")
+        page.write_text(curve_page(explored, document), encoding="utf-8", errors="replace")
     except OSError as error:
         raise BenchError(f"{page}: can't be written: {error.strerror or error}") from None
     return path, page

@@ -149,13 +149,12 @@ def _namespace(link: Link) -> Iterator[tuple[str, tuple[str, ...]]]:
     if missing or os.geteuid() != 0:
         why = f"{', '.join(missing)} not found" if missing else "it needs root"
         raise BenchError(f"--link {link}: no network namespace can be made here: {why}; delay= and cut= need neither")
-    name = f"edgeb{os.getpid() % 100_000}"
+    name, number = f"edgeb{os.getpid()}", os.getpid() % (1 << 14)
     ours, theirs = f"{name}a", f"{name}b"
-    third = os.getpid() % 250 + 1
-    here, there = f"10.213.{third}.1", f"10.213.{third}.2"
+    here, there = (f"10.213.{number >> 6}.{4 * (number & 63) + end}" for end in (1, 2))
     inside = ("ip", "netns", "exec", name)
+    _do("ip", "netns", "add", name)  # one that is there already is another bench's, and stays
     try:
-        _do("ip", "netns", "add", name)
         _do("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", name)
         _do("ip", "addr", "add", f"{here}/30", "dev", ours)
         _do("ip", "link", "set", ours, "up")

@@ -44,7 +44,7 @@ def write_page(folder: Path, report: Mapping[str, Any]) -> Path:
     """
     path = folder / "bench.html"
     try:
-        path.write_text(page_of(report), encoding="utf-8")
+        path.write_text(page_of(report), encoding="utf-8", errors="replace")
     except OSError as error:
         raise BenchError(f"{path}: can't be written: {error.strerror or error}") from None
     return path
@@ -353,4 +353,6 @@ def provenance_table(report: Mapping[str, Any]) -> str:
 
 
 def _versions(packages: Mapping[str, Any] | str) -> str:
-    return packages if isinstance(packages, str) else ", ".join(f"{name} {number}" for name, number in packages.items())
+    if not isinstance(packages, Mapping):
+        return str(packages)
+    return ", ".join(f"{name} {number}" for name, number in packages.items())

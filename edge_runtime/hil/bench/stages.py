@@ -52,21 +52,23 @@ class Reports:
         """That the server says it has taken in."""
 
     def collect(self) -> None:
-        """Takes what has been written since the last time: hours of it would fill the disk."""
+        """Takes what has been written since the last time: hours of it would fill the disk. What can't be read stays."""
         if self._output is None:
             return
         for path in self._output.glob("*/report.json"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                self.readouts += int(report["readouts"])
-                for image in report["images"]:
-                    if image["completeness"] == "final":
-                        for stage, seconds in image["stages_s"].items():
-                            if math.isfinite(seconds):
-                                kept = self._seconds.setdefault(str(stage), [])
-                                if len(kept) < MOST_SAMPLES:
-                                    kept.append(float(seconds))
-            shutil.rmtree(path.parent, ignore_errors=True)
+                readouts = int(report["readouts"])
+                finals = [image["stages_s"] for image in report["images"] if image["completeness"] == "final"]
+                seconds = [(str(stage), float(value)) for stages in finals for stage, value in stages.items()]
+                self._keep(readouts, seconds)
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+    def _keep(self, readouts: int, seconds: list[tuple[str, float]]) -> None:
+        self.readouts += readouts
+        for stage, value in seconds:
+            if math.isfinite(value) and len(kept := self._seconds.setdefault(stage, [])) < MOST_SAMPLES:
+                kept.append(value)
 
     def forget(self) -> None:
         """What was collected until now belongs to an earlier phase."""

@@ -52,7 +52,8 @@ class Address:
 
     def __str__(self) -> str:
         port = "" if self.port is None else f":{self.port}"
-        return {OWN: "a server of the bench's own", "tcp": f"{self.host}{port}", "ssh": f"ssh://{self.login}{port}"}[
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return {OWN: "a server of the bench's own", "tcp": f"{host}{port}", "ssh": f"ssh://{self.login}{port}"}[
             self.scheme
         ]
 
@@ -68,12 +69,14 @@ def parse_address(text: str | None) -> Address:
     expected = f"{text!r}: HOST:PORT or ssh://[user@]host[:port]"
     try:
         parts = urlsplit(text if "://" in text else f"tcp://{text}")
-        host, port = parts.hostname or "", parts.port
+        port = parts.port
     except ValueError:
         raise ValueError(expected) from None
+    place = parts.netloc.rpartition("@")[2]  # as it was typed: ssh's configuration tells large letters from small ones
+    host = place[1 : place.index("]")] if place.startswith("[") else place.partition(":")[0]
     # What is handed to ssh must not be taken for one of its options.
-    sound = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*", host) and not parts.path.strip("/") and not parts.query
-    if not sound or parts.password is not None or parts.scheme not in ("tcp", "ssh"):
+    sound = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]*", host) and not parts.path.strip("/")
+    if not sound or "?" in text or "#" in text or parts.password is not None or parts.scheme not in ("tcp", "ssh"):
         raise ValueError(expected)
     if parts.scheme == "tcp":
         if port is None or not port or parts.username:

@@ -17,7 +17,8 @@ from conftest import PATIENCE_S
 
 from edge_runtime.cli import main
 from edge_runtime.demo.run import SCAN
-from edge_runtime.hil.bench.links import Link, parse_link
+from edge_runtime.errors import BenchError
+from edge_runtime.hil.bench.links import Link, laid, parse_link
 from edge_runtime.hil.bench.wire import read_script
 
 in_a_namespace = [
@@ -81,6 +82,17 @@ def test_a_slow_link_brings_the_last_readout_no_earlier_than_its_rate_allows(lin
 def test_packets_that_are_lost_lose_nothing(link: str, tmp_path: Path) -> None:
     measured(tmp_path, link)
     assert not any(path.name.startswith("edgeb") for path in Path("/run/netns").glob("*"))
+
+
+@pytest.mark.parametrize("name", [pytest.param(f"edgeb{os.getpid()}", marks=in_a_namespace)])
+def test_a_namespace_that_is_another_benchs_stays(name: str) -> None:
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        with pytest.raises(BenchError, match="File exists"), laid(parse_link("loss=1"), "127.0.0.1", 1):
+            pass
+        assert Path("/run/netns", name).exists()
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
 
 
 @pytest.mark.parametrize(

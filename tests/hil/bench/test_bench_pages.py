@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from edge_runtime.budget import Budget
 from edge_runtime.hil.bench.curve import curve_of, write_curve
 from edge_runtime.hil.bench.explore import Explored
+from edge_runtime.hil.bench.junit import junit_of
 from edge_runtime.hil.bench.protocol import Protocol, ScanStep
 from edge_runtime.hil.bench.run import Phase, Plan
 from edge_runtime.hil.bench.search import Axis, Found, Load, Pace, Point, Scanners
@@ -169,3 +170,17 @@ def test_the_page_of_a_search_that_found_nothing(tmp_path: Path) -> None:
     assert (
         "No load was held: 2 scanners at 0.02 times the protocol's pace: 3 of 4" in page_is_sound(page.read_text()).text
     )
+
+
+def test_what_no_file_can_hold_is_replaced(tmp_path: Path) -> None:
+    """Half of a surrogate pair, as of an argument that is no UTF-8; and what XML has no character for."""
+    curve = (point(Load(1.0, 1), "\udce4", None),)
+    search = explored(Pace(1), Found(None, curve[0], curve))
+    _, page = write_curve(tmp_path, search, curve_of(search, ["\udce4"], ""))
+    page_is_sound(page.read_text())
+    report = {
+        "made": "",
+        "protocol": {"name": "a\x00\udce4", "version": 1},
+        "verdict": {"valid": True, "lines": [], "reasons": []},
+    }
+    assert ElementTree.fromstring(junit_of(report))[0].attrib["name"] == "edge-runtime bench a�� 1"

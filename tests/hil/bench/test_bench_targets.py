@@ -20,6 +20,7 @@ from simulated import readouts_of, scan_bytes, usual_kspace
 
 from edge_runtime.cli import main
 from edge_runtime.hil.bench.stages import Reports, parse_metrics_url, stages_between, told
+from edge_runtime.hil.bench.target import parse_address
 
 TESTS = Path(__file__).parents[2]
 LINES = 32
@@ -212,3 +213,35 @@ def test_times_that_are_no_numbers_are_no_stages(tmp_path: Path) -> None:
     metrics = 'edge_stage_seconds_{}{{stage="ingest"}} {}\n'
     text = metrics.format("sum", "NaN") + metrics.format("count", "3")
     assert stages_between("", text) == []
+
+
+def test_a_report_that_can_not_be_read_yet_stays_until_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "scan" / "report.json"
+    path.parent.mkdir()
+    path.write_text('{"readouts": 32, "images": [{"completeness": "final", ')
+    reports = Reports(tmp_path)
+    reports.collect()
+    assert path.exists() and reports.readouts == 0
+    path.write_text('{"readouts": 32, "images": [{"completeness": "final", "stages_s": {"send": 1}}]}')
+    reports.collect()
+    assert not path.parent.exists() and reports.readouts == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "shown"),
+    [
+        ("[::1]:9002", "::1", 9002, "[::1]:9002"),
+        ("Device:9002", "Device", 9002, "Device:9002"),
+        ("ssh://Jetson", "Jetson", None, "ssh://Jetson"),
+        ("ssh://Edge@Jetson:22", "Jetson", 22, "ssh://Edge@Jetson:22"),
+    ],
+)
+def test_targets_stay_as_they_were_typed(text: str, host: str, port: int | None, shown: str) -> None:
+    address = parse_address(text)
+    assert (address.host, address.port, str(address)) == (host, port, shown)
+
+
+@pytest.mark.parametrize("text", ["host:9002#notes", "host:9002?", "ssh://host#1", "[]:9002", "ssh://[-oX]", "::1"])
+def test_more_than_a_target_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT or ssh://"):
+        parse_address(text)
