@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import struct
 import sys
@@ -198,6 +199,11 @@ class Replies:
         """Method and completeness of every image but the previews, in the order they came."""
         kinds = [(attribute(image, "EdgeMethod"), attribute(image, "EdgeCompleteness")) for image in self.images]
         return [kind for kind in kinds if kind[1] != "preview"]
+
+
+def heed_hangups() -> None:
+    """In a process that begins: whoever runs the tests may have been started by nohup, which is inherited."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def attribute(image: ImageMessage, name: str) -> str:

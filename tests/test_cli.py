@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from conftest import heed_hangups
 from PIL import Image
 from simulated import COLUMNS, LINES, kspace_of, object_image
 
@@ -294,7 +295,7 @@ def test_one_of_several_scans_in_a_file_is_chosen(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_serve_announces_its_address_and_ends_on_a_signal(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "edge_runtime.cli", "serve", "--port", "0", "--json", "--classical-only"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_hangups) as server:
         try:
             assert server.stdout is not None
             address = json.loads(server.stdout.readline())

@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         last_call = threading.Timer(DRAIN_S, runtime.giving_up.set)
         last_call.daemon = True
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays what it is
                 signal.signal(number, stop)
         what = str(runtime.model) if runtime.model else "classical only"
         where = f"listening on {server.host}:{server.port} ({what}, profile {runtime.profile.name})"

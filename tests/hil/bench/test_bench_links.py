@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, heed_hangups
 
 from edge_runtime.cli import main
 from edge_runtime.demo.run import SCAN
@@ -124,7 +124,11 @@ def test_a_bench_whose_terminal_is_closed_leaves_nothing_behind(tmp_path: Path) 
     command = [sys.executable, "-m", "edge_runtime.cli", "bench", "run", "--classical-only", "--link", "delay=1"]
     here = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [*command, "--warm-up", "60", "--out", str(tmp_path / "out")], env=here, stderr=subprocess.PIPE, text=True
+        [*command, "--warm-up", "60", "--out", str(tmp_path / "out")],
+        env=here,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_hangups,
     ) as bench:
         try:
             assert bench.stderr is not None
