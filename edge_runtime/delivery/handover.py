@@ -67,11 +67,14 @@ class Handover:
         """
         made = header if self._binder is None else self._binder.header_of(scan.name, header)
         self._begun[scan] = urgency_of(made)
-        try:
-            self._under_way.write(Note(scan, self._begun[scan]))
-        except DeliveryError as error:  # a full disk; the scan is worth more than what the note is for
-            log.error("scan %s: %s", scan.name, error)
+        self._note(Note(scan, self._begun[scan]))
         return made
+
+    def _note(self, note: Note) -> None:
+        try:
+            self._under_way.write(note)
+        except DeliveryError as error:  # a full disk; the scan is worth more than what the note is for
+            log.error("scan %s: %s", note.scan_id, error)
 
     def image(self, path: Path, image: Image, header: ScanHeader) -> None:
         """Takes in an image; afterwards it is the outbox's to deliver, by itself or, where a destination wants that, with its
@@ -142,8 +145,8 @@ class Handover:
                     log.error("%s", error)
 
     def _end(self, note: Note) -> None:
+        self._note(note)
         try:
-            self._under_way.write(note)
             self._gather_scan(note.folder, note.urgency)
         finally:
             if self._binder is not None:

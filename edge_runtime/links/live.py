@@ -288,14 +288,17 @@ class LiveScan:
                 self._wanted.clear()
                 self._free.clear()
             if not taken and not self.over.is_set():
-                self._expect_patience(0.0, stop)
+                raise self._busy()
             return taken
         finally:
             self._taking.release()
 
     def _expect_patience(self, until: float, stop: threading.Event) -> None:
         if stop.is_set() or time.monotonic() > until:
-            raise NotThatScan("durable", self.name, "a scan that nobody is busy with; try again")
+            raise self._busy()
+
+    def _busy(self) -> NotThatScan:
+        return NotThatScan("durable", self.name, "a scan that nobody is busy with; try again")
 
     def goes_on_with(self, attach: Callable[[int], None]) -> None:
         """Tells who has taken it how much of it is on disk, which is then all that there is of it.
@@ -315,10 +318,12 @@ class LiveScan:
         attach(readouts)
 
     def wait(self, stop: threading.Event) -> bool:
-        """For its scanner to come back; whether it did, or the server stops, before the policy's grace was over."""
+        """For its scanner to come back; whether it did, or the server stops, before the policy's grace was over. A scan whose
+        journal fails meanwhile can't be gone on with, and waits for nobody.
+        """
         assert self._runtime.journal is not None
         until = time.monotonic() + self._runtime.journal.policy.grace_s
-        while time.monotonic() < until and not stop.is_set():
+        while time.monotonic() < until and not stop.is_set() and self.waits_for_its_scanner:
             if self._wanted.wait(POLL_S):
                 return True
         return stop.is_set()

@@ -318,6 +318,20 @@ def test_no_file_of_a_scan_goes_before_its_objects_are_made(tmp_path: Path) -> N
         assert purge(outbox, eager) == len(SCAN)
 
 
+def test_a_scan_that_can_not_be_noted_is_handed_over_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_notes: object, _note: object) -> None:
+        raise DeliveryError("no space left on device")
+
+    monkeypatch.setattr(under_way.UnderWay, "write", full)
+    with handing_over(tmp_path, DIMSE + 'objects = "enhanced"\n') as (handover, outbox):
+        scan = handover.folder / "scan"
+        hand_over(handover, SCAN, scan)
+        handover.scan_ended(scan)
+        assert len(outbox.deliveries()) == 2
+
+
 def test_scans_of_processes_that_run_are_left_to_them(tmp_path: Path) -> None:
     with handing_over(tmp_path, DIMSE + 'objects = "enhanced"\n') as (handover, outbox):
         hand_over(handover, SCAN, handover.folder / "scan")
