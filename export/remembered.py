@@ -18,13 +18,13 @@ class OtherInputs(EdgeRuntimeError):
     """Long work is to go on in a folder where it was begun with other inputs."""
 
 
-def differences(before: object, now: Mapping[str, str]) -> str:
-    """In words, in which parts of an identity two differ."""
+def differences(before: object, now: Mapping[str, str], when: tuple[str, str] = ("before", "now")) -> str:
+    """In words, in which parts of an identity two differ, and how these are ``when`` they are the one and the other."""
     known = before if isinstance(before, Mapping) else {}
     return ", ".join(
-        f"{name} ({str(known.get(name, 'none'))[:SHOWN]} before, {value[:SHOWN]} now)"
-        for name, value in now.items()
-        if known.get(name) != value
+        f"{name} ({str(known.get(name, 'none'))[:SHOWN]} {when[0]}, {str(now.get(name, 'none'))[:SHOWN]} {when[1]})"
+        for name in {**now, **known}
+        if known.get(name) != now.get(name)
     )
 
 
