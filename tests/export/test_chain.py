@@ -228,6 +228,44 @@ def test_a_model_that_was_trained_anew_is_not_packed_with_old_forms(
     assert "run edge-export quantize" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("of", "to", "said"),
+    [
+        ("cg_steps = 2", "cg_steps = 3", r"[network] cg_steps (2 before, 3 now)"),
+        ("learning_rate = 1e-3", "learning_rate = 2e-3", r"[train] learning_rate (0.001 before, 0.002 now)"),
+    ],
+)
+def test_a_model_of_another_configuration_is_not_packed(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], of: str, to: str, said: str
+) -> None:
+    from export.cli import main
+
+    other = tmp_path / "other.toml"
+    other.write_text((trained / "made.toml").read_text().replace(of, to))
+    options = ("--key", trained / "key.pem", "--override", "a test", "--out", tmp_path / "out.edgebundle")
+    assert main([str(one) for one in ("pack", other, "--work", trained / "work", *options)]) == 1
+    assert f"model.pt: was trained with another {said}: train it anew" in capsys.readouterr().err
+
+
+def test_a_model_of_another_pool_is_not_packed(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from export.cli import main
+
+    copied(trained, tmp_path)
+    shutil.rmtree(tmp_path / "work" / "pool")
+    other = tmp_path / "other.toml"
+    other.write_text(
+        (tmp_path / "made.toml")
+        .read_text()
+        .replace("[simulate]\ncount = 2\nseed = 1", "[simulate]\ncount = 2\nseed = 8")
+    )
+    run("pool", other, "--data", tmp_path / "data", "--work", tmp_path / "work")
+    options = ("--key", tmp_path / "key.pem", "--override", "a test", "--out", tmp_path / "out.edgebundle")
+    assert main([str(one) for one in ("pack", other, "--work", tmp_path / "work", *options)]) == 1
+    assert "model.pt: was trained with another pool (" in capsys.readouterr().err
+
+
 def test_training_changes_the_weights_and_repeats_itself(trained: Path) -> None:
     again = trained / "again"
     run("train", trained / "made.toml", "--data", trained / "data", "--work", again)
