@@ -162,6 +162,19 @@ class Manifest:
     files: Mapping[str, FileEntry]
     document: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a member that is named and not listed."""
+        named = [self.golden_input]
+        for form in self.forms.values():
+            named += [*form.graphs.values(), form.golden_output]
+        for member in named:
+            if member not in self.files:
+                raise ValueError(f"{member} is named, but is none of the files")
+
+    def graph_digests(self, precision: str) -> dict[str, str]:
+        """SHA-256 of a form's graphs, by the graph's name."""
+        return {name: self.files[member].sha256 for name, member in self.forms[precision].graphs.items()}
+
 
 def read_document(content: bytes) -> dict[str, Any]:
     """The manifest as plain values, of a format that this runtime reads.

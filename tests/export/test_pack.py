@@ -279,7 +279,7 @@ def test_making_a_bill_warns_of_nothing():
 # Commands.
 
 
-def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tmp_path, capsys):
+def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tiny_graph, tmp_path, capsys):
     new_key(tmp_path / "mine.pem", None)
     out, trust = tmp_path / "mine.edgebundle", tmp_path / "trust"
     assert main(["sign", str(tiny_bundle), "--key", str(tmp_path / "mine.pem"), "--out", str(out)]) == 0
@@ -299,6 +299,7 @@ def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tmp_
     assert main(["inspect", str(out)]) == 0
     said = capsys.readouterr().out
     assert "OVERRIDE   a test" in said and "forms/fp32.onnx" in said
+    assert f"SHA-256 {hashlib.sha256(tiny_graph).hexdigest()}\n" in said  # what a revocation takes
 
 
 def test_what_anybody_wrote_does_not_reach_the_terminal(tmp_path, tiny_graph, signing_key, capsys):
