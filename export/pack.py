@@ -29,6 +29,7 @@ from edge_runtime.errors import BundleUnqualified
 from edge_runtime.modalities.mri.families import made_ready
 from export.config import ConfigError
 from export.keys import SigningKey
+from export.members import GOLDEN_INPUT, golden_output, graph_label, graph_members
 from export.sbom import installed_makers, make_sbom
 from export.seal import seal, write_whole
 
@@ -36,8 +37,6 @@ Tensor = npt.NDArray[np.float32]
 
 Bounds = Mapping[str, Mapping[str, float]]
 """Limits by figure, as in the configuration: ``{"int8_loss_db": {"at_most": 0.1}}``."""
-
-GOLDEN_INPUT = "golden/input.npy"
 
 TOLERANCES = {
     "fp32": (
@@ -117,7 +116,7 @@ def write_bundle(
         raise ConfigError(f"precision {unknown[0]}: no tolerances are known; known are {', '.join(sorted(TOLERANCES))}")
     whole = {precision: _graphs(form) for precision, form in sorted(forms.items())}
     named = {
-        _label(precision, name): graph for precision, form in whole.items() for name, graph in sorted(form.items())
+        graph_label(precision, name): graph for precision, form in whole.items() for name, graph in sorted(form.items())
     }
     for label, graph in named.items():
         check_graph(label, graph)
@@ -129,12 +128,12 @@ def write_bundle(
     }
     entries = {}
     for precision, form in whole.items():
-        paths = {name: f"forms/{_label(precision, name)}.onnx" for name in sorted(form)}
+        paths = graph_members(precision, form)
         members |= {paths[name]: graph for name, graph in form.items()}
-        members[f"golden/{precision}.npy"] = format_array(golden.outputs[precision])
+        members[golden_output(precision)] = format_array(golden.outputs[precision])
         entries[precision] = {
             **({"onnx": paths[REGULARISER]} if isinstance(settings, UnrolledSettings) else {"graphs": paths}),
-            "golden_output": f"golden/{precision}.npy",
+            "golden_output": golden_output(precision),
             "tolerances": [asdict(tolerance) for tolerance in TOLERANCES[precision]],
         }
     document = {
@@ -159,11 +158,6 @@ def _where_from(settings: Settings) -> str:
 
 def _graphs(form: bytes | Graphs) -> Graphs:
     return {REGULARISER: form} if isinstance(form, bytes) else form
-
-
-def _label(precision: str, graph: str) -> str:
-    """What a graph is called in the bundle, without its suffix."""
-    return precision if graph == REGULARISER else f"{precision}.{graph.removesuffix('.onnx')}"
 
 
 def golden_outputs(settings: Settings, forms: Mapping[str, Graphs], golden_input: Tensor) -> GoldenOutputs:

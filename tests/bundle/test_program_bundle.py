@@ -13,7 +13,7 @@ import pytest
 from forge import Members, in_settings, rewritten
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_programs import denoiser, modl, packed, varnet
+from made_programs import cascades, denoiser, modl, packed, varnet
 from simulated import COLUMNS, LINES, SAMPLES, coil_maps, header_of, kspace_of, object_image, readouts_of, scan_bytes
 
 from edge_runtime.bundle import ProgramSettings, load_bundle
@@ -75,6 +75,12 @@ def test_signing_anew_keeps_the_program(bundle, tmp_path, signing_key):
     override = load_bundle(tmp_path / "judged").override
     assert override is not None and override.misses == ("the configuration sets no limits",)
     assert read_archive((tmp_path / "judged").read_bytes())[QUALITY] == quality
+
+
+def test_as_many_cascades_as_the_largest_varnet_has_are_packed(tmp_path, signing_key):
+    """48, each with a graph, and the network of the sensitivities."""
+    made = load_bundle(packed(tmp_path, cascades(48), signing_key))
+    assert len(made.forms["fp32"].graphs) == 49
 
 
 def test_a_program_is_revoked_by_a_graph_or_by_a_form(bundle, tmp_path, signing_key):
@@ -162,7 +168,7 @@ def in_form(graphs: dict[str, str]) -> Callable[[Members], None]:
         (in_program(domain="ultrasound"), "domain = 'ultrasound'"),
         (in_program(stages=[]), "stages: a list is expected, of 1 to 512"),
         (in_program(stages=[{"stage": "combine", "name": "c"}] * 513), "stages: a list is expected"),
-        (in_program(graphs=[]), "graphs: a list is expected, of 1 to 48"),
+        (in_program(graphs=[]), "graphs: a list is expected, of 1 to 128"),
         (in_program(more=1), "Program differs in ['more']"),
         (in_program(input_channels=1), "input_channels = 1: 0 is expected"),
         (in_program(maps_given=True), "there are sensitivities already"),
