@@ -107,7 +107,7 @@ def _add_passphrase_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sign(commands: Any) -> None:
-    text = "sign a bundle anew: another key, a quality report, an older format; the model stays as it is"
+    text = "sign a bundle anew: another key, a quality report, an override; the model stays as it is"
     example = "example: edge-export sign old.edgebundle --key new.pem --out new.edgebundle"
     sign = commands.add_parser("sign", help=text, description=text, epilog=example)
     sign.add_argument("bundle", type=Path, help="the bundle")

@@ -92,7 +92,6 @@ def write_bundle(
     limits: Bounds | None = None,
     quality: bytes | None = None,
     override: str = "",
-    golden: GoldenOutputs | None = None,
 ) -> str:
     """Writes a signed bundle and returns the SHA-256 of its file.
 
@@ -104,7 +103,6 @@ def write_bundle(
         limits: of the quality report's figures.
         quality: the report, in JSON; see `edge_runtime.bundle.quality`.
         override: why the bundle is packed although it misses limits, or has no report; not recorded where it keeps them.
-        golden: where the outputs are known already; computed here by ONNX Runtime otherwise.
 
     Raises:
         BundleUnqualified: limits are missed and nobody overrides them.
@@ -120,7 +118,7 @@ def write_bundle(
     }
     for label, graph in named.items():
         check_graph(label, graph)
-    golden = golden or golden_outputs(settings, whole, golden_input)
+    golden = golden_outputs(settings, whole, golden_input)
     members = {
         GOLDEN_INPUT: format_array(golden_input),
         LICENCE: f"SPDX-License-Identifier: {licence}\n{_where_from(settings)}\n".encode(),

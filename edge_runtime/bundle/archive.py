@@ -151,7 +151,7 @@ def _directory(content: bytes) -> list[tuple[str, int, int]]:
         if method != _STORED or packed != size:
             raise BundleMalformed(
                 f"member {name} is compressed ({packed} bytes for {size}), which no member of a bundle is since format 2: "
-                "edge-export sign brings a bundle of format 1 up to date"
+                "pack the model anew"
             )
         if stat.S_ISLNK(mode >> 16):
             raise BundleMalformed(f"member {name} is a symbolic link")

@@ -192,9 +192,7 @@ def read_document(content: bytes) -> dict[str, Any]:
     if not known:
         raise BundleMalformed(f"bundle format {number!r}: a whole number is expected")
     if number < FORMAT:
-        raise BundleTooOld(
-            f"bundle format {number}: this runtime reads format {FORMAT}; edge-export sign brings a bundle up to date"
-        )
+        raise BundleTooOld(f"bundle format {number}: this runtime reads format {FORMAT}; pack the model anew")
     if number > FORMAT:
         raise BundleMalformed(
             f"bundle format {number}: this runtime reads format {FORMAT}; it is older than the bundle: update it"

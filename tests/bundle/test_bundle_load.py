@@ -108,7 +108,7 @@ def test_one_byte_of_a_graph_that_is_exchanged_is_named(tiny_bundle, tmp_path):
         (set_member(MANIFEST, b"[]"), BundleMalformed, "no JSON object"),
         (set_member(MANIFEST, b"[" * 100_000), BundleMalformed, "no JSON object"),
         (set_member(MANIFEST, b'{"format": NaN}'), BundleMalformed, "NaN is no number"),
-        (in_manifest(format=1), BundleTooOld, "format 1: this runtime reads format 2; edge-export sign"),
+        (in_manifest(format=1), BundleTooOld, "format 1: this runtime reads format 2; pack the model anew"),
         (in_manifest(format=3), BundleMalformed, "format 3: this runtime reads format 2; it is older"),
         (in_manifest(format=True), BundleMalformed, "a whole number is expected"),
         (in_manifest(name=None), BundleMalformed, "'name' is missing"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import subprocess
 import warnings
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_runtime.bundle import Bundle, UnrolledSettings, load_bundle
+from edge_runtime.bundle import UnrolledSettings, load_bundle
 from edge_runtime.bundle.archive import MANIFEST, SBOM, SIGNATURE, read_archive, write_archive
 from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnqualified, BundleUnsafe
@@ -195,53 +194,14 @@ def test_a_report_that_comes_later_takes_the_place_of_the_override(tmp_path, tin
     assert (override.reason, override.misses) == ("to be qualified", ("loss_db = 0.5, at most 0.1 is the limit",))
 
 
-def format_1(bundle: Bundle, **changes: Any) -> bytes:
-    """What was packed before bundles were signed."""
-    buffer = io.BytesIO()
-    form, arrays = bundle.forms["fp32"], {}
-    for name, array in (("golden/input.npy", bundle.golden_input), ("golden/fp32.npy", form.golden_output)):
-        np.save(content := io.BytesIO(), array)
-        arrays[name] = content.getvalue()
-    manifest = {
-        "format": 1,
-        "name": bundle.name,
-        "version": bundle.version,
-        "family": "unrolled-cg",
-        "settings": bundle.manifest["settings"],
-        "golden_input": "golden/input.npy",
-        "golden_made_by": "onnxruntime 1.0",
-        "forms": {"fp32": {"onnx": "forms/fp32.onnx", "golden_output": "golden/fp32.npy", "tolerance": 2e-3}},
-        "provenance": {"trained_on": "nothing"},
-        "files": {},
-    }
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("LICENSE", b"Apache-2.0; weights trained on data listed in the manifest\n")
-        archive.writestr("forms/fp32.onnx", form.onnx)
-        for name, content in arrays.items():
-            archive.writestr(name, content)
-        archive.writestr("manifest.json", json.dumps({**manifest, **changes}))
-    return buffer.getvalue()
-
-
-def test_a_bundle_of_format_1_is_brought_up_to_date(tiny_bundle, tmp_path, signing_key):
-    before = load_bundle(tiny_bundle)
-    (tmp_path / "old").write_bytes(format_1(before))
-    with pytest.raises(BundleMalformed, match="edge-export sign brings a bundle of format 1 up to date"):
-        load_bundle(tmp_path / "old")
-    with pytest.raises(BundleUnqualified, match="no quality report"):
-        sign_bundle(tmp_path / "old", tmp_path / "new", signing_key)
-    sign_bundle(tmp_path / "old", tmp_path / "new", signing_key, override="from before")
-    after = load_bundle(tmp_path / "new")
-    assert (after.name, after.settings, after.forms["fp32"].onnx) == (
-        before.name,
-        before.settings,
-        before.forms["fp32"].onnx,
-    )
-    assert np.array_equal(after.forms["fp32"].golden_output, before.forms["fp32"].golden_output)
-    assert after.manifest["golden_made_by"] == "onnxruntime 1.0"
-    (tmp_path / "broken").write_bytes(format_1(before, settings={}))
-    with pytest.raises(BundleMalformed, match="format 1 that can't be read"):
-        sign_bundle(tmp_path / "broken", tmp_path / "no", signing_key, override="x")
+def test_what_is_no_bundle_is_not_signed(tmp_path, signing_key):
+    """Nor unpacked: what bundles were before they were signed is refused by its first compressed member."""
+    with zipfile.ZipFile(tmp_path / "old", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MANIFEST, json.dumps({"format": 1, "name": "old"}))
+        archive.writestr("forms/fp32.onnx", bytes(8 << 20))
+    with pytest.raises(BundleMalformed, match=r"old: member manifest\.json is compressed .*: pack the model anew"):
+        sign_bundle(tmp_path / "old", tmp_path / "new", signing_key, override="x")
+    assert not (tmp_path / "new").exists()
 
 
 # Bill of materials.
