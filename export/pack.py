@@ -31,7 +31,7 @@ from export.config import ConfigError
 from export.keys import SigningKey
 from export.members import GOLDEN_INPUT, golden_output, graph_label, graph_members
 from export.sbom import installed_makers, make_sbom
-from export.seal import seal, write_whole
+from export.seal import write_sealed
 
 Tensor = npt.NDArray[np.float32]
 
@@ -106,7 +106,7 @@ def write_bundle(
 
     Raises:
         BundleUnqualified: limits are missed and nobody overrides them.
-        BundleUnsafe, BundleMalformed: a graph or size that no bundle may have.
+        BundleUnsafe, BundleMalformed: a name, version, graph or size that no bundle may have.
         ConfigError: a limit, report, reason or precision is malformed.
     """
     unknown = sorted(set(forms) - set(TOLERANCES))
@@ -145,7 +145,7 @@ def write_bundle(
         "limits": {figure: dict(bounds) for figure, bounds in (limits or {}).items()},
         "provenance": dict(provenance),
     }
-    return write_whole(path, seal(*with_quality(document, members, quality, override), key))
+    return write_sealed(path, *with_quality(document, members, quality, override), key)
 
 
 def _where_from(settings: Settings) -> str:

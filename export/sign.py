@@ -10,7 +10,7 @@ from edge_runtime.bundle.manifest import parse_manifest
 from edge_runtime.errors import BundleError, BundleMalformed
 from export.keys import SigningKey
 from export.pack import with_quality
-from export.seal import seal, write_whole
+from export.seal import write_sealed
 
 
 def sign_bundle(source: Path, out: Path, key: SigningKey, *, quality: bytes | None = None, override: str = "") -> str:
@@ -24,7 +24,8 @@ def sign_bundle(source: Path, out: Path, key: SigningKey, *, quality: bytes | No
         override: takes the place of the bundle's; that one stays where this is empty and limits are missed.
 
     Raises:
-        BundleError: it is no bundle, members are not what its manifest says, or it misses its limits and nobody overrides them.
+        BundleError: it is no bundle, members are not what its manifest says, it misses its limits and nobody overrides them, or no
+            device would take what is signed.
     """
     content = read_file(source)
     try:
@@ -38,4 +39,4 @@ def sign_bundle(source: Path, out: Path, key: SigningKey, *, quality: bytes | No
     kept = manifest.override.reason if manifest.override is not None else ""
     document = {name: value for name, value in manifest.document.items() if name != "files"}
     rest = {name: member for name, member in members.items() if name not in (MANIFEST, SIGNATURE)}
-    return write_whole(out, seal(*with_quality(document, rest, quality, override or kept), key))
+    return write_sealed(out, *with_quality(document, rest, quality, override or kept), key)

@@ -90,7 +90,7 @@ def load_bundle(path: Path, trust: TrustStore | None = None, passed: Passed | No
     """
     store = load_trust_store(trust_store.DEFAULT_TRUST) if trust is None else trust
     try:
-        return _load(read_file(path), store, passed or _nobody)
+        return read_bundle(read_file(path), store, passed)
     except BundleError as error:
         text = str(error)
         raise type(error)(text if text.startswith(str(path)) else f"{path}: {text}") from error
@@ -100,7 +100,13 @@ def _nobody(check: str, saw: str) -> None:
     """Who is told where nobody asks."""
 
 
-def _load(content: bytes, trust: TrustStore, passed: Passed) -> Bundle:
+def read_bundle(content: bytes, trust: TrustStore, passed: Passed | None = None) -> Bundle:
+    """Verifies the bytes of a bundle's file; see `load_bundle`.
+
+    Raises:
+        BundleError: says which check failed; no file is named.
+    """
+    passed = passed or _nobody
     members = read_archive(content)
     if MANIFEST not in members:
         raise BundleMalformed(f"{MANIFEST} is missing: this archive is no bundle")

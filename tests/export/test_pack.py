@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from forge import rewritten, set_member
 
 from edge_runtime.bundle import UnrolledSettings, load_bundle
-from edge_runtime.bundle.archive import MANIFEST, SBOM, SIGNATURE, read_archive, write_archive
+from edge_runtime.bundle.archive import MANIFEST, MAX_TEXT_BYTES, SBOM, SIGNATURE, read_archive, write_archive
 from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnqualified, BundleUnsafe
 from export.cli import main
@@ -144,11 +145,25 @@ def test_a_report_about_other_graphs_does_not_count(tmp_path, tiny_graph, signin
         ({"override": "x" * 501}, ConfigError, "one line of at most 500"),
         ({"forms": {"fp4": b""}}, ConfigError, "precision fp4: no tolerances are known"),
         ({"forms": {"fp32": b"no graph"}}, BundleMalformed, "fp32: no ONNX model"),
+        ({"override": "x", "version": "v1.0-beta"}, BundleMalformed, r"no: not written, .*version 'v1\.0-beta'"),
+        ({"override": "x", "name": "two\nlines"}, BundleMalformed, "not written, .* a text is expected"),
+        ({"override": "x", "provenance": {"long": "x" * MAX_TEXT_BYTES}}, BundleMalformed, r"manifest\.json has"),
     ],
 )  # fmt: skip
 def test_what_is_malformed_is_not_packed(tmp_path, tiny_graph, signing_key, changes, refusal, words):
+    (tmp_path / "no").write_bytes(b"the one before")
     with pytest.raises(refusal, match=words):
         packed(tmp_path / "no", tiny_graph, signing_key, **changes)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the one before"]
+
+
+def test_what_no_device_would_take_is_not_signed(tiny_bundle, tmp_path, signing_key):
+    """Though its manifest and members agree."""
+    change = set_member("golden/input.npy", b"no array")
+    rewritten(tiny_bundle, tmp_path / "wrong", change, relist=True, key=signing_key)
+    with pytest.raises(BundleMalformed, match=r"new: not written, .*golden/input\.npy: no array"):
+        sign_bundle(tmp_path / "wrong", tmp_path / "new", signing_key)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_graph_that_reaches_outside_is_not_packed(tmp_path, tiny_graph, signing_key):
