@@ -56,9 +56,10 @@ def trust_of(options: argparse.Namespace) -> TrustStore:
 
 def pack(options: argparse.Namespace) -> int:
     """``edge-export pack``."""
-    from export.keys import load_key
+    from export.keys import check_no_key, load_key
     from export.programs.config import is_program_config
 
+    check_no_key(options.out)
     key = load_key(options.key, options.passphrase_file)  # before whatever takes long
     quality = options.quality.read_bytes() if options.quality else None
     make = _pack_program if is_program_config(options.config) else _pack_trained
@@ -116,9 +117,10 @@ def _add_sign(commands: Any) -> None:
 
 
 def _sign(options: argparse.Namespace) -> int:
-    from export.keys import load_key
+    from export.keys import check_no_key, load_key
     from export.sign import sign_bundle
 
+    check_no_key(options.out)
     key = load_key(options.key, options.passphrase_file)
     quality = options.quality.read_bytes() if options.quality else None
     digest = sign_bundle(options.bundle, options.out, key, quality=quality, override=options.override)
@@ -214,13 +216,12 @@ def _key_new(options: argparse.Namespace) -> int:
 
 def _key_public(options: argparse.Namespace) -> int:
     from edge_runtime.bundle.signature import format_public_key
-    from export.keys import load_key
+    from export.keys import load_key, write_public_key
 
     key = load_key(options.file, options.passphrase_file).public
-    print(f"key {key.id}", file=sys.stderr)
     if options.out is None:
         print(format_public_key(key), end="")
     else:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(format_public_key(key), encoding="ascii")
+        write_public_key(options.out, key)
+    print(f"key {key.id}", file=sys.stderr)
     return 0
