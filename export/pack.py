@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ sums in single precision; processors that sum in half round by 0.0005 an operati
 run it: they are OpenVINO's."""
 
 UNSTATED_LICENCE = "NOASSERTION"
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}", re.ASCII)
+"""An SPDX identifier or ``LicenseRef-`` (SPDX 2.3, annex D): one word, which nobody can add lines to ``LICENSE`` with."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,10 @@ def write_bundle(
     Raises:
         BundleUnqualified: limits are missed and nobody overrides them.
         BundleUnsafe, BundleMalformed: a name, version, graph or size that no bundle may have.
-        ConfigError: a limit, report, reason or precision is malformed.
+        ConfigError: a limit, report, reason, licence or precision is malformed.
     """
+    if not _LICENCE.fullmatch(licence):
+        raise ConfigError(f"licence = {licence[:100]!r}: an SPDX identifier such as Apache-2.0 is expected")
     unknown = sorted(set(forms) - set(TOLERANCES))
     if unknown:
         raise ConfigError(f"precision {unknown[0]}: no tolerances are known; known are {', '.join(sorted(TOLERANCES))}")
