@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "form_sha256": {precision: form_digest(manifest.graph_digests(precision)) for precision in manifest.forms},
         "limits": document["limits"],
         "quality_report": QUALITY in members,
-        "override": document["override"],
+        "override": None if manifest.override is None else asdict(manifest.override),
         "provenance": document.get("provenance", {}),
         "members": {name: len(member) for name, member in sorted(members.items())},
     }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from forge import Change, in_manifest, in_settings, npy, rewritten, set_member, without
+from forge import Change, in_form, in_manifest, in_settings, npy, rewritten, set_member, without
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.bundle import MANIFEST, Tolerance, load_bundle, load_trust_store
 from edge_runtime.bundle.archive import MAX_MEMBERS, QUALITY, SIGNATURE, read_archive, write_archive
+from edge_runtime.bundle.describe import describe_bundle, description_lines
 from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.bundle.trust_store import TrustStore
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -117,6 +118,18 @@ def test_one_byte_of_a_graph_that_is_exchanged_is_named(tiny_bundle, tmp_path):
         (in_manifest(family="diffusion"), BundleMalformed, "'diffusion': this runtime runs unrolled-cg"),
         (in_manifest(forms=[]), BundleMalformed, "malformed"),
         (in_manifest(forms={}), BundleMalformed, "holds no form"),
+        (in_manifest(limits={"loss": {"at_most": 10**400}}), BundleMalformed, "at_least, at_most or both"),
+        (in_manifest(forms={"../fp32": {}}), BundleMalformed, r"forms: '\.\./fp32': a precision"),
+        (in_manifest(provenance=[]), BundleMalformed, r"provenance = \[\]: a table is expected"),
+        (
+            in_manifest(override={"reason": "a test", "misses": "all"}),
+            BundleMalformed,
+            "misses = 'all': a list of texts",
+        ),
+        (in_form("tolerances", relative_error="0.5"), BundleMalformed, "relative_error = '0.5': a number is expected"),
+        (in_settings(iterations="2"), BundleMalformed, "iterations = '2': a whole number is expected"),
+        (in_settings(log_weights=[["0", 0], [0, 0]]), BundleMalformed, "log_weights = '0': a number is expected"),
+        (in_settings(log_weights={"00": 1}), BundleMalformed, "log_weights = .*: pairs of numbers are expected"),
         (in_manifest(files={"LICENSE": "0"}), BundleMalformed, "malformed"),
         (in_manifest(limits={"loss": 3}), BundleMalformed, "loss = 3: at_least, at_most or both"),
         (in_manifest(override="because"), BundleMalformed, "malformed"),
@@ -309,6 +322,13 @@ def test_missed_limits_that_nobody_overrides_are_refused(
         load_bundle(rewritten(tiny_bundle, tmp_path / "missed", change, relist=True, key=signing_key))
 
 
+def test_a_figure_that_no_float_holds_is_malformed(tiny_bundle, tmp_path, signing_key):
+    report = json.dumps({"schema": 1, "forms": {}, "figures": {"loss_db": 10**400}}).encode()
+    change = set_member(QUALITY, report)
+    with pytest.raises(BundleMalformed, match=r"quality\.json: figures: loss_db = 10+: a finite number is expected"):
+        load_bundle(rewritten(tiny_bundle, tmp_path / "huge", change, relist=True, key=signing_key))
+
+
 def test_an_override_is_logged_and_stands_in_the_provenance(tiny_bundle, runtime_of, caplog):
     with caplog.at_level(logging.INFO), runtime_of(bundle=tiny_bundle) as runtime:
         assert runtime.provenance(runtime.model).bundle_override == "a test"
@@ -456,6 +476,37 @@ def test_a_signed_bundle_with_any_value_is_read_or_refused(tiny_bundle, tmp_path
     except BundleError:
         return
     assert key in ("name", "version", "limits", "override")
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place within plain values, but in the list of files."""
+    if path and path[0] == "files":
+        return
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from places(one, (*path, key))
+
+
+@settings(FUZZ, max_examples=300)
+@given(data=st.data(), value=VALUES | st.sampled_from(["0.5", "\x1b[31m", 10**400, [], {}, None]))
+def test_a_bundle_with_any_value_anywhere_is_shown_or_refused(tiny_bundle, tmp_path, data, value):
+    """Whoever signed it: nobody did, and nobody has to."""
+    manifest = json.loads(read_archive(tiny_bundle.read_bytes())[MANIFEST])
+    place = data.draw(st.sampled_from([*places(manifest), ("provenance", "training_data")]))
+    at = manifest
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    content = (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
+    path = rewritten(tiny_bundle, tmp_path / "any", set_member(MANIFEST, content))
+    try:
+        description = describe_bundle(path)
+    except BundleError:
+        return
+    json.dumps(description)
+    assert all(line.isprintable() for line in description_lines(description))
 
 
 @FUZZ
