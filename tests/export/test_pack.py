@@ -19,6 +19,7 @@ from edge_runtime.bundle import UnrolledSettings, load_bundle
 from edge_runtime.bundle.archive import MANIFEST, MAX_TEXT_BYTES, SBOM, SIGNATURE, read_archive, write_archive
 from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnqualified, BundleUnsafe
+from edge_runtime.profile import available_profiles
 from export.cli import main
 from export.config import ConfigError
 from export.keys import SigningKey, new_key
@@ -278,6 +279,27 @@ def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tiny
     said = capsys.readouterr().out
     assert "OVERRIDE   a test" in said and "forms/fp32.onnx" in said
     assert f"SHA-256 {hashlib.sha256(tiny_graph).hexdigest()}\n" in said  # what a revocation takes
+
+
+def test_a_bundle_is_verified_on_the_engines_of_a_profile(tiny_bundle, tmp_path, capsys):
+    usual = available_profiles()["x86-cpu"]
+    assert main(["verify", str(tiny_bundle), "--profile", "x86-cpu"]) == 0
+    assert "golden fp32  onnxruntime" in capsys.readouterr().out
+    gpu = tmp_path / "gpu.toml"
+    gpu.write_text(usual.replace('engines = ["onnxruntime"]', 'engines = ["tensorrt"]'))
+    assert main(["verify", str(tiny_bundle), "--profile", str(gpu)]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL  golden fp32" in said and "tensorrt" in said
+
+
+def test_a_bundle_is_verified_with_the_keys_of_a_profile(tiny_bundle, tmp_path, capsys, signing_key):
+    own, trust = tmp_path / "own.toml", tmp_path / "keys"
+    trust.mkdir()
+    own.write_text(f'{available_profiles()["x86-cpu"]}\n[bundle]\ntrust = "{trust}"\n')
+    key = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    (trust / "site.pem").write_text(format_public_key(key.public))
+    assert main(["verify", str(tiny_bundle), "--profile", str(own)]) == 1
+    assert f"signed with key {signing_key.public.id}, which {trust} does not hold" in capsys.readouterr().out
 
 
 def test_what_anybody_wrote_does_not_reach_the_terminal(tmp_path, tiny_graph, signing_key, capsys):
