@@ -14,6 +14,7 @@ from export.adapters.mapping import read_mapping
 from export.adapters.program import SplitProgram
 from export.adapters.storage import write_program
 from export.adapters.verify import CaseReport, Comparison, compare
+from export.programs.packable import check_packable
 
 if TYPE_CHECKING:
     from export.adapters.original import Imported  # needs torch
@@ -59,6 +60,7 @@ def import_model(
     say(f"reading {checkpoint} and writing its graphs")
     imported: Imported = importlib.import_module(SOURCES[source]).adapt(table, checkpoint)
     program = imported.program
+    check_packable(program)
     say(f"split: {len(program.stages)} stages, {len(program.graphs)} graphs, {_megabytes(program):.1f} MB")
     engine = choose_engine(("onnxruntime",), "fp32")
     notes: list[str] = []
