@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from openvino.frontend import FrontEndManager  # noqa: E402
 
 VERSION = ov.__version__.partition("-")[0]
 """Without what names the build."""
+
+Floats = Literal["bf16", "f32"]
+"""What sums outside of INT8 are made in, as OpenVINO's hint names it."""
 
 PRECISIONS = {"fp32": 10, "fp16": 5, "int8": 10}
 """FP16 halves the weights; sums are made in single precision here, so an engine which makes them in half is to be preferred."""
@@ -44,12 +47,16 @@ FRONT_ENDS = FrontEndManager()
 
 
 class OpenVinoEngine:
-    """OpenVINO's CPU plugin; no other device is admitted, so nothing falls back in silence."""
+    """OpenVINO's CPU plugin; no other device is admitted, so nothing falls back in silence.
+
+    Args:
+        quantized_floats: what quantized graphs keep in floating point is; ``None`` for what is the fastest here.
+    """
 
     name, takes_dla = "openvino", False
 
-    def __init__(self) -> None:
-        self._core = CORE
+    def __init__(self, quantized_floats: Floats | None = None) -> None:
+        self._core, self._quantized_floats = CORE, quantized_floats
 
     def version(self) -> str:
         return f"openvino {VERSION} CPU"
@@ -65,7 +72,7 @@ class OpenVinoEngine:
 
     def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         try:
-            return OpenVinoSession(self._core, _read(onnx), threads)
+            return OpenVinoSession(self._core, _read(onnx), threads, self._quantized_floats)
         except Exception as error:  # its frontends raise classes of their own, with no common base but Exception
             kind = EngineMemory if OUT_OF_MEMORY.search(str(error)) else EngineError
             raise kind(f"openvino {VERSION} can't plan the graph: {_one_line(error)}") from error
@@ -77,12 +84,13 @@ class OpenVinoSession:
     Args:
         model: with one input and one output.
         threads: computing threads; calls from several threads take turns, so that there are never more.
+        quantized_floats: see `OpenVinoEngine`.
     """
 
-    def __init__(self, core: ov.Core, model: ov.Model, threads: int) -> None:
+    def __init__(self, core: ov.Core, model: ov.Model, threads: int, quantized_floats: Floats | None = None) -> None:
         self._core, self._model = core, model
         self._properties: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": floats_of(core, model),
+            "INFERENCE_PRECISION_HINT": floats_of(core, model, quantized_floats),
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # pinned, threads would wait for whoever else runs on their cores
@@ -133,15 +141,21 @@ def _read(onnx: bytes) -> ov.Model:
     return model
 
 
-def floats_of(core: ov.Core, model: ov.Model) -> str:
+def floats_here(core: ov.Core = CORE) -> tuple[Floats, ...]:
+    """What this processor can make a quantized graph's other sums in, the fastest first."""
+    return ("bf16", "f32") if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("f32",)
+
+
+def floats_of(core: ov.Core, model: ov.Model, quantized: Floats | None = None) -> Floats:
     """What a graph's sums outside of INT8 are made in.
 
     A graph in floating point is one thing on every device: single precision, though OpenVINO would take bfloat16 where it can. One
     that is quantized rounds far more coarsely by itself and is tolerated accordingly; what it keeps in floating point may be
     bfloat16, where the processor multiplies that, and takes half the time (docs/quantization.md).
     """
-    quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    return "bf16" if quantized and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    if not any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
+        return "f32"
+    return quantized or floats_here(core)[0]
 
 
 def _one_line(error: Exception) -> str:

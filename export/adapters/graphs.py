@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import onnx
 import torch
 from torch import nn
 
 from edge_runtime.program.stages import Graph
-from export.adapters.errors import ImportRefused
+from export.adapters.errors import ImportRefused, TraceFixed
 from export.adapters.program import digest
 
 OPERATORS = ("", "ai.onnx")
@@ -30,6 +31,9 @@ def export_graph(
         multiple, least: which rows and columns the network takes.
         stage: as messages call it.
 
+    Warns:
+        TraceFixed: for every place in the network's code that tracing made constant.
+
     Raises:
         ImportRefused: it can't be written as ONNX.
     """
@@ -39,12 +43,22 @@ def export_graph(
     side = max(least, 16)
     example = torch.zeros(2, input_channels, *(-(-(side + extra) // multiple) * multiple for extra in (0, 16)))
     try:
-        with warnings.catch_warnings():
-            # of what tracing makes constant, of statistics of the image itself, of foldings not made: the comparison judges it all
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter(
+                "ignore"
+            )  # of statistics of the image itself, of foldings not made: the comparison judges them
+            warnings.simplefilter("always", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in its __all__
             content = planes_onnx(network, example, INPUT, OUTPUT)
     except Exception as error:  # the exporter, the network and ONNX's checker each raise classes of their own
         raise ImportRefused(f"{stage}: {type(network).__name__} can't be written as ONNX: {error}") from error
+    for one in warned:
+        where, reason = f"{Path(one.filename).name}:{one.lineno}", str(one.message).partition(". ")[0]
+        warnings.warn(
+            TraceFixed(
+                f"{stage}: {where}: what hangs on a tensor's values or size there is fixed in the graph ({reason})"
+            ),
+            stacklevel=2,
+        )
     return inspect_graph(content, file, multiple=multiple, least=least), content
 
 

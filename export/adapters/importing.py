@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.engines import choose_engine
-from export.adapters.errors import ImportRefused
+from export.adapters.errors import ImportRefused, TraceFixed
 from export.adapters.inputs import Case, default_recording, measured_case, random_cases
 from export.adapters.mapping import read_mapping
 from export.adapters.program import SplitProgram
@@ -58,12 +59,18 @@ def import_model(
         raise ImportRefused(f"{checkpoint}: no such file")
     table = read_mapping(mapping)
     say(f"reading {checkpoint} and writing its graphs")
-    imported: Imported = importlib.import_module(SOURCES[source]).adapt(table, checkpoint)
+    adapter, notes = importlib.import_module(SOURCES[source]), list[str]()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", TraceFixed)
+        imported: Imported = adapter.adapt(table, checkpoint)
+    for note in dict.fromkeys(str(one.message) for one in warned):
+        notes.append(note)
+        say(note)
     program = imported.program
     check_packable(program)
     say(f"split: {len(program.stages)} stages, {len(program.graphs)} graphs, {_megabytes(program):.1f} MB")
     engine = choose_engine(("onnxruntime",), "fp32")
-    notes: list[str] = []
     recording = recording or default_recording()
     if recording is None:
         notes.append(

@@ -19,8 +19,15 @@ from export.adapters.program import SplitProgram
 from export.recordings import fully_sampled_slices
 
 SEED = 20190710
-RANDOM_SIZES = ((1, 4, 48, 40), (2, 3, 37, 45), (3, 1, 64, 33))
-"""Batch, coils, phase encodes and columns of random input: odd sizes, one coil, more than one slice."""
+RANDOM_INPUTS = (
+    (1, 4, 48, 40, 1.0),
+    (2, 3, 37, 45, 1.0),
+    (3, 1, 64, 33, 1.0),
+    (1, 2, 40, 56, 0.01),
+    (1, 2, 288, 256, 100.0),
+)
+"""Batch, coils, phase encodes, columns and size of the numbers of random input: odd sizes, one coil, more than one slice, a usual
+matrix, faint and strong signals. Where a network's code decides by sizes or values, most of what it could decide comes."""
 
 LARGEST_REAL = 128
 """Lines and columns that a measured slice is cut to, in image space: enough to look at, and seconds on one core."""
@@ -50,19 +57,22 @@ def default_recording() -> Path | None:
 def random_cases(program: SplitProgram) -> Iterator[Case]:
     """Random numbers in the program's sizes; a run repeats them exactly."""
     rng = np.random.default_rng(SEED)
-    for batch, coils, lines, columns in RANDOM_SIZES:
+    for batch, coils, lines, columns, scale in RANDOM_INPUTS:
+        times = "" if scale == 1 else f", times {scale:g}"
         if program.domain == "image":
             size = _allowed(program, batch, lines, columns)
-            planes = rng.standard_normal((size[0], program.input_channels, *size[1:])).astype(np.float32)
-            yield Case(f"random, batch {size[0]}, {size[1]} x {size[2]}", "random", planes)
+            planes = np.float32(scale) * rng.standard_normal((size[0], program.input_channels, *size[1:])).astype(
+                np.float32
+            )
+            yield Case(f"random, batch {size[0]}, {size[1]} x {size[2]}{times}", "random", planes)
             continue
         _, lines, columns = _allowed(program, batch, lines, columns)
-        hybrid = _noise(rng, (batch, coils, lines, columns))
+        hybrid = np.float32(scale) * _noise(rng, (batch, coils, lines, columns))
         maps = None
         if program.maps_given:
             maps = _noise(rng, hybrid.shape)
             maps /= np.sqrt(np.square(np.abs(maps)).sum(1, keepdims=True))
-        name = f"random, batch {batch}, {coils} coils, {lines} x {columns}"
+        name = f"random, batch {batch}, {coils} coils, {lines} x {columns}{times}"
         yield Case(name, "random", Acquisition(hybrid, _mask(rng, lines), maps))
 
 

@@ -80,12 +80,13 @@ def quantize_program(
         report(f"FP16 loses {result.fp16.lost.psnr_db:.3f} dB and {result.fp16.lost.ssim:.4f} SSIM: it is left out")
     for precision in (ALWAYS, WITHIN_BUDGET):
         write_form(folder, precision, forms.get(precision))
+    engines = "; ".join(one.engine for one in chosen.engines)
     quality = {
         "schema": SCHEMA,
         "forms": {name: form_digest({file: digest(one) for file, one in form.items()}) for name, form in forms.items()},
         "figures": {f"{name}_loss_db": lost.psnr_db for name, lost in figures.items()}
         | {f"{name}_loss_ssim": lost.ssim for name, lost in figures.items()},
-        "scans": f"{len(scans)} simulated validation scans, the worst of them: {chosen.lost.worst_scan}",
+        "scans": f"{len(scans)} simulated validation scans on {engines}, the worst of them: {chosen.lost.worst_scan}",
     }
     calibration = {
         "graphs": graph_digests(program),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.bundle import Graphs, ProgramSettings
-from edge_runtime.engines import Tensor
+from edge_runtime.engines import Engine, Tensor
 from edge_runtime.hil.quality import Quality
 from edge_runtime.modalities.mri.families import made_ready
 from export.digest import made_by
@@ -74,7 +74,7 @@ class ProgramSearch(FormSearch[Graphs]):
             "graphs": contents.hexdigest(),
             "ranges": ranges.hexdigest(),
             "settings": hashlib.sha256(repr((settings, sizes)).encode()).hexdigest(),
-            **made_by(__name__),
+            **made_by(__name__, "edge_runtime.engines.openvino"),
         }
         super().__init__(scans, kept_results, identity, report)
 
@@ -100,19 +100,20 @@ class ProgramSearch(FormSearch[Graphs]):
         """Losses of images, and times of the graph that the part is in."""
 
         def measure() -> dict[str, float]:
-            form, graph = self.form(others), self._graphs[self._graph_of[name]]
-            saved_ms = self._graph_time(graph, graph.fp32) - self._graph_time(graph, form[self._graph_of[name]])
-            return {"lost_db": self._mean_loss(form), "saved_us": 1e3 * saved_ms}
+            form, graph_name = self.form(others), self._graph_of[name]
+            graph = self._graphs[graph_name]
+            before, after = (self._graph_time(graph, one, self._engine) for one in (graph.fp32, form[graph_name]))
+            return {"lost_db": self._mean_loss(form), "saved_us": 1e3 * (before - after)}
 
         alone = self._results.remembered(f"alone {name}", measure)
         return Sensitivity(name, float(alone["lost_db"]), float(alone["saved_us"]))
 
-    def _qualities(self, form: Graphs) -> list[Quality]:
-        return qualities_of(self._scans, made_ready(self._settings, form, self._engine, threads=1))
+    def _qualities(self, form: Graphs, engine: Engine) -> list[Quality]:
+        return qualities_of(self._scans, made_ready(self._settings, form, engine, threads=1))
 
-    def _time_of(self, form: Graphs) -> float:
-        return sum(self._graph_time(graph, form[name]) for name, graph in self._graphs.items())
+    def _time_of(self, form: Graphs, engine: Engine) -> float:
+        return sum(self._graph_time(graph, form[name], engine) for name, graph in self._graphs.items())
 
-    def _graph_time(self, graph: Prepared, content: bytes) -> float:
+    def _graph_time(self, graph: Prepared, content: bytes, engine: Engine) -> float:
         """Milliseconds of all its runs for one image."""
-        return graph.runs * least_ms(self._engine.plan(content, threads=1), graph.image, TIMED_RUNS)
+        return graph.runs * least_ms(engine.plan(content, threads=1), graph.image, TIMED_RUNS)

@@ -69,20 +69,37 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class OnEngine:
+    """One form on one engine.
+
+    Attributes:
+        engine: as `export.quantization.judges` names it.
+        time_ms: of the whole graph on one thread, the least of several runs.
+        lost: on the worst validation scan, against FP32 on ONNX Runtime.
+    """
+
+    engine: str
+    time_ms: float
+    lost: Loss
+
+
+@dataclass(frozen=True)
 class Measured:
     """One form of the graph.
 
     Attributes:
         kept: layers in floating point.
-        time_ms: of the whole graph on one thread, the least of several runs.
-        lost: on the worst validation scan.
+        time_ms: of the whole graph on ONNX Runtime and one thread, the least of several runs.
+        lost: on the worst validation scan, and the worst engine.
         finetuned_steps: of the weights, under INT8's rounding; 0 for the weights that were trained.
+        engines: what was measured on each.
     """
 
     kept: tuple[str, ...]
     time_ms: float
     lost: Loss
     finetuned_steps: int = 0
+    engines: tuple[OnEngine, ...] = ()
 
     def dominates(self, other: Measured) -> bool:
         """Whether it is nowhere worse than the other, in time, PSNR and SSIM, and somewhere better."""
@@ -97,7 +114,7 @@ class Candidate(Measured):
 
     Attributes:
         admitted: within the budget.
-        on_front: no other form is faster or as fast, and better in PSNR and SSIM or as good; of equal ones each is.
+        on_front: no other form, FP32 and FP16 too, is as fast and as good in PSNR and SSIM, and better in one; equal ones each are.
     """
 
     admitted: bool
@@ -117,6 +134,7 @@ def candidates_of(measured: Sequence[Measured], budget: Budget) -> tuple[Candida
             one.time_ms,
             one.lost,
             one.finetuned_steps,
+            one.engines,
             admitted=budget.admits(one.lost),
             on_front=not any(other.dominates(one) for other in measured),
         )
@@ -136,6 +154,17 @@ def choice(candidates: Sequence[Candidate]) -> Candidate | None:
     fastest = min(candidate.time_ms for candidate in admitted)
     as_fast = [candidate for candidate in admitted if candidate.time_ms <= fastest * (1 + TIMING_TELLS)]
     return min(as_fast, key=lambda one: (len(one.kept), one.finetuned_steps, one.time_ms))
+
+
+def no_faster(chosen: Measured, fp32: Measured) -> tuple[str, ...]:
+    """What to warn of: the engines on which a form takes as long as FP32 within what timing can tell, or longer, in words."""
+    full = {one.engine: one.time_ms for one in fp32.engines}
+    found = []
+    for one in chosen.engines:
+        name = one.engine.partition(",")[0]
+        if name in full and one.time_ms > full[name] * (1 - TIMING_TELLS):
+            found.append(f"{one.engine} ({one.time_ms:.2f} ms, FP32 {full[name]:.2f} ms)")
+    return tuple(found)
 
 
 def budget_missed(candidates: Sequence[Candidate], budget: Budget) -> BudgetMissed:

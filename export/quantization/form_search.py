@@ -1,9 +1,9 @@
 """The search for the parts of a model that stay in floating point, whatever a part and a form are.
 
 Every part is quantized alone and ranked by what that costs over what it saves. Then all but the first k of the ranking are
-quantized, for every k, and each such form is measured as it would run: its images after the whole reconstruction and its time. Of
-these one is taken (`export.quantization.choice`). What was measured is kept in a file, so that an interrupted search goes on where
-it stopped.
+quantized, for every k, and each such form is measured as it would run: its images after the whole reconstruction on every engine
+that is here (`export.quantization.judges`) and its time. Of these one is taken (`export.quantization.choice`). What was measured is
+kept in a file, so that an interrupted search goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,13 +21,26 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from edge_runtime.engines import Session, Tensor
-from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
+from edge_runtime.engines import Engine, Session, Tensor
+from edge_runtime.errors import EngineError
 from edge_runtime.hil.quality import Quality
 from edge_runtime.kernels import instruction_set
-from export.quantization.choice import Budget, Candidate, Measured, Sensitivity, candidates_of, choice, ranked
-from export.quantization.scans import Loss, ValidationScan, loss
+from export.quantization.choice import (
+    Budget,
+    Candidate,
+    Measured,
+    OnEngine,
+    Sensitivity,
+    candidates_of,
+    choice,
+    no_faster,
+    ranked,
+)
+from export.quantization.judges import Judge, judges
+from export.quantization.scans import Loss, ValidationScan, loss, worst_of
 from export.remembered import Remembered
+
+NO_FASTER = "a profile of such a device had better name fp32 first; INT8 is for processors with VNNI or AMX"
 
 
 @dataclass(frozen=True)
@@ -36,22 +49,28 @@ class SearchResult:
 
     Attributes:
         sensitivities: dearest part first.
-        fp32_time_ms: of the FP32 form, one thread.
+        fp32: what the others are held against; it loses what engines differ in.
         fp16: the form in half precision; its time is that of the engine that every device has, which sums in single precision.
-        candidates: by the number of parts kept.
+        candidates: INT8 forms by the number of parts kept.
         chosen: see `export.quantization.choice.choice`; ``None`` where no form is within the budget.
     """
 
     sensitivities: tuple[Sensitivity, ...]
-    fp32_time_ms: float
-    fp16: Measured
+    fp32: Candidate
+    fp16: Candidate
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
 
     def beside(self, other: SearchResult, budget: Budget) -> SearchResult:
         """The same with the candidates of another search, of which both then choose."""
-        candidates = candidates_of([*self.candidates, *other.candidates], budget)
-        return replace(self, candidates=candidates, chosen=choice(candidates))
+        return _result(self.sensitivities, self.fp32, self.fp16, (*self.candidates, *other.candidates), budget)
+
+
+def _result(
+    ranking: tuple[Sensitivity, ...], fp32: Measured, fp16: Measured, forms: Sequence[Measured], budget: Budget
+) -> SearchResult:
+    full, half, *candidates = candidates_of([fp32, fp16, *forms], budget)
+    return SearchResult(ranking, full, half, tuple(candidates), choice(candidates))
 
 
 Form = TypeVar("Form")
@@ -78,8 +97,13 @@ class FormSearch(ABC, Generic[Form]):
         report: Callable[[str], None],
     ) -> None:
         self._scans, self._report = scans, report
-        self._engine = OnnxRuntimeEngine()
-        here = {"scans": _digest_of(scans), "processor": f"{platform.machine()} {instruction_set()}"}
+        self._judges = judges(report)
+        self._engine = self._judges["int8"][0].engine
+        here = {
+            "scans": _digest_of(scans),
+            "processor": f"{platform.machine()} {instruction_set()}",
+            "engines": ", ".join(f"{judge.name}: {judge.engine.version()}" for judge in self._judges["int8"]),
+        }
         self._results = Remembered(kept_results, {**identity, **here})
         if said := self._results.beginning():
             report(said)
@@ -105,29 +129,54 @@ class FormSearch(ABC, Generic[Form]):
         """A part quantized while the others are not."""
 
     @abstractmethod
-    def _qualities(self, form: Form) -> list[Quality]:
+    def _qualities(self, form: Form, engine: Engine) -> list[Quality]:
         """Of the images of every scan."""
 
     @abstractmethod
-    def _time_of(self, form: Form) -> float:
+    def _time_of(self, form: Form, engine: Engine) -> float:
         """Milliseconds for one image, one thread."""
 
     def run(self, budget: Budget) -> SearchResult:
         """Ranks the parts, measures the front, and chooses."""
+        self._leave_out_engines()
         ranking = self._ranking()
         measured: list[Measured] = []
         for count in range(len(ranking)):
             kept = tuple(sensitivity.layer for sensitivity in ranking[:count])
-            form = self._measured(f"kept {' '.join(sorted(kept))}", kept, partial(self.form, kept))
+            form = self._measured(f"kept {' '.join(sorted(kept))}", "int8", kept, partial(self.form, kept))
             self._report(
                 f"{count} of {len(ranking)} {self.part_is_called}s in floating point: {form.time_ms:.2f} ms, loses "
                 f"{form.lost.psnr_db:.3f} dB and {form.lost.ssim:.4f} SSIM at worst ({form.lost.worst_scan})"
             )
             measured.append(form)
-        candidates = candidates_of(measured, budget)
-        fp32_time_ms = float(self._results.remembered("time fp32", lambda: self._time_of(self._full())))
-        fp16 = replace(self._measured("fp16", (), self.half), finetuned_steps=0)
-        return SearchResult(ranking, fp32_time_ms, fp16, candidates, choice(candidates))
+        fp32, fp16 = (
+            replace(self._measured(precision, precision, (), form), finetuned_steps=0)
+            for precision, form in (("fp32", self._full), ("fp16", self.half))
+        )
+        result = _result(ranking, fp32, fp16, measured, budget)
+        if result.chosen is not None and (slow := no_faster(result.chosen, fp32)):
+            self._report(f"INT8 SAVES NO TIME HERE on {', '.join(slow)}: {NO_FASTER}")
+        return result
+
+    def _leave_out_engines(self) -> None:
+        """Engines that can't run the model in single precision don't judge its forms: no device runs it on them."""
+
+        def refusals() -> dict[str, str]:
+            found = {}
+            for judge in self._judges["fp32"][1:]:
+                try:
+                    self._time_of(self._full(), judge.engine)
+                except EngineError as error:
+                    found[judge.engine.name] = str(error)
+            return found
+
+        refused = self._results.remembered("engines that refuse", refusals)
+        for name, reason in refused.items():
+            self._report(f"no form is judged on {name}: {reason}")
+        self._judges = {
+            precision: tuple(judge for judge in sitting if judge.engine.name not in refused)
+            for precision, sitting in self._judges.items()
+        }
 
     def _ranking(self) -> tuple[Sensitivity, ...]:
         names, found = self._parts(), []
@@ -140,21 +189,26 @@ class FormSearch(ABC, Generic[Form]):
         return ranked(found)
 
     def _mean_loss(self, form: Form) -> float:
-        pairs = zip(self._full_qualities(), self._qualities(form), strict=True)
+        pairs = zip(self._full_qualities(), self._qualities(form, self._engine), strict=True)
         return statistics.fmean(full.psnr_db - quantized.psnr_db for full, quantized in pairs)
 
-    def _measured(self, name: str, kept: tuple[str, ...], form: Callable[[], Form]) -> Measured:
-        def measure() -> dict[str, object]:
+    def _measured(self, name: str, precision: str, kept: tuple[str, ...], form: Callable[[], Form]) -> Measured:
+        def measure() -> list[dict[str, object]]:
             made = form()
-            lost = loss(self._scans, self._full_qualities(), self._qualities(made))
-            return {"time_ms": self._time_of(made), "lost": asdict(lost)}
+            return [asdict(self._on_engine(made, judge)) for judge in self._judges[precision]]
 
         known = self._results.remembered(name, measure)
-        return Measured(kept, float(known["time_ms"]), Loss(**known["lost"]), self.finetuned_steps)
+        engines = tuple(OnEngine(one["engine"], float(one["time_ms"]), Loss(**one["lost"])) for one in known)
+        worst = worst_of({one.engine: one.lost for one in engines})
+        return Measured(kept, engines[0].time_ms, worst, self.finetuned_steps, engines)
+
+    def _on_engine(self, form: Form, judge: Judge) -> OnEngine:
+        lost = loss(self._scans, self._full_qualities(), self._qualities(form, judge.engine))
+        return OnEngine(judge.name, self._time_of(form, judge.engine), lost)
 
     def _full_qualities(self) -> list[Quality]:
         found = self._results.remembered(
-            "qualities fp32", lambda: [asdict(one) for one in self._qualities(self._full())]
+            "qualities fp32", lambda: [asdict(one) for one in self._qualities(self._full(), self._engine)]
         )
         return [Quality(**one) for one in found]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from export.quantization.choice import Budget, Candidate
-from export.quantization.form_search import SearchResult
+from export.quantization.choice import Budget, Candidate, no_faster
+from export.quantization.form_search import NO_FASTER, SearchResult
 
 
 def write_report(result: SearchResult, budget: Budget, folder: Path) -> None:
@@ -20,22 +20,34 @@ def write_report(result: SearchResult, budget: Budget, folder: Path) -> None:
 
 
 def table(result: SearchResult, budget: Budget) -> str:
-    """Every candidate in Markdown, and the sensitivities that ranked the layers."""
+    """FP32, FP16 and every candidate in Markdown, the chosen one on each engine, and the sensitivities that ranked the layers."""
     lines = [
-        f"Budget: {budget} on the worst validation scan. FP32: {result.fp32_time_ms:.2f} ms. "
-        f"FP16: {result.fp16.time_ms:.2f} ms, loses {result.fp16.lost.psnr_db:.3f} dB and {result.fp16.lost.ssim:.4f} SSIM.",
+        f"Budget: {budget} on the worst validation scan and the worst engine. Times are ONNX Runtime's.",
         "",
         "| layers in float | ms, one thread | worst PSNR loss, dB | worst SSIM loss | worst scan | |",
         "|---|---|---|---|---|---|",
     ]
-    for one in result.candidates:
+    for one in (result.fp32, result.fp16, *result.candidates):
         said = ["chosen"] if one == result.chosen else []
         said += ["front"] if one.on_front else []
+        label = {id(result.fp32): "all (FP32)", id(result.fp16): "all, in FP16"}.get(id(one), f"{len(one.kept)}")
         weights = ", fine-tuned" if one.finetuned_steps else ""
         lines.append(
-            f"| {len(one.kept)}{weights} | {one.time_ms:.2f} | {one.lost.psnr_db:.3f} | {one.lost.ssim:.4f} "
+            f"| {label}{weights} | {one.time_ms:.2f} | {one.lost.psnr_db:.3f} | {one.lost.ssim:.4f} "
             f"| {one.lost.worst_scan} | {', '.join(said)} |"
         )
+    if result.chosen is not None:
+        if slow := no_faster(result.chosen, result.fp32):
+            lines += ["", f"**INT8 saves no time here** on {', '.join(slow)}: {NO_FASTER}."]
+        lines += [
+            "",
+            "| chosen form on | ms, one thread | worst PSNR loss, dB | worst SSIM loss |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {on.engine} | {on.time_ms:.2f} | {on.lost.psnr_db:.3f} | {on.lost.ssim:.4f} |"
+            for on in result.chosen.engines
+        ]
     lines += ["", "| layer, dearest first | mean PSNR loss alone, dB | saves, us |", "|---|---|---|"]
     lines += [f"| {one.layer} | {one.lost_psnr_db:.4f} | {one.saved_us:.0f} |" for one in result.sensitivities]
     return "\n".join(lines) + "\n"
@@ -67,7 +79,7 @@ def _plot(result: SearchResult, budget: Budget, path: Path) -> None:
                 label="chosen",
             )
         axes.axhline(most, color="tab:orange", linestyle="--", label="budget")
-        axes.axvline(result.fp32_time_ms, color="tab:green", linestyle=":", label="FP32")
+        axes.axvline(result.fp32.time_ms, color="tab:green", linestyle=":", label="FP32")
         axes.set_xlabel("whole graph, one thread (ms)")
         axes.set_ylabel(label)
     panels[0].legend()

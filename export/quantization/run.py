@@ -121,14 +121,15 @@ def quantize_model(
         form_file(folder, "fp16").unlink(missing_ok=True)  # of an earlier run
     for precision, graph in forms.items():
         form_file(folder, precision).write_bytes(graph)
-    quality = _quality(forms, {"int8": chosen.lost, "fp16": result.fp16.lost}, len(scans))
+    engines = "; ".join(one.engine for one in chosen.engines)
+    quality = _quality(forms, {"int8": chosen.lost, "fp16": result.fp16.lost}, len(scans), engines)
     _write_json(folder / "quality.json", quality | {"float_layers": list(chosen.kept)})
     calibration |= {"float_layers": list(chosen.kept), "finetuned_steps": chosen.finetuned_steps}
     _write_json(folder / CALIBRATION, calibration)
     return folder
 
 
-def _quality(forms: Mapping[str, bytes], lost: Mapping[str, Loss], scans: int) -> dict[str, object]:
+def _quality(forms: Mapping[str, bytes], lost: Mapping[str, Loss], scans: int, engines: str) -> dict[str, object]:
     """The quality report of the forms, with what each loses."""
     figures: dict[str, float] = {}
     for precision, one in lost.items():
@@ -137,7 +138,7 @@ def _quality(forms: Mapping[str, bytes], lost: Mapping[str, Loss], scans: int) -
         "schema": SCHEMA,
         "forms": {precision: hashlib.sha256(graph).hexdigest() for precision, graph in forms.items()},
         "figures": figures,
-        "scans": f"{scans} simulated validation scans, the worst of them: {lost['int8'].worst_scan}",
+        "scans": f"{scans} simulated validation scans on {engines}, the worst of them: {lost['int8'].worst_scan}",
     }
 
 

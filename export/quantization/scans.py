@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,14 @@ def qualities_of(scans: Iterable[ValidationScan], learned: Learned) -> list[Qual
         image = next(one.image for method, one in made if method is Method.LEARNED)  # the first; no other is made
         found.append(compare_within(image, scan.reference, scan.where))
     return found
+
+
+def worst_of(losses: Mapping[str, Loss]) -> Loss:
+    """Of one form's losses by engine, PSNR and SSIM each on the engine where most is lost; names it where there are several."""
+    engine = max(losses, key=lambda name: losses[name].psnr_db)
+    worst = losses[engine]
+    scan = f"{worst.worst_scan} on {engine}" if len(losses) > 1 else worst.worst_scan
+    return Loss(worst.psnr_db, max(one.ssim for one in losses.values()), scan)
 
 
 def loss(scans: Sequence[ValidationScan], full: Sequence[Quality], form: Sequence[Quality]) -> Loss:

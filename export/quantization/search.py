@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.engines import Engine
 from edge_runtime.hil.quality import Quality
 from export.digest import made_by
 from export.quantization.choice import Sensitivity
@@ -64,7 +65,7 @@ class Search(FormSearch[bytes]):
             "graph": hashlib.sha256(fp32 + prepared.read_bytes()).hexdigest(),
             "ranges": hashlib.sha256(ranges.read_bytes()).hexdigest(),
             "settings": hashlib.sha256(repr((settings, image.shape, symmetric)).encode()).hexdigest(),
-            **made_by(__name__),
+            **made_by(__name__, "edge_runtime.engines.openvino"),
         }
         super().__init__(scans, kept_results, identity, report)
 
@@ -94,8 +95,8 @@ class Search(FormSearch[bytes]):
         graph = self._prepared.read_bytes() if precision == "fp32" else self.form(())
         return dict(layer_times_us(graph, self._layers, self._image))
 
-    def _qualities(self, form: bytes) -> list[Quality]:
-        return qualities(self._scans, self._settings, self._engine.plan(form, threads=1))
+    def _qualities(self, form: bytes, engine: Engine) -> list[Quality]:
+        return qualities(self._scans, self._settings, engine.plan(form, threads=1))
 
-    def _time_of(self, form: bytes) -> float:
-        return least_ms(self._engine.plan(form, threads=1), self._image, TIMED_RUNS)
+    def _time_of(self, form: bytes, engine: Engine) -> float:
+        return least_ms(engine.plan(form, threads=1), self._image, TIMED_RUNS)

@@ -29,6 +29,19 @@ class Sized(Halving):
         return super().forward(planes) * (len(planes[0, 0, 0]) / 32)
 
 
+class Deciding(Halving):
+    """One whose code decides by the size or the values of its input; a trace keeps one of the ways."""
+
+    def __init__(self, by: str, limit: float, width: int = 4) -> None:
+        super().__init__(width)
+        self.by, self.limit = by, limit
+
+    def forward(self, planes: Tensor) -> Tensor:
+        measure = planes.shape[-1] if self.by == "columns" else float(planes.abs().max())
+        made = super().forward(planes)
+        return 2 * made if measure > self.limit else made
+
+
 class Spectral(nn.Module):
     """One that can't be written as ONNX."""
 

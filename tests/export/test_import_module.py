@@ -89,7 +89,7 @@ def test_a_module_becomes_a_program(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert told["notes"] and "random input only" in told["notes"][0]
     program = read_program(tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [case["origin"] for case in report["cases"]] == ["random"] * 3
+    assert [case["origin"] for case in report["cases"]] == ["random"] * 5
     interpreter, plans = interpreter_of(program, OnnxRuntimeEngine()), Plans(Workers(1))
     for size in [(1, 2, 4, 4), (5, 2, 18, 30), (2, 2, 64, 6)]:
         planes = np.random.default_rng(0).standard_normal(size).astype(np.float32)
@@ -198,6 +198,30 @@ def test_a_graph_fixed_to_one_size_departs_and_is_named(tmp_path: Path, capsys: 
     written(tmp_path, halving().state_dict(), name="Sized")
     said = refusal(tmp_path, capsys)
     assert "halving: network: departs from the original by" in said and "(tolerance 0.0001)" in said
+
+
+@pytest.mark.parametrize(("by", "limit"), [("columns", 200), ("values", 8)])
+def test_a_module_that_decides_by_size_or_values_departs_on_what_the_trace_did_not_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str, limit: float
+) -> None:
+    arguments = f'width = 5\nby = "{by}"\nlimit = {limit}'
+    written(tmp_path, halving().state_dict(), name="Deciding", arguments=arguments)
+    said = refusal(tmp_path, capsys)
+    assert "halving: network: departs from the original by" in said and "random, batch 1, 288 x 256, times 100" in said
+
+
+@pytest.mark.parametrize(("by", "limit"), [("columns", 3000), ("values", 1e6)])
+def test_what_the_trace_made_constant_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str, limit: float
+) -> None:
+    arguments = f'width = 5\nby = "{by}"\nlimit = {limit}'
+    written(tmp_path, halving().state_dict(), name="Deciding", arguments=arguments)
+    assert run(tmp_path) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    where = "network: networks_of_others.py:"
+    notes = [note for note in report["notes"] if note.startswith(where)]
+    assert notes and "what hangs on a tensor's values or size there is fixed in the graph" in notes[0]
+    assert where in capsys.readouterr().out
 
 
 def test_a_module_that_onnx_has_no_words_for_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ pytest.importorskip("torch", reason="the extra 'export' is not installed")
 from exact_int8 import exact_int8
 from made_search import SPOILT_LAYERS, MadeSearch, made_search, small_matrices, small_network, spoilt
 
-from export.quantization.choice import Budget, choice, ranked
-from export.quantization.report import write_report
+from export.quantization.choice import Budget, Candidate, choice, no_faster, ranked
+from export.quantization.report import table, write_report
 
 pytestmark = pytest.mark.full
 
@@ -45,7 +46,7 @@ def test_the_layers_that_quantize_badly_are_kept_first_and_that_mends_the_images
     none_kept, spoilt_kept = result.candidates[0], result.candidates[2]
     assert spoilt_kept.lost.psnr_db < 0.5 * none_kept.lost.psnr_db
     assert result.chosen == choice(result.candidates)
-    assert all(one.time_ms > 0 for one in result.candidates) and result.fp32_time_ms > 0
+    assert all(one.time_ms > 0 for one in result.candidates) and result.fp32.time_ms > 0
 
 
 def test_what_is_measured_is_the_form_that_is_written(made: MadeSearch) -> None:
@@ -60,7 +61,52 @@ def test_what_is_measured_is_the_form_that_is_written(made: MadeSearch) -> None:
         qualities(made.scans, made.settings, plan(graph, threads=1))
         for graph in (made.fp32, search.form(result.chosen.kept))
     )
-    assert loss(made.scans, full, form) == result.chosen.lost
+    first = result.chosen.engines[0]
+    assert first.engine == "onnxruntime" and loss(made.scans, full, form) == first.lost
+    assert first.time_ms == result.chosen.time_ms
+
+
+def test_single_and_half_precision_are_points_of_the_front(made: MadeSearch) -> None:
+    """Of what FP32 does better in less time nothing is on it, however fast INT8 is on the processor that measures."""
+    result = made.search().run(ANYTHING)
+    whole = (result.fp32, result.fp16, *result.candidates)
+    assert result.fp32.lost.psnr_db < 0.01 and result.fp32.kept == ()
+    for one in whole:
+        assert one.on_front == (not any(other.dominates(one) for other in whole))
+
+
+def test_a_form_is_judged_on_every_engine_that_its_bundle_runs_on(made: MadeSearch) -> None:
+    openvino = pytest.importorskip("edge_runtime.engines.openvino", reason="the extra 'openvino' is not installed")
+    result = made.search().run(ANYTHING)
+    rest = [f"openvino, rest in {floats}" for floats in openvino.floats_here()]
+    for one in result.candidates:
+        assert [on.engine for on in one.engines] == ["onnxruntime", *rest]
+        assert one.lost.psnr_db == max(on.lost.psnr_db for on in one.engines)
+        assert one.lost.ssim == max(on.lost.ssim for on in one.engines)
+    assert [on.engine for on in result.fp16.engines] == ["onnxruntime", "openvino"]
+    apart = max(result.candidates, key=lambda one: one.lost.psnr_db - one.engines[0].lost.psnr_db)
+    between = Budget((apart.lost.psnr_db + apart.engines[0].lost.psnr_db) / 2, 1.0)
+    assert between.admits(apart.engines[0].lost)
+    again = made.search().run(between)
+    assert not again.candidates[len(apart.kept)].admitted  # though ONNX Runtime alone would take it
+    assert again.chosen is None or again.chosen.kept != apart.kept
+
+
+def test_forms_that_are_no_faster_than_single_precision_are_warned_of(made: MadeSearch, tmp_path: Path) -> None:
+    said: list[str] = []
+    result = made.search(said.append).run(ANYTHING)
+    assert result.chosen is not None
+
+    def timed(one: Candidate, factor: float) -> Candidate:
+        full = result.fp32.engines[0].time_ms
+        return replace(one, engines=(replace(one.engines[0], time_ms=factor * full),))
+
+    for factor, warned in ((1.1, True), (0.96, True), (0.9, False)):
+        told = table(replace(result, chosen=timed(result.chosen, factor)), ANYTHING)
+        assert ("**INT8 saves no time here** on onnxruntime" in told) is warned
+    assert "| all (FP32) |" in told and "| all, in FP16 |" in told
+    warned = bool(no_faster(result.chosen, result.fp32))
+    assert any(line.startswith("INT8 SAVES NO TIME HERE") for line in said) is warned
 
 
 def test_a_missed_budget_leaves_the_front_but_no_choice(made: MadeSearch, tmp_path: Path) -> None:
