@@ -109,11 +109,22 @@ def train(
             report({"step": step + 1, "of": config.steps, "loss": sum(passed) / len(passed), "s_per_step": pace})
         if (step + 1) % 200 == 0 or step + 1 == config.steps:
             about = {"step": step + 1, "identity": identity, "code": sorted(code), "first_losses": first_losses}
-            weights = {name: value.cpu() for name, value in averaged.module.state_dict().items()}
             # The model first: were the checkpoint of the last step there alone, no later run would write the model.
-            _save(out / "model.pt", {"config": json.dumps(asdict(network.config)), "weights": weights, **about})
+            save_model(out, averaged.module, network.config, about)
             parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
             _save(checkpoint, {**{name: part.state_dict() for name, part in parts.items()}, **about})
+    return out / "model.pt"
+
+
+def save_model(out: Path, network: nn.Module, config: NetworkConfig, about: Mapping[str, Any]) -> Path:
+    """Writes ``out/model.pt``, as `load_model` reads it; returns its path.
+
+    Args:
+        network: an `UnrolledNetwork` of this configuration.
+        about: ``step``, ``identity``, ``code`` and ``first_losses``; see `TrainedModel`.
+    """
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    _save(out / "model.pt", {"config": json.dumps(asdict(config)), "weights": weights, **about})
     return out / "model.pt"
 
 
