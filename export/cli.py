@@ -145,11 +145,13 @@ def _pool(options: argparse.Namespace) -> int:
     from export.config import load_config
     from export.digest import files_digest
     from export.simulate.pool import write_pool
-    from export.simulate.volumes import load_volumes, volume_files
+    from export.simulate.volumes import PATTERNS, load_volumes, unread_files, volume_files
 
     config = load_config(options.config).simulate
     volumes = load_volumes(options.data)
     print(f"{len(volumes)} volumes: {', '.join(volume.name for volume in volumes)}")
+    if unread := unread_files(options.data):
+        print(f"not read: {', '.join(path.name for path in unread)}; volumes are {', '.join(PATTERNS)}")
     digest = files_digest(volume_files(options.data), options.data)
     pool = options.work / "pool"
     write_pool(
