@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.scans import data_root
-from export.simulate.pool import write_pool
+from export.simulate.pool import acquisition_path, draw_matrix, record_of, simulate_acquisition, write_pool
+from export.simulate.pool_record import begin_pool
 from export.simulate.volumes import Volume, load_volumes
 
 
@@ -37,6 +42,30 @@ def write_training_pool(folder: Path, acquisitions: int, seed: int) -> str:
     """Writes a small pool of what a model is trained on; returns in words of what."""
     source = anatomy("train", phantom_share=0.1)
     write_pool(folder, source.volumes, acquisitions, seed, source.phantom_share, _unheard)
+    return source.source
+
+
+def write_square_pool(folder: Path, acquisitions: int, size: int, seed: int) -> str:
+    """Writes a pool as `write_training_pool` does, of acquisitions with a matrix of ``size`` x ``size`` alone.
+
+    Scans of it have one size with either axis for phase encodes. Of a larger pool that is there the rest is no part of it any more.
+
+    Returns:
+        In words, of what.
+    """
+    source = anatomy("train", phantom_share=0.1)
+    record = record_of(source.volumes, acquisitions, seed, source.phantom_share)
+    begin_pool(folder, replace(record, made_of={**record.made_of, "matrix": f"{size} x {size}"}))
+
+    def generators() -> Iterator[np.random.Generator]:
+        for index in itertools.count():
+            if draw_matrix(np.random.default_rng([seed, index])) == (size, size):
+                yield np.random.default_rng([seed, index])
+
+    for number, rng in enumerate(itertools.islice(generators(), acquisitions)):
+        path = acquisition_path(folder, number)
+        if not path.exists():
+            np.save(path, simulate_acquisition(source.volumes, rng, phantom_share=source.phantom_share))
     return source.source
 
 

@@ -76,7 +76,7 @@ def _read_nifti(path: Path) -> StoredVolume:
     shape = _of_three_axes(path, image.shape)
     _check_type(path, np.dtype(image.get_data_dtype()), shape)
     header: Any = image.header
-    with ImageOpener(path) as file:
+    with ImageOpener(str(path)) as file:
         as_stored = header.from_fileobj(file, check=False)  # as loaded, a size of 0 is 1 mm
     sizes = tuple(float(size) for size in as_stored["pixdim"][1:4])
     if not all(math.isfinite(size) and size > 0 for size in sizes):
