@@ -1,7 +1,7 @@
 """The desk toolchain's command line: ``edge-export import | simulate | train | quantize | qualify | pack | sign | verify | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 3 this machine is not the device that `compile`
-needs; 130 interrupted (run again to resume).
+needs; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     pass
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+RESUMING = ("pool", "train", "quantize", "qualify", "sweep")
+"""Commands that keep what they have done, and go on with it when they are run again."""
+
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
 """Of a command that does not say what it needs."""
 
@@ -52,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        on = "resume" if options.command in RESUMING else "begin anew"
+        print(f"interrupted; run the same command again to {on}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (EdgeRuntimeError, OSError, ValueError) as error:
         print(f"edge-export: {error}", file=sys.stderr)
@@ -72,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "  edge-export pack export/configs/brain2d.toml --work build/brain2d --key signing.pem --out brain2d.edgebundle\n"
         "  edge-export verify brain2d.edgebundle\n",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def command(
         name: str, text: str, run: object, folders: str, *, data: bool, work: bool = True
