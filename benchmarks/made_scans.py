@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.scans import data_root
 from export.simulate.pool import acquisition_path, draw_matrix, record_of, simulate_acquisition, write_pool
-from export.simulate.pool_record import begin_pool
+from export.simulate.pool_record import begin_pool, read_record
 from export.simulate.volumes import Volume, load_volumes
 
 
@@ -46,9 +46,9 @@ def write_training_pool(folder: Path, acquisitions: int, seed: int) -> str:
 
 
 def write_square_pool(folder: Path, acquisitions: int, size: int, seed: int) -> str:
-    """Writes a pool as `write_training_pool` does, of acquisitions with a matrix of ``size`` x ``size`` alone.
+    """Writes a pool as `write_training_pool` does, of matrices ``size`` x ``size``, those with most coils first.
 
-    Scans of it have one size with either axis for phase encodes. Of a larger pool that is there the rest is no part of it any more.
+    Scans of it have one size with either axis for phase encodes.
 
     Returns:
         In words, of what.
@@ -62,11 +62,15 @@ def write_square_pool(folder: Path, acquisitions: int, size: int, seed: int) -> 
             if draw_matrix(np.random.default_rng([seed, index])) == (size, size):
                 yield np.random.default_rng([seed, index])
 
-    for number, rng in enumerate(itertools.islice(generators(), acquisitions)):
-        path = acquisition_path(folder, number)
-        if not path.exists():
-            np.save(path, simulate_acquisition(source.volumes, rng, phantom_share=source.phantom_share))
+    drawn = (simulate_acquisition(source.volumes, rng, phantom_share=source.phantom_share) for rng in generators())
+    for number, kspace in enumerate(sorted(itertools.islice(drawn, acquisitions), key=len, reverse=True)):
+        np.save(acquisition_path(folder, number), kspace)
     return source.source
+
+
+def keep_first(folder: Path, acquisitions: int) -> None:
+    """Makes a pool one of its first acquisitions alone."""
+    begin_pool(folder, replace(read_record(folder), count=acquisitions))
 
 
 def _unheard(done: int, of: int) -> None:
