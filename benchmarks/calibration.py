@@ -1,4 +1,4 @@
-"""What calibrating INT8 takes in memory: the ranges of a graph over few scans and over ten times as many.
+"""What calibrating INT8 takes in memory: the ranges of a graph over few scans of as many acquisitions, and over ten times as many.
 
     python -m benchmarks.calibration POOL SCANS
 
@@ -7,7 +7,6 @@ is one measurement, in a process of its own: it prints the process's peak and th
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -16,10 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.footprint import MEGABYTE
-from benchmarks.made_scans import write_training_pool
+from benchmarks.made_scans import keep_first, write_square_pool
 from benchmarks.records import Record
 from benchmarks.server import ROOT
 from edge_runtime.bundle import DEFAULT_BUNDLE, load_bundle
@@ -27,15 +24,16 @@ from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.hil.footprint import peak_bytes
 from export.quantization.forms import write_prepared
 from export.quantization.ranges import Tensor, write_ranges
-from export.simulate.pool import draw_matrix
+from export.simulate.pool import Pool
 from export.states import reconstruction_states
 
-ACQUISITIONS = 1
-"""All scans are drawn of it, with masks and noise of their own. It is square, so that states have one size, and peaks differ by the
-number of scans alone."""
+MATRIX = 192
+"""Lines and samples of every acquisition: square, so that states have one size and peaks differ by the number of scans and
+acquisitions alone, and so large that whoever held all acquisitions would miss the target. The few have most coils: what one scan
+takes hangs on these."""
 
 SEED = 99
-SCANS, TIMES_MORE = 6, 10
+SCANS, QUICK_SCANS, TIMES_MORE = 6, 3, 10
 MOST_GROWTH = 1.1
 TIMEOUT_S = 3600.0
 
@@ -46,37 +44,44 @@ class Calibration:
 
     Attributes:
         peak_mb: most resident memory.
+        pool_mb: of all acquisitions that scans were drawn of.
         smallest, largest: elements of a state.
     """
 
     peak_mb: float
+    pool_mb: float
     smallest: int
     largest: int
 
 
 def calibration(quick: bool) -> list[Record]:
     """Peak memory of gathering ranges over ten times as many scans, beside that of few."""
-    few = 2 if quick else SCANS
-    with tempfile.TemporaryDirectory() as folder:
-        source = write_training_pool(Path(folder), ACQUISITIONS, _square_seed())
-        of_few, of_many = (_in_a_process(Path(folder), scans) for scans in (few, TIMES_MORE * few))
+    few = QUICK_SCANS if quick else SCANS
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_square_pool(folder, TIMES_MORE * few, MATRIX, SEED)
+        of_many = _in_a_process(folder, TIMES_MORE * few)
+        keep_first(folder, few)
+        of_few = _in_a_process(folder, few)
     return [record(few, of_few, of_many, source)]
-
-
-def _square_seed() -> int:
-    """The first seed, from `SEED` on, whose acquisition is square: scans are drawn with either axis for phase encodes."""
-    return next(seed for seed in itertools.count(SEED) if len(set(draw_matrix(np.random.default_rng([seed, 0])))) == 1)
 
 
 def record(few: int, of_few: Calibration, of_many: Calibration, source: str) -> Record:
     """The figure; its target is the peak of few scans and a tenth.
 
     Raises:
-        ValueError: states differ in size, so that the peaks say nothing of the number of scans.
+        ValueError: states differ in size, so that the peaks say nothing of the number of scans; or the acquisitions are so few that
+            all of them could be held within the target.
     """
     sizes = {of_few.smallest, of_few.largest, of_many.smallest, of_many.largest}
     if len(sizes) > 1:
         raise ValueError(f"states of {sorted(sizes)} elements: peaks can be compared over states of one size only")
+    grown_mb, allowed_mb = of_many.pool_mb - of_few.pool_mb, (MOST_GROWTH - 1) * of_few.peak_mb
+    if grown_mb <= allowed_mb:
+        raise ValueError(
+            f"acquisitions of {of_many.pool_mb:.1f} MB, {grown_mb:.1f} more than of {few} scans: a peak that may grow by "
+            f"{allowed_mb:.1f} MB does not show whether all are held; take more scans"
+        )
     return Record(
         "export.calibration_peak_mb",
         of_many.peak_mb,
@@ -84,7 +89,8 @@ def record(few: int, of_few: Calibration, of_many: Calibration, source: str) -> 
         "lower",
         target=MOST_GROWTH * of_few.peak_mb,
         note=f"VmHWM of a process that gathers INT8 ranges over {TIMES_MORE * few} scans simulated of {source}; over {few} of them "
-        f"{of_few.peak_mb:.0f} MB; every state has {of_many.largest} elements; 1 MB = 10^6 bytes",
+        f"{of_few.peak_mb:.0f} MB; as many acquisitions as scans, of {of_many.pool_mb:.0f} and {of_few.pool_mb:.0f} MB; "
+        f"every state has {of_many.largest} elements; 1 MB = 10^6 bytes",
     )
 
 
@@ -113,7 +119,8 @@ def _calibrate(pool: Path, scans: int) -> Calibration:
     with tempfile.TemporaryDirectory() as folder:
         write_prepared(graph, Path(folder) / "prepared.onnx")
         write_ranges(Path(folder) / "prepared.onnx", states(), Path(folder) / "ranges.json")
-    return Calibration(peak_bytes() / MEGABYTE, min(sizes), max(sizes))
+    pool_bytes = sum(path.stat().st_size for path in Pool(pool).files)
+    return Calibration(peak_bytes() / MEGABYTE, pool_bytes / MEGABYTE, min(sizes), max(sizes))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The desk toolchain's command line: ``edge-export import | simulate | train | restore | quantize | qualify | pack | verify | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 3 this machine is not the device that `compile`
-needs; 130 interrupted (run again to resume).
+needs; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     pass
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+RESUMING = ("pool", "train", "quantize", "qualify", "sweep")
+"""Commands that keep what they have done, and go on with it when they are run again."""
+
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
 """Of a command that does not say what it needs."""
 
@@ -52,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        on = "resume" if options.command in RESUMING else "begin anew"
+        print(f"interrupted; run the same command again to {on}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (EdgeRuntimeError, OSError, ValueError) as error:
         print(f"edge-export: {error}", file=sys.stderr)
@@ -72,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "  edge-export pack export/configs/brain2d.toml --work build/brain2d --key signing.pem --out brain2d.edgebundle\n"
         "  edge-export verify brain2d.edgebundle\n",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
 
     def command(
         name: str, text: str, run: object, folders: str, *, data: bool, work: bool = True
@@ -152,11 +156,13 @@ def _pool(options: argparse.Namespace) -> int:
     from export.config import load_config
     from export.digest import files_digest
     from export.simulate.pool import write_pool
-    from export.simulate.volumes import load_volumes, volume_files
+    from export.simulate.volumes import PATTERNS, load_volumes, unread_files, volume_files
 
     config = load_config(options.config).simulate
     volumes = load_volumes(options.data)
     print(f"{len(volumes)} volumes: {', '.join(volume.name for volume in volumes)}")
+    if unread := unread_files(options.data):
+        print(f"not read: {', '.join(path.name for path in unread)}; volumes are {', '.join(PATTERNS)}")
     digest = files_digest(volume_files(options.data), options.data)
     pool = options.work / "pool"
     write_pool(

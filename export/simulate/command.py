@@ -102,10 +102,12 @@ def _run(options: argparse.Namespace) -> int:
         return 0
 
     from export.simulate.acquisition import Scanner
-    from export.simulate.scan_file import check_name, write_reference, write_scan
+    from export.simulate.scan_file import check_name, check_place, write_reference, write_scan
     from export.simulate.source import read_source
 
     check_name(options.out)
+    if options.reference is not None:
+        check_place(options.reference)
     source = read_source(options.volume, config)
     scanner = Scanner(source, config)
     count = write_scan(scanner, options.out, Progress("slices", _to_stderr))

@@ -100,7 +100,7 @@ def write_pool(
         OtherInputs: the folder's acquisitions were made of other volumes, with another seed or share, or by other code.
     """
     begin_pool(folder, record_of(volumes, count, seed, phantom_share))
-    missing = [index for index in range(count) if not _path(folder, index).exists()]
+    missing = [index for index in range(count) if not acquisition_path(folder, index).exists()]
     progress(count - len(missing), count)
     started_with = folder, volumes, seed, phantom_share
     if workers == 1:
@@ -122,7 +122,8 @@ def record_of(volumes: Sequence[Volume], count: int, seed: int, phantom_share: f
     return PoolRecord({**inputs, **made_by(__name__, libraries=COMPUTE)}, count)
 
 
-def _path(folder: Path, index: int) -> Path:
+def acquisition_path(folder: Path, index: int) -> Path:
+    """The file of an acquisition."""
     return folder / f"{index:05d}.npy"
 
 
@@ -138,10 +139,10 @@ def _receive(folder: Path, volumes: list[Volume], seed: int, phantom_share: floa
 def _write(index: int) -> None:
     folder, volumes, seed, phantom_share = _received
     kspace = simulate_acquisition(volumes, np.random.default_rng([seed, index]), phantom_share=phantom_share)
-    partial = _path(folder, index).with_suffix(".partial")
+    partial = acquisition_path(folder, index).with_suffix(".partial")
     with partial.open("wb") as file:
         np.save(file, kspace)
-    partial.rename(_path(folder, index))
+    partial.rename(acquisition_path(folder, index))
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Pool:
         if next(folder.glob("*.npy"), None) is None:
             raise FileNotFoundError(f"{folder}: the pool is empty; run edge-export pool first")
         self.record = read_record(folder)
-        self.files = sorted(_path(folder, index) for index in range(self.record.count))
+        self.files = sorted(acquisition_path(folder, index) for index in range(self.record.count))
         if missing := sum(not path.exists() for path in self.files):
             raise FileNotFoundError(
                 f"{folder}: {missing} of {len(self.files)} acquisitions are not written yet; run edge-export pool again"

@@ -57,8 +57,19 @@ def check_name(path: Path) -> None:
     """
     if path.suffix not in WRITERS:
         raise ConfigError(f"{path}: the name decides the format; {' or '.join(WRITERS)} is expected")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuses, before any work, a file that could not be written in the end.
+
+    Raises:
+        ConfigError: its folder is missing, or it is a folder itself.
+    """
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file to write")
 
 
 def write_reference(scanner: Scanner, path: Path) -> None:

@@ -6,24 +6,20 @@ that the image of a simulated scan lies where the source says.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from edge_runtime.errors import RecordingError
 from export.config import ConfigError
+from export.digest import file_digest
 from export.simulate.settings import AcquisitionConfig
+from export.simulate.volume_file import read_volume
 from export.simulate.volumes import Magnitude
 
 Vector = npt.NDArray[np.float64]
-
-MAX_VOXELS = 1 << 28
-"""Largest volume that is read, 1 GB in single precision."""
 
 BRIGHT_PERCENTILE = 99.5
 """Of the voxels above zero; it is scaled to 1."""
@@ -101,40 +97,31 @@ def read_source(path: Path, config: AcquisitionConfig) -> Source:
     """Reads a NIfTI file, an ``.npz`` with ``vol`` or a ``.mat`` with ``image`` (the 3 T magnitudes of Hong Kong University).
 
     Raises:
-        RecordingError: the file can't be read, or holds no magnitude volume of three axes.
+        RecordingError: see `read_volume`.
         ConfigError: the configuration contradicts what the file says of itself.
     """
     import nibabel
 
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise RecordingError(f"{path}: {error.strerror or error}") from None
-    array, affine = _read(path)
-    if array.ndim != 3 or array.dtype.kind not in "iuf" or min(array.shape) < 1:
-        raise RecordingError(
-            f"{path}: {array.dtype} of shape {array.shape}; a real magnitude volume of three axes is read"
-        )
-    if array.size > MAX_VOXELS:
-        raise RecordingError(f"{path}: {array.size} voxels; at most {MAX_VOXELS} are read")
+    stored = read_volume(path)
+    affine = stored.affine
     if affine is not None and (config.orientation or any(config.voxel_mm)):
         key = "orientation" if config.orientation else "voxel_mm"
         raise ConfigError(f"{key}: leave it out; {path} says itself where its axes point and how large its voxels are")
     if affine is None:
-        affine = _assumed_affine(array.shape, config)
-    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(array, affine))  # type: ignore[no-untyped-call]
+        affine = _assumed_affine(stored.voxels.shape, config)
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(stored.voxels, affine))  # type: ignore[no-untyped-call]
     affine = np.asarray(image.affine, np.float64)
     lps = np.diag([-1.0, -1.0, 1.0])
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
     middle = (np.array(image.shape) - 1) / 2
     return Source(
         name=path.name,
-        digest=digest,
-        voxels=_scaled(path, np.asarray(image.dataobj)),
+        digest=file_digest(path),
+        voxels=_scaled(np.asarray(image.dataobj)),
         voxel_mm=(float(zooms[0]), float(zooms[1]), float(zooms[2])),
         axes=(lps @ (affine[:3, :3] / zooms)).T,
         centre_mm=lps @ (affine[:3, :3] @ middle + affine[:3, 3]),
-        oriented=bool(config.orientation) or path.name.endswith((".nii", ".nii.gz")),
+        oriented=bool(config.orientation) or stored.affine is not None,
     )
 
 
@@ -177,28 +164,6 @@ def resample(plane: Magnitude, voxel_mm: tuple[float, float], rows_mm: Vector, c
     return np.asarray(np.maximum(fine, 0), dtype=np.float32)
 
 
-def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
-    """The stored volume and its affine (voxel to RAS millimetres), None where the format has none."""
-    import nibabel
-    from nibabel.spatialimages import SpatialImage
-    from scipy.io import loadmat
-
-    try:
-        if path.name.endswith((".nii", ".nii.gz")):
-            image = cast(SpatialImage, nibabel.load(path))
-            return np.asarray(image.dataobj), np.asarray(image.affine, np.float64)
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return np.asarray(archive["vol"]), None
-        if path.suffix == ".mat":
-            return np.asarray(loadmat(path, variable_names=["image"])["image"]), None
-    except KeyError as error:
-        raise RecordingError(f"{path}: no volume {error}; .npz with 'vol' and .mat with 'image' are read") from None
-    except Exception as error:  # the libraries fail in any way on damaged bytes
-        raise RecordingError(f"{path}: no readable volume ({type(error).__name__}: {error})") from None
-    raise RecordingError(f"{path}: volumes are read from .nii, .nii.gz, .npz (key 'vol') and .mat (key 'image')")
-
-
 _TOWARDS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 
 
@@ -211,9 +176,6 @@ def _assumed_affine(shape: tuple[int, ...], config: AcquisitionConfig) -> Vector
     return affine
 
 
-def _scaled(path: Path, voxels: npt.NDArray[np.generic]) -> Magnitude:
+def _scaled(voxels: npt.NDArray[np.generic]) -> Magnitude:
     floats = np.maximum(np.nan_to_num(np.asarray(voxels, dtype=np.float32)), 0)
-    bright = floats[floats > 0]
-    if bright.size == 0:
-        raise RecordingError(f"{path}: no voxel is above zero; is it the right file?")
-    return np.asarray(floats / np.percentile(bright, BRIGHT_PERCENTILE), dtype=np.float32)
+    return np.asarray(floats / np.percentile(floats[floats > 0], BRIGHT_PERCENTILE), dtype=np.float32)

@@ -5,13 +5,13 @@ Only the folder it is given is read; keeping `validate/` and `raw/` out of train
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+
+from export.simulate.volume_file import SUFFIXES, read_volume
 
 Magnitude = npt.NDArray[np.float32]
 
@@ -45,38 +45,44 @@ class Volume:
         raise ValueError(f"{self.name}: 50 draws found no slice with anatomy; is the volume empty?")
 
 
+PATTERNS = ("mr_*.npz", "*.nii.gz", "*.nii", "hku_3T/*/*.mat")
+"""Of the files that are magnitude volumes; in this order they are drawn from."""
+
+
 def load_volumes(folder: Path) -> list[Volume]:
-    """Every magnitude volume below ``folder`` that a 2D brain model can learn from (`.npz` with `vol`, NIfTI, HKU 3T `.mat`)."""
-    volumes = list(_read(folder))
+    """Every magnitude volume in ``folder`` that a 2D brain model can learn from (`PATTERNS`).
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecordingError: one can't be read, or is no magnitude volume (`export.simulate.volume_file.read_volume`).
+    """
+    volumes = [_volume(path) for path in volume_files(folder)]
     if not volumes:
-        raise FileNotFoundError(f"{folder}: no .npz (key 'vol'), .nii.gz or hku_3T .mat magnitude volumes below it")
+        raise FileNotFoundError(f"{folder}: no magnitude volumes; {', '.join(PATTERNS)} in it are read")
     return volumes
 
 
 def volume_files(folder: Path) -> list[Path]:
     """The files that `load_volumes` reads."""
-    patterns = ("mr_*.npz", "*.nii.gz", "hku_3T/*/*.mat")
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
 
 
-def _read(folder: Path) -> Iterator[Volume]:
-    import nibabel
-    from nibabel.spatialimages import SpatialImage
-    from scipy.io import loadmat
+def unread_files(folder: Path) -> list[Path]:
+    """The files beside them that may hold volumes, by their names, but are none of `PATTERNS`."""
+    read = set(volume_files(folder))
+    return [path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES) and path not in read]
 
-    for path in volume_files(folder):
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                yield Volume(path.stem, _scaled(archive["vol"]), (0, 1, 2), (1.0, 1.0, 1.0))
-        elif path.suffix == ".gz":
-            image = cast(SpatialImage, nibabel.load(path))
-            x, y, z = (float(zoom) for zoom in image.header.get_zooms()[:3])
-            isotropic = max(x, y, z) <= 2 * min(x, y, z)
-            axes = (0, 1, 2) if isotropic else (int(np.argmax((x, y, z))),)
-            yield Volume(path.name.split(".")[0], _scaled(np.asarray(image.dataobj)), axes, (x, y, z))
-        else:
-            voxels = _scaled(loadmat(path)["image"])
-            yield Volume(f"hku_3T_{path.parent.name}_{path.stem}", voxels, (2,), (1.0, 1.0, 1.0))
+
+def _volume(path: Path) -> Volume:
+    stored = read_volume(path)
+    voxels = _scaled(stored.voxels)
+    if path.suffix == ".npz":
+        return Volume(path.stem, voxels, (0, 1, 2), (1.0, 1.0, 1.0))
+    if stored.voxel_mm is None:
+        return Volume(f"hku_3T_{path.parent.name}_{path.stem}", voxels, (2,), (1.0, 1.0, 1.0))
+    isotropic = max(stored.voxel_mm) <= 2 * min(stored.voxel_mm)
+    axes = (0, 1, 2) if isotropic else (int(np.argmax(stored.voxel_mm)),)
+    return Volume(path.name.split(".")[0], voxels, axes, stored.voxel_mm)
 
 
 def _scaled(voxels: npt.NDArray[np.generic]) -> Magnitude:

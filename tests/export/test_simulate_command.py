@@ -17,6 +17,7 @@ from export.simulate.settings import from_parameters
 
 pytestmark = pytest.mark.full
 
+CONFIG = Path(__file__).parents[2] / "export" / "configs" / "brain2d.toml"
 QUICK = ["--columns", "32", "--phase-encodes", "32", "--read-mm", "60", "--phase-mm", "60", "--coils", "2"]
 
 
@@ -70,6 +71,8 @@ def test_the_shown_configuration_is_one(tmp_path: Path, capsys: pytest.CaptureFi
         ([], 2, "--out is missing"),
         (["--out", "a.dat"], 1, "a.dat: the name decides the format"),
         (["--out", "a.mrd"], 1, "absent.npz: No such file"),
+        (["--out", "a.mrd", "--reference", "no/folder/b.npz"], 1, "no/folder/b.npz: there is no folder no/folder"),
+        (["--out", "a.mrd", "--reference", "."], 1, ".: is a folder; name a file to write"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -86,3 +89,24 @@ def test_a_slice_beside_the_volume_is_refused(tmp_path: Path, capsys: pytest.Cap
     volume = write_volume(tmp_path) / "mr_made.npz"
     assert call("simulate", volume, "--out", tmp_path / "a.mrd", "--slice-offset-mm", 90, *QUICK) == 1
     assert "slice_offset_mm = 90.0: the middle slice is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interrupted", "on"),
+    [
+        (["simulate", "mr_made.npz", "--out", "a.mrd", *QUICK], "export.simulate.scan_file.write_scan", "begin anew"),
+        (["pool", CONFIG, "--data", ".", "--work", "work"], "export.simulate.pool.write_pool", "resume"),
+    ],
+)
+def test_whoever_interrupts_is_told_what_the_same_command_does_then(
+    arguments: list[str], interrupted: str, on: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def ctrl_c(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    write_volume(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(interrupted, ctrl_c)
+    assert call(*arguments) == 130
+    assert capsys.readouterr().err.endswith(f"interrupted; run the same command again to {on}\n")
