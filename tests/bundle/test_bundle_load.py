@@ -235,8 +235,10 @@ def test_a_revoked_bundle_is_refused_with_its_reason(tiny_bundle, tmp_path, sign
     content = tiny_bundle.read_bytes()
     digest = hashlib.sha256(content if what == "file" else read_archive(content)[what]).hexdigest()
     rules = f'[revoked_bundles]\n{digest} = "blurs lesions"\n'
-    with pytest.raises(BundleRevoked, match=rf"bundle {digest} is revoked by .* \(blurs lesions\)"):
+    with pytest.raises(BundleRevoked, match=rf"bundle {digest} is revoked by .* \(blurs lesions\)") as refused:
         load_bundle(tiny_bundle, store_of(tmp_path / "trust", signing_key, rules=rules))
+    graph = hashlib.sha256(read_archive(content)["forms/fp32.onnx"]).hexdigest()
+    assert (f"so revoke its forms too: {graph}" in str(refused.value)) == (digest != graph)
 
 
 def respelt(spell: Callable[[dict[str, str]], str]) -> Change:
