@@ -10,7 +10,6 @@ from typing import Any
 
 from edge_runtime.bundle.archive import LICENCE, MANIFEST, QUALITY, SIGNATURE, read_archive, read_file
 from edge_runtime.bundle.manifest import form_graphs, parse_manifest
-from edge_runtime.bundle.quality import form_digest
 from edge_runtime.bundle.signature import parse_signature
 from edge_runtime.bundle.verify import Verification
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnsigned
@@ -48,7 +47,7 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "key_id": key_id,
         "settings": document["settings"],
         "forms": document["forms"],
-        "form_sha256": {precision: form_digest(manifest.graph_digests(precision)) for precision in manifest.forms},
+        "form_sha256": manifest.form_digests(),
         "limits": document["limits"],
         "quality_report": QUALITY in members,
         "override": None if manifest.override is None else asdict(manifest.override),

@@ -6,7 +6,7 @@ Nothing of a bundle is interpreted before its signature is verified but the arch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from edge_runtime.bundle.archive import MANIFEST, QUALITY, SIGNATURE, read_archi
 from edge_runtime.bundle.golden import Form, check_golden, parse_array
 from edge_runtime.bundle.graph import check_graph
 from edge_runtime.bundle.manifest import UNROLLED, Manifest, Settings, UnrolledSettings, parse_manifest
-from edge_runtime.bundle.quality import Override, form_digest, missed_limits, parse_report
+from edge_runtime.bundle.quality import Override, missed_limits, parse_report
 from edge_runtime.bundle.signature import parse_signature
 from edge_runtime.bundle.trust_store import TrustStore, load_trust_store
 from edge_runtime.engines import Engine, Session, Tensor
@@ -128,7 +128,9 @@ def read_bundle(content: bytes, trust: TrustStore, passed: Passed | None = None)
     passed("members", f"{len(manifest.files)} as the manifest lists them")
 
     digest = hashlib.sha256(content).hexdigest()
-    trust.check_bundle(digest, hashlib.sha256(members[MANIFEST]).hexdigest(), *_model_digests(manifest))
+    graph_digests = [one for precision in manifest.forms for one in manifest.graph_digests(precision).values()]
+    form_digests = list(manifest.form_digests().values())
+    trust.check_bundle(digest, hashlib.sha256(members[MANIFEST]).hexdigest(), form_digests, graph_digests)
     passed("revocation", f"neither the key nor {digest} nor a graph in it is revoked")
     trust.check_version(manifest.name, manifest.version)
     passed("version", f"at least {trust.minimum_versions.get(manifest.name, 'any')}")
@@ -174,14 +176,6 @@ def check_members(members: Mapping[str, bytes], manifest: Manifest) -> None:
             )
 
 
-def _model_digests(manifest: Manifest) -> Iterator[str]:
-    """SHA-256 of every graph, and of every form as quality reports call it; who signs anew leaves them as they are."""
-    for precision in manifest.forms:
-        graphs = manifest.graph_digests(precision)
-        yield from graphs.values()
-        yield form_digest(graphs)
-
-
 def _content(members: Mapping[str, bytes], manifest: Manifest) -> tuple[Tensor, dict[str, Form]]:
     """Golden input and forms; every member that the manifest names is there."""
     if not manifest.forms:
@@ -200,12 +194,11 @@ def _content(members: Mapping[str, bytes], manifest: Manifest) -> tuple[Tensor, 
 
 def _check_quality(members: Mapping[str, bytes], manifest: Manifest) -> tuple[str, ...]:
     """What of the limits is missed, where somebody took responsibility for it."""
-    forms = {precision: form_digest(manifest.graph_digests(precision)) for precision in manifest.forms}
     try:
         report = parse_report(members[QUALITY]) if QUALITY in members else None
     except ValueError as error:
         raise BundleMalformed(f"{QUALITY}: {error}") from error
-    missed = missed_limits(manifest.limits, forms, report)
+    missed = missed_limits(manifest.limits, manifest.form_digests(), report)
     if missed and manifest.override is None:
         raise BundleUnqualified(f"{'; '.join(missed)}: qualify the bundle, or sign it with --override REASON")
     return missed

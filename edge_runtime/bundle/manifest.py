@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from edge_runtime.bundle.quality import MAX_REASON, Limit, Override, parse_limits
+from edge_runtime.bundle.quality import MAX_REASON, Limit, Override, form_digest, parse_limits
 from edge_runtime.bundle.signature import HEX_SHA256
 from edge_runtime.bundle.versions import is_version, version_in, version_numbers
 from edge_runtime.errors import BundleMalformed, BundleTooOld
@@ -176,6 +176,10 @@ class Manifest:
     def graph_digests(self, precision: str) -> dict[str, str]:
         """SHA-256 of a form's graphs, by the graph's name."""
         return {name: self.files[member].sha256 for name, member in self.forms[precision].graphs.items()}
+
+    def form_digests(self) -> dict[str, str]:
+        """What reports and revocations call the forms, by precision: see `edge_runtime.bundle.quality.form_digest`."""
+        return {precision: form_digest(self.graph_digests(precision)) for precision in sorted(self.forms)}
 
 
 def read_document(content: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ can take one out could as well replace the program. It belongs to the device's o
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,25 @@ class TrustStore:
             )
         return self.keys[key_id]
 
-    def check_bundle(self, *digests: str) -> None:
-        """Refuses a bundle by what it is called: see `TrustStore.revoked_bundles`.
+    def check_bundle(self, file: str, manifest: str, forms: Sequence[str], graphs: Sequence[str]) -> None:
+        """Refuses a bundle by what it is called.
+
+        Args:
+            file, manifest: SHA-256 of the bundle's file and of its manifest.
+            forms, graphs: SHA-256 of them, which stay what they are whatever is signed anew.
 
         Raises:
             BundleRevoked: it is revoked.
         """
-        for digest in digests:
-            if digest in self.revoked_bundles:
-                raise BundleRevoked(
-                    f"bundle {digest} is revoked by {self.folder / RULES} ({self.revoked_bundles[digest]}): install a newer one"
-                )
+        for digest in (*forms, *graphs, manifest, file):
+            if digest not in self.revoked_bundles:
+                continue
+            advice = "install a newer one"
+            if digest in (manifest, file):  # whoever tries out a revocation learns what it does not stop
+                advice += f"; signed anew it would have another digest, so revoke its forms too: {', '.join(forms)}"
+            raise BundleRevoked(
+                f"bundle {digest} is revoked by {self.folder / RULES} ({self.revoked_bundles[digest]}): {advice}"
+            )
 
     def check_version(self, name: str, version: str) -> None:
         """Refuses versions from before the least that is admitted, so that nobody rolls a device back to known faults.

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from forge import Change, in_form, in_manifest, in_settings, npy, rewritten, set_member, without
+from forge import Change, Members, in_form, in_manifest, in_settings, npy, rewritten, set_member, without
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.bundle import MANIFEST, Tolerance, load_bundle, load_trust_store
 from edge_runtime.bundle.archive import MAX_MEMBERS, QUALITY, SIGNATURE, read_archive, write_archive
 from edge_runtime.bundle.describe import describe_bundle, description_lines
-from edge_runtime.bundle.signature import format_public_key
+from edge_runtime.bundle.signature import format_public_key, format_signature, parse_signature
 from edge_runtime.bundle.trust_store import TrustStore
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.errors import (
@@ -235,8 +235,10 @@ def test_a_revoked_bundle_is_refused_with_its_reason(tiny_bundle, tmp_path, sign
     content = tiny_bundle.read_bytes()
     digest = hashlib.sha256(content if what == "file" else read_archive(content)[what]).hexdigest()
     rules = f'[revoked_bundles]\n{digest} = "blurs lesions"\n'
-    with pytest.raises(BundleRevoked, match=rf"bundle {digest} is revoked by .* \(blurs lesions\)"):
+    with pytest.raises(BundleRevoked, match=rf"bundle {digest} is revoked by .* \(blurs lesions\)") as refused:
         load_bundle(tiny_bundle, store_of(tmp_path / "trust", signing_key, rules=rules))
+    graph = hashlib.sha256(read_archive(content)["forms/fp32.onnx"]).hexdigest()
+    assert (f"so revoke its forms too: {graph}" in str(refused.value)) == (digest != graph)
 
 
 def respelt(spell: Callable[[dict[str, str]], str]) -> Change:
@@ -271,6 +273,23 @@ def raised(text: str) -> str:
     assert text.endswith("==")
     alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
     return text[:-3] + alphabet[alphabet.index(text[-3]) + 1] + "=="
+
+
+GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
+"""Of Ed25519's base point (RFC 8032, 5.1)."""
+
+
+def test_a_signature_has_one_value(tiny_bundle, tmp_path):
+    """S + L would verify as S does, were S < L not asked for (RFC 8032, 5.1.7): another file of the same bundle."""
+
+    def change(members: Members) -> None:
+        signature = parse_signature(members[SIGNATURE])
+        raised = int.from_bytes(signature.value[32:], "little") + GROUP_ORDER
+        value = signature.value[:32] + raised.to_bytes(32, "little")
+        members[SIGNATURE] = format_signature(replace(signature, value=value))
+
+    with pytest.raises(BundleAltered, match="the signature of tests does not fit"):
+        load_bundle(rewritten(tiny_bundle, tmp_path / "raised", change))
 
 
 def test_a_graph_that_is_revoked_stays_so_whatever_is_signed_anew(tiny_bundle, tmp_path, signing_key):
