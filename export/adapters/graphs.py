@@ -16,6 +16,9 @@ from export.adapters.program import digest
 OPERATORS = ("", "ai.onnx")
 """Domains of ONNX's own operators."""
 
+REPEATING = {"Loop", "Scan", "SequenceMap"}
+"""Operators that run for as long as their input says: no device has that time."""
+
 GRAPH_BYTES = 1 << 31
 """Protobuf's own limit."""
 
@@ -52,13 +55,8 @@ def export_graph(
     except Exception as error:  # the exporter, the network and ONNX's checker each raise classes of their own
         raise ImportRefused(f"{stage}: {type(network).__name__} can't be written as ONNX: {error}") from error
     for one in warned:
-        where, reason = f"{Path(one.filename).name}:{one.lineno}", str(one.message).partition(". ")[0]
-        warnings.warn(
-            TraceFixed(
-                f"{stage}: {where}: what hangs on a tensor's values or size there is fixed in the graph ({reason})"
-            ),
-            stacklevel=2,
-        )
+        place, reason = f"{Path(one.filename).name}:{one.lineno}", str(one.message).partition(". ")[0]
+        warnings.warn(TraceFixed(stage, place, reason), stacklevel=2)
     return inspect_graph(content, file, multiple=multiple, least=least), content
 
 
@@ -113,10 +111,13 @@ def inspect_graph(content: bytes, file: str, *, multiple: int = 1, least: int = 
 def _refuse_foreign_code(model: onnx.ModelProto, file: str) -> None:
     if model.functions:
         raise ImportRefused(f"{file}: defines functions of its own ({model.functions[0].name}); inline them")
-    foreign = sorted({one.domain for one in model.opset_import if one.domain not in OPERATORS} | _domains(model.graph))
-    if foreign:
+    if foreign := sorted(_domains(model.graph)):  # a file may name domains that no node of it is of
         raise ImportRefused(
             f"{file}: operators of the domain {', '.join(foreign)}; only ONNX's own are taken, no custom code"
+        )
+    if endless := sorted({node.op_type for one in _graphs(model.graph) for node in one.node} & REPEATING):
+        raise ImportRefused(
+            f"{file}: operators {', '.join(endless)}, which repeat as often as a tensor says; unroll them"
         )
     for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
