@@ -38,7 +38,13 @@ def adapt(mapping: Table, checkpoint: Path) -> Imported:
     model, arguments = build(_class(path, table), table)
     fill(model, load_weights(checkpoint, key, prefix), checkpoint)
     graph, content = export_graph(
-        model, "network.onnx", image.input_channels, multiple=image.multiple, least=image.least, stage=STAGE
+        model,
+        "network.onnx",
+        image.input_channels,
+        multiple=image.multiple,
+        least=image.least,
+        fixed=(image.rows, image.columns),
+        stage=STAGE,
     )
     if graph.output_channels != image.output_channels:
         raise ImportRefused(

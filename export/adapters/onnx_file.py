@@ -50,7 +50,9 @@ def adapt(mapping: Table, checkpoint: Path) -> Imported:
     ):
         if planes != declared:
             raise ImportRefused(f"{checkpoint}: has {planes} {key.replace('_', ' ')}; [image] {key} = {declared}")
-    for axis, size in (("rows", graph.rows), ("columns", graph.columns)):
+    for axis, size, only in (("rows", graph.rows, image.rows), ("columns", graph.columns, image.columns)):
+        if only is not None and only != size:
+            raise ImportRefused(f"{checkpoint}: {axis} are {size or 'dynamic'}; [image] {axis} = {only}")
         if size is not None and (size % image.multiple or size < image.least):
             raise ImportRefused(
                 f"{checkpoint}: {axis} are fixed at {size}; [image] multiple = {image.multiple}, least = {image.least}"

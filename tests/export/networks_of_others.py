@@ -29,6 +29,18 @@ class Sized(Halving):
         return super().forward(planes) * (len(planes[0, 0, 0]) / 32)
 
 
+class Embedded(nn.Module):
+    """One that knows where on a matrix it is, and so takes that matrix alone."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.linspace(0, 1, rows * columns).reshape(1, 1, rows, columns))
+        self.last = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return self.last(planes + self.place)
+
+
 class InPlace(Halving):
     """One that writes into its input."""
 

@@ -253,6 +253,55 @@ def test_sizes_that_the_mapping_does_not_declare_are_asked_for(
     assert "[image] says which: multiple and least" in said
 
 
+def embedded(folder: Path, more: str) -> None:
+    from networks_of_others import Embedded
+
+    written(folder, Embedded(24, 36).state_dict(), "Embedded", "rows = 24\ncolumns = 36", more)
+
+
+def test_a_module_of_one_matrix_is_taken_where_the_mapping_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from export.adapters.storage import read_program
+
+    embedded(tmp_path, "rows = 24\ncolumns = 36\n")
+    assert run(tmp_path, "--json") == 0
+    cases = [case["case"] for case in json.loads(capsys.readouterr().out)["cases"]]
+    assert cases[:2] == ["random, batch 1, 24 x 36", "random, batch 2, 24 x 36"]
+    (graph,) = read_program(tmp_path / "out").graphs
+    assert (graph.batch, graph.rows, graph.columns) == (None, 24, 36)
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ("", "network: Embedded can't be written as ONNX, traced at "),
+        ("rows = 24\ncolumns = 34\n", "network: Embedded can't be written as ONNX, traced at "),
+        (
+            "rows = 23\n",
+            "[image] rows = 23: a multiple of 2 that is 4 at least, as multiple and least say, is expected",
+        ),
+        ('rows = 24\npad = "end"\n', "[image] pad = 'end': none, as rows or columns are fixed, is expected"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str, match: str
+) -> None:
+    embedded(tmp_path, more)
+    assert match in refusal(tmp_path, capsys)
+
+
+def test_a_ready_graph_of_another_matrix_than_the_mapping_says_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shape, found in (([1, 2, 24, 20], "24"), (["batch", 2, "rows", "columns"], "dynamic")):
+        ready(tmp_path, convolution(shape=shape))
+        mapping = tmp_path / "model.toml"
+        mapping.write_text(mapping.read_text() + "rows = 32\n")
+        said = refusal(tmp_path, capsys, source="onnx", checkpoint="ready.onnx")
+        assert f"rows are {found}; [image] rows = 32" in said
+
+
 def test_an_output_that_is_no_tensor_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path, halving().state_dict(), name="Named")
     assert "network: makes a dict; one tensor is expected" in refusal(tmp_path, capsys)
