@@ -53,7 +53,7 @@ def quantize_program(
         report: told in words how far it is.
 
     Raises:
-        ConfigError: there is no table ``quantize``, no limit of what INT8 may lose, or a graph is too old.
+        ConfigError: there is no table ``quantize``, no limit of what INT8 may lose, a graph is too old, or none has a convolution.
         ImportRefused: the program is damaged or altered.
         BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
@@ -116,6 +116,10 @@ def _prepared(
         parts = parts_of(graph.file, prepared)
         found[graph.file] = Prepared(
             program.files[graph.file], prepared, ranges, parts, runs[graph.file], _timed_image(graph)
+        )
+    if not any(one.parts for one in found.values()):
+        raise ConfigError(
+            f"{program.name}: no graph of it has a convolution: nothing in it can be quantized; leave [quantize] out and pack FP32"
         )
     mark, made_of = folder / "ranges.sha256", _identity(settings, quantize, volumes)
     if mark.exists() and mark.read_text(encoding="utf-8") == made_of:

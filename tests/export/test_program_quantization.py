@@ -184,6 +184,28 @@ def test_what_the_search_needs_is_named(
     assert words in capsys.readouterr().err
 
 
+def test_a_program_without_a_convolution_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    helper, sizes = onnx.helper, ["batch", 2, "rows", "columns"]
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)] for name in ("planes", "made")
+    )
+    graph = helper.make_graph([helper.make_node("Relu", ["planes"], ["made"])], "relu", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "relu.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "relu.toml").write_text(
+        'name = "relu"\nversion = "1"\n[model]\ninput = "planes"\noutput = "made"\n'
+        "[image]\ninput_channels = 2\noutput_channels = 2\n"
+    )
+    arguments = ["--checkpoint", str(tmp_path / "relu.onnx"), "--mapping", str(tmp_path / "relu.toml")]
+    assert main(["import", "onnx", *arguments, "--out", str(tmp_path / "made.edgeprogram")]) == 0
+    (tmp_path / "device.toml").write_text(CONFIG.format(loss=5))
+    write_volume(tmp_path / "data")
+    assert quantize(tmp_path / "device.toml") == 1
+    assert "relu: no graph of it has a convolution: nothing in it can be quantized" in capsys.readouterr().err
+
+
 def test_what_is_of_trained_models_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = desk(tmp_path, varnet())
     arguments = ["quantize", str(config), "--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
