@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,27 @@ def test_int8_quantizes_what_the_search_does_not_keep(quantized: Path, signing_k
         graph = onnx.load_model_from_string(bundle.forms["int8"].graphs[name]).graph
         quantized_nodes = any(node.op_type == "QuantizeLinear" for node in graph.node)
         assert quantized_nodes != (f"{name}, all layers" in kept)
+
+
+def test_the_bundle_tells_what_it_was_made_of(quantized: Path, signing_key: SigningKey) -> None:
+    from export.digest import files_digest
+    from export.simulate.volumes import volume_files
+
+    path, data = pack(quantized, signing_key), quantized.parent / "data"
+    made_of = load_bundle(path).manifest["provenance"]
+    calibration = made_of["calibration"]
+    assert calibration["volumes"] == 1
+    assert calibration["volumes_sha256"] == files_digest(volume_files(data), data)
+    names = [file.name.partition(".")[0] for file in volume_files(data)]
+    assert names and not any(name in json.dumps(made_of) for name in names)
+    for made_by in (made_of["made_by"], calibration["made_by"]):
+        assert len(made_by["code"]) == 64 and made_by["onnxruntime"]
+    with zipfile.ZipFile(path) as archive:
+        bill = {one["bom-ref"]: one for one in json.loads(archive.read("sbom.cdx.json"))["components"]}
+    origin = varnet().origin
+    assert bill["calibration-data:volumes"]["hashes"][0]["content"] == calibration["volumes_sha256"]
+    assert bill["model-code"]["name"] == origin.package.partition(" ")[0].rstrip(",")
+    assert bill["model-weights"]["hashes"][0]["content"] == origin.checkpoint_sha256
 
 
 def test_the_report_is_about_these_forms(quantized: Path, signing_key: SigningKey) -> None:
