@@ -66,8 +66,8 @@ def make_sbom(
     Args:
         licence: SPDX identifier; one that SPDX does not know is stated as a name.
         forms: graphs by precision, or by precision and graph.
-        provenance: of the manifest; ``training_data`` with ``sha256`` and ``volumes``, ``calibration`` with digests of what INT8 was
-            calibrated on, and ``origin`` with package and checkpoint become components.
+        provenance: of the manifest; ``training_data`` with ``sha256`` and ``volumes``, ``calibration`` with digests of what INT8
+            was calibrated on, and ``origin`` with package and checkpoint become components.
         libraries: versions by distribution.
     """
     graphs = [
