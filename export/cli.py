@@ -251,15 +251,13 @@ def _quantize_program(options: argparse.Namespace, report: Callable[[str], None]
     from export.config import ConfigError
     from export.programs.config import load_program_config
     from export.programs.quantize import quantize_program
-    from export.simulate.volumes import load_volumes
 
     if options.recording or options.finetune:
         raise ConfigError(
             "--recording, --finetune: of a model that was trained here; an imported program is calibrated on simulated scans, "
             "and keeps its weights: leave them out"
         )
-    config, volumes = load_program_config(options.config), load_volumes(options.data)
-    return quantize_program(config, options.config, options.work, volumes, report)
+    return quantize_program(load_program_config(options.config), options.config, options.work, options.data, report)
 
 
 def _add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

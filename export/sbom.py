@@ -1,7 +1,7 @@
 """The bill of materials of a bundle: CycloneDX 1.6 in JSON.
 
-The model, its graphs with their hashes, the data it was trained on and the libraries that packed it. It has no time stamp, and its
-serial number is derived from its content: the same bundle has the same bill.
+The model, its graphs with their hashes, what it was imported from, the data it was trained and calibrated on and the libraries that
+packed it. It has no time stamp, and its serial number is derived from its content: the same bundle has the same bill.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +35,9 @@ MAKERS = (
     "cyclonedx-python-lib",
 )
 """Distributions that have a share in a bundle's bytes."""
+
+PACKAGE_VERSION = re.compile(r"[0-9][A-Za-z0-9.!+_-]*", re.ASCII)
+"""What `export.adapters.origin` writes behind the name of a package that is installed."""
 
 _SERIAL_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/edge-runtime/bundle")
 
@@ -62,7 +66,8 @@ def make_sbom(
     Args:
         licence: SPDX identifier; one that SPDX does not know is stated as a name.
         forms: graphs by precision, or by precision and graph.
-        provenance: of the manifest; ``training_data`` with ``sha256`` and ``volumes`` becomes components.
+        provenance: of the manifest; ``training_data`` with ``sha256`` and ``volumes``, ``calibration`` with digests of what INT8
+            was calibrated on, and ``origin`` with package and checkpoint become components.
         libraries: versions by distribution.
     """
     graphs = [
@@ -93,7 +98,7 @@ def make_sbom(
         )
         for library, number in sorted(libraries.items())
     ]
-    parts = [*makers, *_data(provenance)]
+    parts = [*makers, *_origin(provenance), *_data(provenance), *_calibration(provenance)]
     bom = Bom(components=parts)
     bom.metadata.component = model
     bom.register_dependency(model, parts)
@@ -117,6 +122,49 @@ def _data(provenance: Mapping[str, Any]) -> list[Component]:
             hashes=[_sha256(str(data["sha256"]))],
             properties=[Property(name="edge-runtime:volume", value=str(volume)) for volume in data.get("volumes", ())],
         )
+    ]
+
+
+def _calibration(provenance: Mapping[str, Any]) -> list[Component]:
+    """What INT8's ranges were gathered on: a pool of simulated scans or the volumes they were drawn of, and recordings."""
+    told = provenance.get("calibration")
+    if not isinstance(told, Mapping):
+        return []
+    digests = {name: told[key] for name, key in (("pool", "pool_sha256"), ("volumes", "volumes_sha256")) if key in told}
+    digests |= {f"recording {number}": one["sha256"] for number, one in enumerate(told.get("recordings", ()), start=1)}
+    return [
+        Component(
+            name=f"calibration data: {name}",
+            type=ComponentType.DATA,
+            bom_ref=f"calibration-data:{name.replace(' ', '-')}",
+            hashes=[_sha256(str(digest))],
+        )
+        for name, digest in digests.items()
+    ]
+
+
+def _origin(provenance: Mapping[str, Any]) -> list[Component]:
+    """Package and weights of a model that was trained elsewhere."""
+    origin = provenance.get("origin")
+    if not isinstance(origin, Mapping):
+        return []
+    name, _, number = str(origin["package"]).partition(" ")
+    installed = PACKAGE_VERSION.fullmatch(number) is not None
+    return [
+        Component(
+            name=name.rstrip(","),
+            version=number if installed else None,
+            type=ComponentType.LIBRARY,
+            bom_ref="model-code",
+            purl=PackageURL("pypi", name=name, version=number) if installed else None,
+            properties=[Property(name="edge-runtime:class", value=str(origin["model"]))],
+        ),
+        Component(
+            name=str(origin["checkpoint"]),
+            type=ComponentType.FILE,
+            bom_ref="model-weights",
+            hashes=[_sha256(str(origin["checkpoint_sha256"]))],
+        ),
     ]
 
 

@@ -26,17 +26,27 @@ def regulariser_onnx(network: UnrolledNetwork) -> bytes:
     return planes_onnx(regulariser, example, "image", "correction")
 
 
-def planes_onnx(network: nn.Module, example: torch.Tensor, input_name: str, output_name: str) -> bytes:
+def planes_onnx(
+    network: nn.Module,
+    example: torch.Tensor,
+    input_name: str,
+    output_name: str,
+    fixed: tuple[int | None, int | None] = (None, None),
+) -> bytes:
     """A network from planes ``(batch, channels, rows, columns)`` to planes, as ONNX; batch, rows and columns are dynamic.
 
     Args:
         network: in evaluation mode.
         example: planes of any size; what the network decides by their size is decided for all sizes.
+        fixed: rows and columns of the example, where the graph takes no others.
 
     Raises:
         torch.onnx.errors.OnnxExporterError, RuntimeError: an operation has no form in ONNX.
     """
     buffer = io.BytesIO()
+    axes = {0: "batch"} | {
+        axis: name for axis, name, size in zip((2, 3), ("rows", "columns"), fixed, strict=True) if not size
+    }
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -49,7 +59,7 @@ def planes_onnx(network: nn.Module, example: torch.Tensor, input_name: str, outp
             opset_version=OPSET,
             input_names=[input_name],
             output_names=[output_name],
-            dynamic_axes={name: {0: "batch", 2: "rows", 3: "columns"} for name in (input_name, output_name)},
+            dynamic_axes=dict.fromkeys((input_name, output_name), axes),
         )
     model = onnx.load_model_from_string(buffer.getvalue())
     onnx.checker.check_model(model, full_check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def load_weights(path: Path, key: str = "", prefix: str = "") -> dict[str, Tenso
     Raises:
         ImportRefused: the file needs more than tensors, or holds no such weights.
     """
+    _refuse_deflated(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -63,7 +65,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Puts every weight where it belongs; leaves the model in evaluation mode, with frozen parameters.
 
     Raises:
-        ImportRefused: weights are missing, left over, or of another shape.
+        ImportRefused: weights are missing, left over, or of another shape or kind of numbers.
     """
     wanted = model.state_dict()
     missing = [name for name in wanted if name not in weights]
@@ -81,10 +83,44 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}: "
                 "see [model] arguments"
             )
+        _refuse_other_numbers(path, name, weights[name], tensor)
         if not torch.isfinite(weights[name].float()).all():
             raise ImportRefused(f"{path}: {name} holds numbers that are not finite")
     model.load_state_dict(dict(weights))
     model.float().eval().requires_grad_(False)
+
+
+def _refuse_deflated(path: Path) -> None:
+    """`torch.save` writes what memory holds: a file that unpacks to more than its own size is none of its."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # PyTorch's older files are no archives
+        return
+    whole = sum(one.file_size for one in entries)
+    if any(one.compress_type != zipfile.ZIP_STORED for one in entries) or whole > path.stat().st_size:
+        raise ImportRefused(
+            f"{path}: a compressed archive, which unpacks to {whole} bytes; save the weights anew, by torch.save"
+        )
+
+
+def _refuse_other_numbers(path: Path, name: str, weight: Tensor, wanted: Tensor) -> None:
+    """Weights become the model's kind of numbers when they are filled in; what would be lost by that is refused."""
+    plain = weight.layout is torch.strided and not weight.is_quantized and not weight.is_meta
+    if not plain or _kind(weight) != _kind(wanted):
+        how = (
+            "quantized " if weight.is_quantized else "" if plain else f"{'meta' if weight.is_meta else weight.layout} "
+        )
+        raise ImportRefused(
+            f"{path}: {name} holds {how}{weight.dtype}, the model's is {wanted.dtype}: dense weights of that kind are expected; "
+            "convert them where the model was trained"
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return "complex"
+    return "real" if tensor.is_floating_point() else str(tensor.dtype) if tensor.dtype is torch.bool else "whole"
 
 
 def _listed(names: list[str]) -> str:

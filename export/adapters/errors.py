@@ -6,8 +6,18 @@ from edge_runtime.errors import EdgeRuntimeError
 
 
 class TraceFixed(UserWarning):
-    """A network's code decides by a tensor's values or size, and its graph keeps what was decided while it was traced; names stage,
-    file and line."""
+    """A network's code decides by a tensor's values or size, and its graph keeps what was decided while it was traced.
+
+    Args:
+        place: file and line.
+        reason: the tracer's.
+    """
+
+    def __init__(self, stage: str, place: str, reason: str) -> None:
+        super().__init__(
+            f"{stage}: {place}: what hangs on a tensor's values or size there is fixed in the graph ({reason})"
+        )
+        self.place = place
 
 
 class ImportRefused(EdgeRuntimeError):

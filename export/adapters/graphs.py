@@ -16,6 +16,9 @@ from export.adapters.program import digest
 OPERATORS = ("", "ai.onnx")
 """Domains of ONNX's own operators."""
 
+REPEATING = {"Loop", "Scan", "SequenceMap"}
+"""Operators that run for as long as their input says: no device has that time."""
+
 GRAPH_BYTES = 1 << 31
 """Protobuf's own limit."""
 
@@ -23,12 +26,20 @@ INPUT, OUTPUT = "planes", "made"
 
 
 def export_graph(
-    network: nn.Module, file: str, input_channels: int, *, multiple: int = 1, least: int = 1, stage: str
+    network: nn.Module,
+    file: str,
+    input_channels: int,
+    *,
+    multiple: int = 1,
+    least: int = 1,
+    fixed: tuple[int | None, int | None] = (None, None),
+    stage: str,
 ) -> tuple[Graph, bytes]:
     """A network of planes as ONNX, with dynamic batch, rows and columns.
 
     Args:
         multiple, least: which rows and columns the network takes.
+        fixed: rows and columns, where it takes one number of them alone.
         stage: as messages call it.
 
     Warns:
@@ -41,24 +52,23 @@ def export_graph(
 
     network.eval()  # else the exporter, which restores the mode it found, would leave its parts in training mode
     side = max(least, 16)
-    example = torch.zeros(2, input_channels, *(-(-(side + extra) // multiple) * multiple for extra in (0, 16)))
+    sizes = (size or -(-(side + extra) // multiple) * multiple for size, extra in zip(fixed, (0, 16), strict=True))
+    example = torch.zeros(2, input_channels, *sizes)
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter(
                 "ignore"
             )  # of statistics of the image itself, of foldings not made: the comparison judges them
             warnings.simplefilter("always", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in its __all__
-            content = planes_onnx(network, example, INPUT, OUTPUT)
+            content = planes_onnx(network, example, INPUT, OUTPUT, fixed)
     except Exception as error:  # the exporter, the network and ONNX's checker each raise classes of their own
-        raise ImportRefused(f"{stage}: {type(network).__name__} can't be written as ONNX: {error}") from error
+        traced = " x ".join(map(str, example.shape[2:]))
+        raise ImportRefused(
+            f"{stage}: {type(network).__name__} can't be written as ONNX, traced at {traced}: {error}"
+        ) from error
     for one in warned:
-        where, reason = f"{Path(one.filename).name}:{one.lineno}", str(one.message).partition(". ")[0]
-        warnings.warn(
-            TraceFixed(
-                f"{stage}: {where}: what hangs on a tensor's values or size there is fixed in the graph ({reason})"
-            ),
-            stacklevel=2,
-        )
+        place, reason = f"{Path(one.filename).name}:{one.lineno}", str(one.message).partition(". ")[0]
+        warnings.warn(TraceFixed(stage, place, reason), stacklevel=2)
     return inspect_graph(content, file, multiple=multiple, least=least), content
 
 
@@ -113,10 +123,13 @@ def inspect_graph(content: bytes, file: str, *, multiple: int = 1, least: int = 
 def _refuse_foreign_code(model: onnx.ModelProto, file: str) -> None:
     if model.functions:
         raise ImportRefused(f"{file}: defines functions of its own ({model.functions[0].name}); inline them")
-    foreign = sorted({one.domain for one in model.opset_import if one.domain not in OPERATORS} | _domains(model.graph))
-    if foreign:
+    if foreign := sorted(_domains(model.graph)):  # a file may name domains that no node of it is of
         raise ImportRefused(
             f"{file}: operators of the domain {', '.join(foreign)}; only ONNX's own are taken, no custom code"
+        )
+    if endless := sorted({node.op_type for one in _graphs(model.graph) for node in one.node} & REPEATING):
+        raise ImportRefused(
+            f"{file}: operators {', '.join(endless)}, which repeat as often as a tensor says; unroll them"
         )
     for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -64,9 +64,12 @@ def import_model(
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", TraceFixed)
         imported: Imported = adapter.adapt(table, checkpoint)
-    for note in dict.fromkeys(str(one.message) for one in warned):
-        notes.append(note)
-        say(note)
+    places: set[str] = set()
+    for fixed in (one.message for one in warned if isinstance(one.message, TraceFixed)):
+        if fixed.place not in places:  # every cascade of a model runs the same code
+            notes.append(str(fixed))
+            say(notes[-1])
+        places.add(fixed.place)
     program = imported.program
     check_packable(program)
     say(f"split: {len(program.stages)} stages, {len(program.graphs)} graphs, {_megabytes(program):.1f} MB")

@@ -16,7 +16,7 @@ from edge_runtime.modalities.mri.given import Acquisition, Given, Mask
 from edge_runtime.modalities.mri.reconstruct import calibration_lines
 from edge_runtime.program.stages import Graph, shapings_of
 from export.adapters.program import SplitProgram
-from export.recordings import fully_sampled_slices
+from export.recordings import open_fully_sampled
 
 SEED = 20190710
 RANDOM_INPUTS = (
@@ -82,7 +82,8 @@ def measured_case(program: SplitProgram, recording: Path) -> Case:
     Raises:
         RecordingError: the recording can't be read, or has no fully measured slice.
     """
-    hybrid = _cut(to_image(fully_sampled_slices(recording)[0], axis=2))
+    (first,) = open_fully_sampled(recording).kspaces([0])
+    hybrid = _cut(to_image(first, axis=2))
     return _undersampled(program, hybrid, recording.name)
 
 

@@ -157,9 +157,10 @@ def build(make: Callable[..., Any], table: Table, given: Sequence[str] = ()) -> 
         )
     try:
         return make(**{name: _tuples(value) for name, value in arguments.items()}), arguments
-    except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AssertionError) as error:
+    except Exception as error:  # code of others runs here, and may raise anything
         told = json.dumps(arguments, default=str)
-        raise ConfigError(f"{table.path}: [{table.name}]: {make.__name__} refuses {told}: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise ConfigError(f"{table.path}: [{table.name}]: {make.__name__} refuses {told}: {reason}") from error
 
 
 def _tuples(value: object) -> object:

@@ -18,7 +18,7 @@ from export.adapters.errors import ImportRefused
 from export.adapters.graphs import export_graph
 from export.adapters.mapping import Table, build, checkpoint_entry, package
 from export.adapters.origin import origin_of
-from export.adapters.original import Imported, SingleNetwork
+from export.adapters.original import Imported, SingleNetwork, array, one_tensor
 from export.adapters.single import STAGE, read_image, single_network
 
 
@@ -36,11 +36,15 @@ def adapt(mapping: Table, checkpoint: Path) -> Imported:
     image = read_image(mapping.table("image"))
     mapping.done()
     model, arguments = build(_class(path, table), table)
-    if not isinstance(model, nn.Module):
-        raise table.wrong("class", path, "a torch.nn.Module")
     fill(model, load_weights(checkpoint, key, prefix), checkpoint)
     graph, content = export_graph(
-        model, "network.onnx", image.input_channels, multiple=image.multiple, least=image.least, stage=STAGE
+        model,
+        "network.onnx",
+        image.input_channels,
+        multiple=image.multiple,
+        least=image.least,
+        fixed=(image.rows, image.columns),
+        stage=STAGE,
     )
     if graph.output_channels != image.output_channels:
         raise ImportRefused(
@@ -56,15 +60,14 @@ def shaped(forward: Callable[[Tensor], Tensor], shaping: Shaping) -> Callable[[T
 
     def run(planes: Tensor) -> Tensor:
         ready = shape(planes.numpy(), shaping)
-        return torch.from_numpy(ready.undo(forward(torch.from_numpy(ready.planes)).numpy()))
+        return torch.from_numpy(ready.undo(array(one_tensor(STAGE, forward(torch.from_numpy(ready.planes))))))
 
     return run
 
 
-def _class(path: str, table: Table) -> Callable[..., object]:
+def _class(path: str, table: Table) -> type[nn.Module]:
     module, _, name = path.partition(":")
     found = getattr(package(module, path), name, None) if module and name else None
-    if not callable(found):
-        raise table.wrong("class", path, "package.module:Class")
-    made: Callable[..., object] = found
-    return made
+    if not isinstance(found, type) or not issubclass(found, nn.Module):  # before anything of it is called
+        raise table.wrong("class", path, "package.module:Class of a torch.nn.Module")
+    return found

@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import version_converter
 from onnx.reference import ReferenceEvaluator
 
 from edge_runtime.modalities.mri.given import Acquisition, Given, Value
 from edge_runtime.modalities.mri.shaping import shape
 from edge_runtime.program.stages import Shaping
 from export.adapters.errors import ImportRefused
-from export.adapters.graphs import inspect_graph
+from export.adapters.graphs import OPERATORS, inspect_graph
 from export.adapters.mapping import Table
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported
 from export.adapters.single import STAGE, ImageTable, read_image, single_network
 
 FILE = "network.onnx"
+QUANTIZING, NEWER_OPSET = ("QuantizeLinear", "DequantizeLinear"), 21
+"""Operators that the reference evaluator has in newer versions alone, and an operator set with both."""
 
 
 def adapt(mapping: Table, checkpoint: Path) -> Imported:
@@ -47,7 +50,9 @@ def adapt(mapping: Table, checkpoint: Path) -> Imported:
     ):
         if planes != declared:
             raise ImportRefused(f"{checkpoint}: has {planes} {key.replace('_', ' ')}; [image] {key} = {declared}")
-    for axis, size in (("rows", graph.rows), ("columns", graph.columns)):
+    for axis, size, only in (("rows", graph.rows, image.rows), ("columns", graph.columns, image.columns)):
+        if only is not None and only != size:
+            raise ImportRefused(f"{checkpoint}: {axis} are {size or 'dynamic'}; [image] {axis} = {only}")
         if size is not None and (size % image.multiple or size < image.least):
             raise ImportRefused(
                 f"{checkpoint}: {axis} are fixed at {size}; [image] multiple = {image.multiple}, least = {image.least}"
@@ -62,7 +67,10 @@ class _Reference:
 
     def __init__(self, content: bytes, image: ImageTable) -> None:
         self._shaping: Shaping = image.shaping
-        self._evaluator = ReferenceEvaluator(onnx.load_model_from_string(content))
+        try:
+            self._evaluator = _evaluator(onnx.load_model_from_string(content))
+        except Exception as error:  # classes of its own, without a common base
+            raise ImportRefused(f"{FILE}: ONNX's reference evaluator can't run it: {error}") from error
 
     def stages(self, given: Given) -> dict[str, Value]:
         """See `verify.Original`."""
@@ -70,3 +78,10 @@ class _Reference:
         ready = shape(given, self._shaping)
         made: Any = self._evaluator.run(None, {self._evaluator.input_names[0]: ready.planes})
         return {STAGE: ready.undo(np.asarray(made[0], np.float32))}
+
+
+def _evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
+    opset = next(one.version for one in model.opset_import if one.domain in OPERATORS)
+    if opset < NEWER_OPSET and any(node.op_type in QUANTIZING for node in model.graph.node):
+        return ReferenceEvaluator(version_converter.convert_version(model, NEWER_OPSET))  # which means the same
+    return ReferenceEvaluator(model)

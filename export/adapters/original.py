@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edge_runtime.modalities.mri.fourier import Complex, to_image, to_kspace
 from edge_runtime.modalities.mri.given import Acquisition, Given, Value
 from edge_runtime.program.stages import NetworkAxes
+from export.adapters.errors import ImportRefused
 from export.adapters.program import SplitProgram
 from export.adapters.verify import Original
 
@@ -93,7 +94,20 @@ class SingleNetwork:
         """See `verify.Original`."""
         assert not isinstance(given, Acquisition)
         with torch.no_grad():
-            return {self._stage: self._forward(torch.from_numpy(given)).numpy()}
+            return {self._stage: array(one_tensor(self._stage, self._forward(torch.from_numpy(given))))}
+
+
+def one_tensor(stage: str, made: object) -> Tensor:
+    """What a network made, where that is one tensor.
+
+    Raises:
+        ImportRefused: it is something else.
+    """
+    if not isinstance(made, Tensor):
+        raise ImportRefused(
+            f"{stage}: makes a {type(made).__name__}; one tensor is expected: wrap the network in a class that returns it"
+        )
+    return made
 
 
 def array(tensor: Tensor) -> Any:

@@ -20,6 +20,7 @@ class ImageTable:
     Attributes:
         input_channels, output_channels: planes; of a complex image the real part, then the imaginary.
         multiple, least: of rows and columns, as the network takes them.
+        rows, columns: the only ones that it takes; ``None`` where it takes others.
         shaping: what is done around the network, on both sides of the comparison.
     """
 
@@ -27,6 +28,8 @@ class ImageTable:
     output_channels: int
     multiple: int
     least: int
+    rows: int | None
+    columns: int | None
     shaping: Shaping
 
 
@@ -39,17 +42,25 @@ def read_image(table: Table) -> ImageTable:
     channels = table.whole("input_channels", 1, MOST_CHANNELS), table.whole("output_channels", 1, MOST_CHANNELS)
     multiple = table.whole("multiple", 1, LARGEST, 1)
     least = table.whole("least", 1, LARGEST, multiple)
+    rows, columns = (table.whole(axis, 1, LARGEST) if table.has(axis) else None for axis in ("rows", "columns"))
+    for axis, size in (("rows", rows), ("columns", columns)):
+        if size is not None and (size % multiple or size < least):
+            raise table.wrong(
+                axis, size, f"a multiple of {multiple} that is {least} at least, as multiple and least say,"
+            )
     normalise = table.text("normalise", "none", among=("none", "population", "sample"))
     if normalise != "none" and channels[0] != channels[1]:
         raise table.wrong(
             "normalise", normalise, "none, as the network's input and output have other numbers of planes, it"
         )
     pad = table.text("pad", "none", among=("none", "centre", "end"))
+    if pad != "none" and (rows or columns):
+        raise table.wrong("pad", pad, "none, as rows or columns are fixed,")
     fill = table.text("fill", "zero", among=("zero", "edge"))
     table.done()
     padding = Padding(multiple, cast(Literal["centre", "end"], pad), cast(Literal["zero", "edge"], fill))
     shaping = Shaping(cast(Literal["none", "population", "sample"], normalise), None if pad == "none" else padding)
-    return ImageTable(*channels, multiple, least, shaping)
+    return ImageTable(*channels, multiple, least, rows, columns, shaping)
 
 
 def single_network(

@@ -32,6 +32,8 @@ DOCUMENT_BYTES = 4 << 20
 """Longest description that is read; a hundred cascades take a tenth of it."""
 FILE_BYTES = 1 << 31
 MOST_FILES = 1024
+ENCRYPTED = 1
+"""Bit of a ZIP entry's flags."""
 
 
 def write_program(out: Path, program: SplitProgram, comparison: Comparison) -> tuple[Path, ...]:
@@ -75,7 +77,7 @@ def read_program(path: Path) -> SplitProgram:
         raise ImportRefused(f"{path}: no {PROGRAM}")
     try:
         document = json.loads(contents[PROGRAM])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImportRefused(f"{path}: {PROGRAM}: {error}") from None
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ImportRefused(f"{path}: {PROGRAM} is not of format {FORMAT}; import the model again")
@@ -121,7 +123,7 @@ def read_report(path: Path) -> dict[str, Any]:
             for case in report["cases"]
         }
         return {"tolerance": float(report["tolerance"]), "engine": str(report["engine"]), "worst_difference": worst}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImportRefused(f"{path}: {REPORT}: {error!r}; import the model again") from None
 
 
@@ -175,10 +177,10 @@ def _unpacked(path: Path) -> dict[str, bytes]:
             entries = archive.infolist()
             for one in entries:
                 _check_entry(path, one.filename, one.file_size, len(entries))
-                if one.compress_type != zipfile.ZIP_STORED:
-                    raise ImportRefused(f"{path}: {one.filename} is compressed; import the model again")
+                if one.compress_type != zipfile.ZIP_STORED or one.flag_bits & ENCRYPTED:
+                    raise ImportRefused(f"{path}: {one.filename} is compressed or encrypted; import the model again")
             return {one.filename: archive.read(one) for one in entries}
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ImportRefused(f"{path}: no program ({error})") from None
 
 

@@ -14,8 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from edge_runtime.engines import Engine
+from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.kernels import Plans, Workers
-from edge_runtime.modalities.mri.given import Given, Value
+from edge_runtime.modalities.mri.given import Acquisition, Given, Value
 from edge_runtime.program.stages import Stage
 from export.adapters.errors import ImportRefused
 from export.adapters.inputs import Case
@@ -23,6 +24,10 @@ from export.adapters.program import SplitProgram, interpreter_of
 
 TOLERANCE = 1e-4
 """Largest difference that is taken unless another is given. Rounding in single precision was seen to stay below a tenth of it."""
+
+
+MOST_TOLD = 300
+"""Characters of somebody else's error that are shown."""
 
 
 class Original(Protocol):
@@ -90,18 +95,38 @@ def compare(
         progress: is told every case when it is done.
 
     Raises:
-        ImportRefused: a stage departs from the original; names program, stage, case, difference and tolerance.
+        ImportRefused: the original fails, or a stage departs from it; names program, stage, case, difference and tolerance.
         ProgramRefused: an input is none that the program takes.
         EngineError: a graph could not be run.
     """
     interpreter, plans, reports = interpreter_of(program, engine), Plans(Workers(1)), []
     for case in cases:
-        expected = original.stages(case.given)
+        expected = _expected(program.name, original, case)
         differences: list[StageDifference] = []
         interpreter.run(case.given, plans, partial(_judge, program.name, case.name, expected, tolerance, differences))
         reports.append(CaseReport(case.name, case.origin, tuple(differences)))
         progress(reports[-1])
     return tuple(reports)
+
+
+def _expected(program: str, original: Original, case: Case) -> Mapping[str, Value]:
+    """What the original makes of a case; it may write into what it is given, which the program gets as well."""
+    given = case.given
+    if isinstance(given, Acquisition):
+        maps = None if given.maps is None else given.maps.copy()
+        own: Given = Acquisition(given.hybrid.copy(), given.mask.copy(), maps)
+    else:
+        own = given.copy()
+    try:
+        return original.stages(own)
+    except EdgeRuntimeError:
+        raise
+    except Exception as error:  # code of others runs here, and may raise anything
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ImportRefused(
+            f"{program}: the original fails on {case.name}: {type(error).__name__}: {told[:MOST_TOLD]}; where it takes some sizes "
+            "alone, [image] says which: multiple and least, or rows and columns"
+        ) from error
 
 
 def _judge(

@@ -15,6 +15,7 @@ from export.adapters.inputs import simulated_case
 from export.adapters.program import SplitProgram
 from export.adapters.storage import read_program, read_report
 from export.config import ConfigError
+from export.digest import made_by
 from export.keys import SigningKey
 from export.pack import Tensor, write_bundle
 from export.programs.config import ProgramConfig
@@ -68,6 +69,7 @@ def make_program_bundle(
             "configuration_sha256": hashlib.sha256(config_path.read_bytes()).hexdigest(),
             "origin": asdict(program.origin),
             "compared_with_the_original": read_report(config.program),
+            "made_by": made_by(__name__),
             **({} if calibration is None else {"calibration": calibration}),
         },
         key=key,

@@ -19,7 +19,7 @@ from edge_runtime.program.stages import Graph
 from export.adapters.program import SplitProgram, digest
 from export.adapters.storage import read_program
 from export.config import ConfigError, QuantizeConfig
-from export.digest import made_by
+from export.digest import files_digest, made_by
 from export.programs.config import ProgramConfig
 from export.programs.folder import ALWAYS, CALIBRATION, FOLDER, FULL, WITHIN_BUDGET, graph_digests, write_form
 from export.programs.parts import parts_of, with_names
@@ -31,7 +31,7 @@ from export.quantization.forms import write_prepared
 from export.quantization.ranges import write_ranges
 from export.quantization.report import write_report
 from export.quantization.scans import drawn_scans, validation_scans
-from export.simulate.volumes import Volume
+from export.simulate.volumes import Volume, load_volumes, volume_files
 
 TIMED_SIZE, TIMED_COILS = 256, 8
 """Rows and columns of the image that graphs are timed on where they take any, and coils whose sensitivities are made."""
@@ -41,7 +41,7 @@ PHANTOM_SHARE = 0.25
 
 
 def quantize_program(
-    config: ProgramConfig, config_path: Path, work: Path, volumes: list[Volume], report: Callable[[str], None]
+    config: ProgramConfig, config_path: Path, work: Path, data: Path, report: Callable[[str], None]
 ) -> Path:
     """Writes the forms of a program and ``quality.json`` into ``work/forms``; returns that folder.
 
@@ -49,11 +49,11 @@ def quantize_program(
     other scans, drawn of the same volumes. An interrupted run goes on where it stopped.
 
     Args:
-        volumes: that the model was not trained on.
+        data: folder of volumes that the model was not trained on.
         report: told in words how far it is.
 
     Raises:
-        ConfigError: there is no table ``quantize``, no limit of what INT8 may lose, or a graph is too old.
+        ConfigError: there is no table ``quantize``, no limit of what INT8 may lose, a graph is too old, or none has a convolution.
         ImportRefused: the program is damaged or altered.
         BudgetMissed: no INT8 form keeps the limits; what was measured is in the folder all the same.
     """
@@ -61,7 +61,7 @@ def quantize_program(
     budget, quantize = budget_of(config.limits), config.quantize
     if quantize is None:
         raise ConfigError(f"{config_path}: [quantize] is missing: calibration_scans, validation_scans and seed")
-    program = read_program(config.program)
+    program, volumes = read_program(config.program), load_volumes(data)
     settings, folder = settings_of(program, config), work / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     graphs = _prepared(program, settings, quantize, volumes, folder, report)
@@ -92,8 +92,10 @@ def quantize_program(
         "graphs": graph_digests(program),
         "scans": quantize.calibration_scans,
         "seed": quantize.seed,
-        "volumes": [volume.name for volume in volumes],
+        "volumes": len(volumes),
+        "volumes_sha256": files_digest(volume_files(data), data),  # their names may be people's, and are not told
         "float_parts": list(chosen.kept),
+        "made_by": made_by(__name__),
     }
     for name, document in (("quality.json", quality), (CALIBRATION, calibration)):
         (folder / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -116,6 +118,10 @@ def _prepared(
         parts = parts_of(graph.file, prepared)
         found[graph.file] = Prepared(
             program.files[graph.file], prepared, ranges, parts, runs[graph.file], _timed_image(graph)
+        )
+    if not any(one.parts for one in found.values()):
+        raise ConfigError(
+            f"{program.name}: no graph of it has a convolution: nothing in it can be quantized; leave [quantize] out and pack FP32"
         )
     mark, made_of = folder / "ranges.sha256", _identity(settings, quantize, volumes)
     if mark.exists() and mark.read_text(encoding="utf-8") == made_of:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 from onnxruntime.quantization.calibrate import save_tensors_data
 
+from export.quantization.histograms import BoundedHistograms
+
 Tensor = npt.NDArray[np.float32]
 
 QUANTIZED_OPERATORS = ("Conv", "Add", "Relu", "Resize")
@@ -39,7 +41,8 @@ def write_ranges(prepared: Path, states: Iterable[Tensor], out: Path, input_name
     """Writes the ranges that `forms.int8_form` takes.
 
     ONNX Runtime's calibrator keeps every tensor of all that one reader gives until the reader ends; a reader a state leaves it one
-    state and the histograms, however many scans there are, and lets states differ in size.
+    state and the histograms, however many scans there are, and lets states differ in size. Those are bounded, however far apart
+    the values of states are (`export.quantization.histograms`).
 
     Args:
         prepared: a graph of `forms.prepared`.
@@ -47,7 +50,7 @@ def write_ranges(prepared: Path, states: Iterable[Tensor], out: Path, input_name
         input_name: the graph's name for them.
 
     Raises:
-        ValueError: there are no states.
+        ValueError: there are no states, or a tensor holds what is not finite; names it.
     """
     with tempfile.TemporaryDirectory() as folder:
         calibrator = create_calibrator(
@@ -57,8 +60,11 @@ def write_ranges(prepared: Path, states: Iterable[Tensor], out: Path, input_name
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"percentile": PERCENTILE, "symmetric": False},
         )
+        calibrator.collector = BoundedHistograms(PERCENTILE)
         for state in states:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints a line a call
                 calibrator.collect_data(_OneState(input_name, state))
+        if not calibrator.collector.get_histogram_dict():
+            raise ValueError(f"{prepared}: no calibration states: ranges are gathered over at least one")
         with contextlib.redirect_stdout(io.StringIO()):
             save_tensors_data(calibrator.compute_data(), str(out))

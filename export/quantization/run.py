@@ -14,6 +14,7 @@ from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.bundle.quality import SCHEMA
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from export.config import ModelConfig
+from export.digest import made_by
 from export.families.unrolled import UnrolledNetwork
 from export.quantization.calibration import CalibrationData, gathered_ranges
 from export.quantization.choice import budget_missed, budget_of
@@ -125,6 +126,7 @@ def quantize_model(
     quality = _quality(forms, {"int8": chosen.lost, "fp16": result.fp16.lost}, len(scans), engines)
     _write_json(folder / "quality.json", quality | {"float_layers": list(chosen.kept)})
     calibration |= {"float_layers": list(chosen.kept), "finetuned_steps": chosen.finetuned_steps}
+    calibration["made_by"] = made_by(__name__)
     _write_json(folder / CALIBRATION, calibration)
     return folder
 

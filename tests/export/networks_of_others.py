@@ -29,6 +29,43 @@ class Sized(Halving):
         return super().forward(planes) * (len(planes[0, 0, 0]) / 32)
 
 
+class Embedded(nn.Module):
+    """One that knows where on a matrix it is, and so takes that matrix alone."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.linspace(0, 1, rows * columns).reshape(1, 1, rows, columns))
+        self.last = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return self.last(planes + self.place)
+
+
+class InPlace(Halving):
+    """One that writes into its input."""
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return super().forward(planes.mul_(0.5))
+
+
+class Named(Halving):
+    """One that gives its output a name."""
+
+    def forward(self, planes: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"made": super().forward(planes)}
+
+
+class Rotating(nn.Module):
+    """One with a complex weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1, dtype=torch.complex64))
+
+    def forward(self, planes: Tensor) -> Tensor:
+        return planes * self.factor.real
+
+
 class Deciding(Halving):
     """One whose code decides by the size or the values of its input; a trace keeps one of the ways."""
 

@@ -81,6 +81,8 @@ def test_a_varnet_with_several_coils_batches_and_odd_sizes(varnet: Any) -> None:
         "random, batch 1, 4 coils, 48 x 40",
         "random, batch 2, 3 coils, 37 x 45",
         "random, batch 3, 1 coils, 64 x 33",
+        "random, batch 1, 2 coils, 40 x 56, times 0.01",
+        "random, batch 1, 2 coils, 288 x 256, times 100",
     ]
     assert len(reports[0].stages) == 1 + 3 * 3 + 1
 

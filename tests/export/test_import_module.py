@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,21 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path, capsys: p
     assert not (tmp_path / "ran").exists()
 
 
+def turned(how: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:
+    """A change of one weight into another kind of tensor."""
+    return lambda weights: weights.update({"last.weight": how(weights["last.weight"])})
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_weights_of_another_precision_are_taken(tmp_path: Path, kind: str) -> None:
+    weights = {
+        name: value.to(getattr(torch, kind)) if value.is_floating_point() else value
+        for name, value in halving().state_dict().items()
+    }
+    written(tmp_path, weights)
+    assert run(tmp_path) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -153,6 +170,20 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path, capsys: p
         (lambda weights: weights.update({"last.bias": torch.ones(3)}), "last.bias has shape (3,), the model's is (2,)"),
         (lambda weights: weights["last.bias"].fill_(float("nan")), "last.bias holds numbers that are not finite"),
         (lambda weights: weights.update(epoch=3), "epoch are no weights"),
+        (
+            turned(lambda weight: weight.to_sparse()),
+            "last.weight holds torch.sparse_coo torch.float32, the model's is torch.float32",
+        ),
+        (turned(lambda weight: weight.to("meta")), "last.weight holds meta torch.float32, the model's is"),
+        (
+            turned(lambda weight: weight + 1j),
+            "last.weight holds torch.complex64, the model's is torch.float32: dense weights",
+        ),
+        (turned(lambda weight: weight.to(torch.int8)), "last.weight holds torch.int8, the model's is torch.float32"),
+        (
+            turned(lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)),
+            "last.weight holds quantized torch.qint8, the model's is torch.float32",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(
@@ -162,6 +193,18 @@ def test_weights_that_do_not_fit_are_refused(
     change(weights)
     written(tmp_path, weights)
     assert match in refusal(tmp_path, capsys)
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, halving().state_dict())
+    with zipfile.ZipFile(tmp_path / "model.pt") as saved:
+        content = {one: saved.read(one) for one in saved.namelist()}
+    with zipfile.ZipFile(tmp_path / "model.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in content.items():
+            archive.writestr(name, member)
+    assert "a compressed archive, which unpacks to" in refusal(tmp_path, capsys)
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +234,87 @@ def test_a_wrong_mapping_is_refused(
 
 def test_a_class_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path, halving().state_dict(), name="Nowhere")
-    assert "class = 'networks_of_others:Nowhere': package.module:Class is expected" in refusal(tmp_path, capsys)
+    assert "class = 'networks_of_others:Nowhere': package.module:Class of a torch.nn.Module is expected" in refusal(
+        tmp_path, capsys
+    )
+
+
+def test_what_is_no_module_is_never_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, halving().state_dict(), arguments=f'command = "touch {tmp_path / "ran"}"')
+    mapping = tmp_path / "model.toml"
+    mapping.write_text(mapping.read_text().replace("networks_of_others:Halving", "os:system"))
+    assert "class = 'os:system': package.module:Class of a torch.nn.Module is expected" in refusal(tmp_path, capsys)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_module_that_writes_into_its_input_is_compared_on_what_it_was_given(tmp_path: Path) -> None:
+    written(tmp_path, halving().state_dict(), name="InPlace")
+    assert run(tmp_path) == 0
+
+
+def test_sizes_that_the_mapping_does_not_declare_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path, halving().state_dict())
+    mapping = tmp_path / "model.toml"
+    mapping.write_text(mapping.read_text().replace("multiple = 2\nleast = 4\n", ""))
+    said = refusal(tmp_path, capsys)
+    assert "halving: the original fails on random, batch 2, 37 x 45: RuntimeError" in said
+    assert "[image] says which: multiple and least" in said
+
+
+def embedded(folder: Path, more: str) -> None:
+    from networks_of_others import Embedded
+
+    written(folder, Embedded(24, 36).state_dict(), "Embedded", "rows = 24\ncolumns = 36", more)
+
+
+def test_a_module_of_one_matrix_is_taken_where_the_mapping_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from export.adapters.storage import read_program
+
+    embedded(tmp_path, "rows = 24\ncolumns = 36\n")
+    assert run(tmp_path, "--json") == 0
+    cases = [case["case"] for case in json.loads(capsys.readouterr().out)["cases"]]
+    assert cases[:2] == ["random, batch 1, 24 x 36", "random, batch 2, 24 x 36"]
+    (graph,) = read_program(tmp_path / "out").graphs
+    assert (graph.batch, graph.rows, graph.columns) == (None, 24, 36)
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ("", "network: Embedded can't be written as ONNX, traced at "),
+        ("rows = 24\ncolumns = 34\n", "network: Embedded can't be written as ONNX, traced at "),
+        (
+            "rows = 23\n",
+            "[image] rows = 23: a multiple of 2 that is 4 at least, as multiple and least say, is expected",
+        ),
+        ('rows = 24\npad = "end"\n', "[image] pad = 'end': none, as rows or columns are fixed, is expected"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: str, match: str
+) -> None:
+    embedded(tmp_path, more)
+    assert match in refusal(tmp_path, capsys)
+
+
+def test_a_ready_graph_of_another_matrix_than_the_mapping_says_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for shape, found in (([1, 2, 24, 20], "24"), (["batch", 2, "rows", "columns"], "dynamic")):
+        ready(tmp_path, convolution(shape=shape))
+        mapping = tmp_path / "model.toml"
+        mapping.write_text(mapping.read_text() + "rows = 32\n")
+        said = refusal(tmp_path, capsys, source="onnx", checkpoint="ready.onnx")
+        assert f"rows are {found}; [image] rows = 32" in said
+
+
+def test_an_output_that_is_no_tensor_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path, halving().state_dict(), name="Named")
+    assert "network: makes a dict; one tensor is expected" in refusal(tmp_path, capsys)
 
 
 def test_a_graph_fixed_to_one_size_departs_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +423,67 @@ def test_a_ready_graph_that_does_not_fit_is_refused(
 ) -> None:
     ready(tmp_path, convolution(**changes), **mapping)
     assert match in refusal(tmp_path, capsys, source="onnx", checkpoint="ready.onnx")
+
+
+def test_a_graph_may_name_domains_that_no_node_of_it_is_of(tmp_path: Path) -> None:
+    """ONNX Runtime's own quantizer writes such files."""
+    model = convolution()
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    ready(tmp_path, model)
+    assert run(tmp_path, source="onnx", checkpoint="ready.onnx") == 0
+
+
+def test_a_graph_that_was_quantized_elsewhere_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class States(CalibrationDataReader):  # type: ignore[misc]
+        left = [{"planes": np.random.default_rng(0).standard_normal((1, 2, 32, 32)).astype(np.float32)}]
+
+        def get_next(self) -> Any:
+            return self.left.pop() if self.left else None
+
+    (tmp_path / "plain.onnx").write_bytes(convolution().SerializeToString())
+    quantize_static(tmp_path / "plain.onnx", tmp_path / "int8.onnx", States())
+    ready(tmp_path, onnx.load(tmp_path / "int8.onnx"))
+    assert run(tmp_path, "--tolerance", "0.05", "--json", source="onnx", checkpoint="ready.onnx") == 0
+    assert all(case["difference"] < 0.05 for case in json.loads(capsys.readouterr().out)["cases"])
+
+
+def test_a_graph_that_repeats_as_often_as_it_says_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helper, kind = onnx.helper, onnx.TensorProto
+    again, more = (helper.make_tensor_value_info(name, kind.BOOL, []) for name in ("again", "more"))
+    number = helper.make_tensor_value_info("number", kind.INT64, [])
+    kept, made = (helper.make_tensor_value_info(name, kind.FLOAT, None) for name in ("kept", "made"))
+    nodes = [helper.make_node("Identity", ["again"], ["more"]), helper.make_node("Add", ["kept", "kept"], ["made"])]
+    body = helper.make_graph(nodes, "body", [number, again, kept], [more, made])
+    model = convolution()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.int64(2**62), "times"))
+    model.graph.node[0].output[0] = "once"
+    model.graph.node.append(helper.make_node("Loop", ["times", "", "once"], ["correction"], body=body))
+    ready(tmp_path, model)
+    said = refusal(tmp_path, capsys, source="onnx", checkpoint="ready.onnx")
+    assert "operators Loop, which repeat as often as a tensor says" in said
+
+
+def test_a_graph_that_wants_more_memory_than_there_is_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    helper = onnx.helper
+    model = convolution()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([10**6, 10**6, 10**3]), "size"))
+    model.graph.node[0].output[0] = "once"
+    model.graph.node.extend(
+        [
+            helper.make_node("ConstantOfShape", ["size"], ["huge"]),
+            helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
+            helper.make_node("Add", ["once", "sum"], ["correction"]),
+        ]
+    )
+    ready(tmp_path, model)
+    said = refusal(tmp_path, capsys, source="onnx", checkpoint="ready.onnx")
+    assert "ready: the original fails on random" in said and "Memory" in said
 
 
 def test_bytes_that_are_no_graph_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,8 @@ def test_a_variational_network_with_several_coils_batches_and_odd_sizes(varnet: 
     assert [report.case for report in agrees(varnet)][1:] == [
         "random, batch 2, 3 coils, 37 x 45",
         "random, batch 3, 1 coils, 64 x 33",
+        "random, batch 1, 2 coils, 40 x 56, times 0.01",
+        "random, batch 1, 2 coils, 288 x 256, times 100",
     ]
 
 

@@ -249,6 +249,31 @@ def test_the_bill_is_valid_and_the_same_every_time(licence):
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(made[0].decode()) is None
 
 
+@pytest.mark.parametrize(
+    ("package", "version", "purl"),
+    [("monai 1.6.0", "1.6.0", "pkg:pypi/monai@1.6.0"), ("mypackage, not an installed package", None, None)],
+)
+def test_the_bill_names_the_package_the_weights_and_the_calibration_data(package, version, purl):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    origin = {"package": package, "model": "nets:Net", "checkpoint": "net.pt", "checkpoint_sha256": "1" * 64}
+    calibration = {"pool_sha256": "2" * 64, "recordings": [{"sha256": "3" * 64, "slices": [0]}]}
+    made = make_sbom(
+        "made", "1", "MIT", {"fp32": b"graph"}, {"origin": origin, "calibration": calibration}, {"monai": "1"}
+    )
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(made.decode()) is None
+    parts = {part["bom-ref"]: part for part in json.loads(made)["components"]}
+    assert parts["model-code"]["name"] == package.split(" ")[0].rstrip(",")
+    assert (parts["model-code"].get("version"), parts["model-code"].get("purl")) == (version, purl)
+    hashes = {ref: part["hashes"][0]["content"] for ref, part in parts.items() if "hashes" in part}
+    assert hashes == {
+        "model-weights": "1" * 64,
+        "calibration-data:pool": "2" * 64,
+        "calibration-data:recording-1": "3" * 64,
+    }
+
+
 def test_making_a_bill_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

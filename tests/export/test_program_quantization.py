@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,27 @@ def test_int8_quantizes_what_the_search_does_not_keep(quantized: Path, signing_k
         graph = onnx.load_model_from_string(bundle.forms["int8"].graphs[name]).graph
         quantized_nodes = any(node.op_type == "QuantizeLinear" for node in graph.node)
         assert quantized_nodes != (f"{name}, all layers" in kept)
+
+
+def test_the_bundle_tells_what_it_was_made_of(quantized: Path, signing_key: SigningKey) -> None:
+    from export.digest import files_digest
+    from export.simulate.volumes import volume_files
+
+    path, data = pack(quantized, signing_key), quantized.parent / "data"
+    made_of = load_bundle(path).manifest["provenance"]
+    calibration = made_of["calibration"]
+    assert calibration["volumes"] == 1
+    assert calibration["volumes_sha256"] == files_digest(volume_files(data), data)
+    names = [file.name.partition(".")[0] for file in volume_files(data)]
+    assert names and not any(name in json.dumps(made_of) for name in names)
+    for made_by in (made_of["made_by"], calibration["made_by"]):
+        assert len(made_by["code"]) == 64 and made_by["onnxruntime"]
+    with zipfile.ZipFile(path) as archive:
+        bill = {one["bom-ref"]: one for one in json.loads(archive.read("sbom.cdx.json"))["components"]}
+    origin = varnet().origin
+    assert bill["calibration-data:volumes"]["hashes"][0]["content"] == calibration["volumes_sha256"]
+    assert bill["model-code"]["name"] == origin.package.partition(" ")[0].rstrip(",")
+    assert bill["model-weights"]["hashes"][0]["content"] == origin.checkpoint_sha256
 
 
 def test_the_report_is_about_these_forms(quantized: Path, signing_key: SigningKey) -> None:
@@ -182,6 +204,28 @@ def test_what_the_search_needs_is_named(
     config.write_text("[".join(table for table in tables if not f"[{table}".startswith(drop)))
     assert quantize(config) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_program_without_a_convolution_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    helper, sizes = onnx.helper, ["batch", 2, "rows", "columns"]
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)] for name in ("planes", "made")
+    )
+    graph = helper.make_graph([helper.make_node("Relu", ["planes"], ["made"])], "relu", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "relu.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "relu.toml").write_text(
+        'name = "relu"\nversion = "1"\n[model]\ninput = "planes"\noutput = "made"\n'
+        "[image]\ninput_channels = 2\noutput_channels = 2\n"
+    )
+    arguments = ["--checkpoint", str(tmp_path / "relu.onnx"), "--mapping", str(tmp_path / "relu.toml")]
+    assert main(["import", "onnx", *arguments, "--out", str(tmp_path / "made.edgeprogram")]) == 0
+    (tmp_path / "device.toml").write_text(CONFIG.format(loss=5))
+    write_volume(tmp_path / "data")
+    assert quantize(tmp_path / "device.toml") == 1
+    assert "relu: no graph of it has a convolution: nothing in it can be quantized" in capsys.readouterr().err
 
 
 def test_what_is_of_trained_models_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,10 +77,45 @@ def test_states_of_any_size_are_taken_in_one_at_a_time(
     assert (tmp_path / "ranges.json").read_bytes() == calibrated[1].read_bytes()
 
 
+@pytest.mark.parametrize("ratio", [30.0, 1e3, 1e6, 1e30])
+def test_ranges_need_no_more_memory_for_states_of_other_strength(
+    calibrated: tuple[Path, Path], tmp_path: Path, ratio: float
+) -> None:
+    """And the range is that of the strong state, which has nearly all the weight at the percentile."""
+    import tracemalloc
+
+    from export.quantization.histograms import MOST_BINS, BoundedHistograms
+    from export.quantization.ranges import write_ranges
+
+    (state, *_) = states()
+    tracemalloc.start()
+    write_ranges(calibrated[0], [state / np.float32(ratio), state], tmp_path / "ranges.json")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 27
+    numbers = np.random.default_rng(3).standard_normal(50_000).astype(np.float32)
+    collector = BoundedHistograms(99.0)
+    for one in (numbers / np.float32(ratio), numbers, np.zeros(0, np.float32)):
+        collector.collect_value({"t": [one]})
+    counts, edges, least, largest, threshold = collector.histogram_dict["t"]
+    assert counts.sum() == 2 * len(numbers) and len(counts) <= MOST_BINS and len(edges) == len(counts) + 1
+    assert (least, largest) == (numbers.min(), numbers.max()) and threshold >= np.abs(numbers).max()
+    low, high = (float(one) for one in collector.compute_percentile()["t"][:2])
+    both = np.concatenate([numbers / np.float32(ratio), numbers])
+    assert np.allclose([low, high], np.percentile(both, [0.5, 99.5]), atol=0.02)
+
+
+def test_a_tensor_that_is_not_finite_is_named(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    from export.quantization.ranges import write_ranges
+
+    with pytest.raises(ValueError, match=": holds values that are not finite on a calibration scan"):
+        write_ranges(calibrated[0], [np.full((1, 6, 16, 16), np.nan, np.float32)], tmp_path / "ranges.json")
+
+
 def test_no_states_are_refused(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
     from export.quantization.ranges import write_ranges
 
-    with pytest.raises(ValueError, match="No collector"):
+    with pytest.raises(ValueError, match="no calibration states"):
         write_ranges(calibrated[0], iter(()), tmp_path / "ranges.json")
 
 

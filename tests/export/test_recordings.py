@@ -33,6 +33,23 @@ def test_slices_come_one_by_one_in_the_order_of_their_counters(tmp_path: Path) -
     np.testing.assert_allclose(second, 2 * first, rtol=1e-5, atol=1e-6)
 
 
+def test_an_import_reads_the_one_slice_that_it_compares_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from made_programs import varnet
+
+    from export.adapters.inputs import measured_case
+    from export.recordings import FullySampled
+
+    read, whole = [], FullySampled.kspaces
+    monkeypatch.setattr(
+        FullySampled, "kspaces", lambda self, indices: read.append(list(indices)) or whole(self, indices)
+    )
+    first, second = readouts_of(usual_kspace()), readouts_of(usual_kspace())
+    second.header["slice"] = 1
+    write_mrd_stream(tmp_path / "scan.mrd", header_of(), [first, second])
+    assert measured_case(varnet(), tmp_path / "scan.mrd").origin == "scan.mrd"
+    assert read == [[0]]
+
+
 @pytest.mark.parametrize("steps", [[0, 1, 2], [0, *range(32)]], ids=["undersampled", "averaged"])
 def test_a_recording_that_is_no_reference_is_refused(tmp_path: Path, steps: list[int]) -> None:
     write_mrd_stream(tmp_path / "scan.mrd", header_of(), [readouts_of(usual_kspace(), steps)])

@@ -299,6 +299,18 @@ def test_a_hostile_archive_is_refused(tmp_path: Path) -> None:
         archive.writestr("program.json", " " * 1000)
     with pytest.raises(ImportRefused, match="compressed"):
         read_program(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("program.json", "[" * 100_000)
+    with pytest.raises(ImportRefused, match=r"program\.json: .*recursion"):
+        read_program(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("program.json", "{}")
+    encrypted = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        encrypted[encrypted.find(header) + flags] |= 1
+    path.write_bytes(encrypted)
+    with pytest.raises(ImportRefused, match="encrypted"):
+        read_program(path)
     path.write_bytes(b"PK?")
     with pytest.raises(ImportRefused, match="no program"):
         read_program(path)
