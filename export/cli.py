@@ -150,7 +150,7 @@ def _needed_to_pack(options: argparse.Namespace) -> tuple[str, ...]:
 
 def _pool(options: argparse.Namespace) -> int:
     from export.config import load_config
-    from export.digest import files_digest
+    from export.digest import array_digest, files_digest
     from export.simulate.pool import write_pool
     from export.simulate.volumes import load_volumes, volume_files
 
@@ -163,7 +163,15 @@ def _pool(options: argparse.Namespace) -> int:
         pool, volumes, config.count, config.seed, config.phantom_share, Progress("acquisitions"), options.workers
     )
     (options.work / "data.json").write_text(
-        json.dumps({"sha256": digest, "volumes": [volume.name for volume in volumes]}, indent=2) + "\n",
+        json.dumps(
+            {
+                "sha256": digest,
+                "volumes": [volume.name for volume in volumes],
+                "voxels": {volume.name: array_digest(volume.voxels) for volume in volumes},
+            },
+            indent=2,
+        )
+        + "\n",
         encoding="utf-8",
     )
     return 0

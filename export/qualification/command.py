@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,7 @@ def add_qualify(commands: Any, add_trust_option: Any) -> None:
     text = "whose figures limits bound (default: %(default)s)"
     sub.add_argument("--form", default="int8", metavar="PRECISION", help=text)
     add_trust_option(sub)
-    text = "print figures and missed limits as one JSON object, nothing else"
+    text = "print figures and missed limits as one JSON object; progress goes to standard error"
     sub.add_argument("--json", action="store_true", help=text)
     sub.set_defaults(run=_qualify, needed=NEEDED)
 
@@ -64,7 +67,9 @@ def add_sweep(commands: Any, add_trust_option: Any) -> None:
     )
     sub.add_argument("--dask", metavar="ADDRESS", help=text)
     add_trust_option(sub)
-    sub.add_argument("--json", action="store_true", help="print the rows as one JSON list, nothing else")
+    sub.add_argument(
+        "--json", action="store_true", help="print the rows as one JSON list; progress goes to standard error"
+    )
     sub.set_defaults(run=_sweep, needed=(*NEEDED, "distributed"))
 
 
@@ -88,6 +93,11 @@ def _extent(options: argparse.Namespace) -> Extent:
     return Extent(options.draws, options.off_draws, options.seed)
 
 
+def _progress(options: argparse.Namespace) -> Callable[[str], None]:
+    """Says how far it is; beside the JSON, not in it."""
+    return partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
 def _qualify(options: argparse.Namespace) -> int:
     from edge_runtime.bundle import trust_store
     from export.qualification.cases import Sources, foreign_volumes
@@ -95,10 +105,7 @@ def _qualify(options: argparse.Namespace) -> int:
     from export.qualification.subject import of_bundle, of_work
     from export.simulate.volumes import load_volumes
 
-    def say(text: str) -> None:
-        if not options.json:
-            print(text, flush=True)
-
+    say = _progress(options)
     extent, is_bundle = _extent(options), options.model.suffix == BUNDLE_SUFFIX
     if is_bundle == (options.work is not None):
         raise EdgeRuntimeError(
@@ -130,10 +137,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from export.qualification.subject import of_bundle
     from export.qualification.sweep import Data, sweep
 
-    def say(text: str) -> None:
-        if not options.json:
-            print(text, flush=True)
-
+    say = _progress(options)
     extent = _extent(options)
     trust = trust_store.load_trust_store(options.trust or trust_store.DEFAULT_TRUST)
     subjects = [of_bundle(path, trust) for path in options.models]

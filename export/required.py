@@ -1,0 +1,49 @@
+"""What a report must have judged before a bundle is packed or signed with it.
+
+Limits bound figures; this bounds what the figures are of. Without it a report of another form, of a single slice or of the volumes
+that the model was trained on would keep every limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from edge_runtime.bundle.quality import Judged
+from edge_runtime.lineup import BITS
+
+LEAST_DRAWS, LEAST_OFF_DRAWS, LEAST_RECORDED_SLICES = 12, 4, 1
+
+
+def missed_requirements(forms: Collection[str], trained_on: object, judged: Judged | None) -> tuple[str, ...]:
+    """What a report lacks; empty where it lacks nothing.
+
+    Args:
+        forms: precisions that the bundle holds. The one of fewest bits must have been judged: any device may come down to it.
+        trained_on: ``training_data`` of the bundle's provenance: ``voxels``, SHA-256 by name (`export.digest.array_digest`), or at
+            least ``volumes``, their names. Bundles of models that were trained elsewhere have none.
+    """
+    if judged is None:
+        return ("the report does not say on what it judged: qualify anew",)
+    missed = []
+    runs = min(forms, key=lambda form: BITS.get(form, 0))
+    if judged.form != runs:
+        missed.append(f"{judged.form} was judged, {runs} may run")
+    for found, least, what in (
+        (judged.draws, LEAST_DRAWS, "simulated slices"),
+        (judged.off_draws, LEAST_OFF_DRAWS, "slices of every kind that it was not trained for"),
+        (judged.recorded_slices, LEAST_RECORDED_SLICES, "slices of recorded scans"),
+    ):
+        if found < least:
+            missed.append(f"{found} {what} were judged, at least {least} are required")
+    if seen := _seen_in_training(trained_on, judged.volumes):
+        missed.append(f"it was trained on volumes that were judged: {', '.join(seen)}")
+    return tuple(missed)
+
+
+def _seen_in_training(trained_on: object, volumes: Mapping[str, str]) -> list[str]:
+    table = trained_on if isinstance(trained_on, Mapping) else {}
+    voxels, names = table.get("voxels"), table.get("volumes")
+    if isinstance(voxels, Mapping):
+        known = set(voxels.values())
+        return sorted(name for name, digest in volumes.items() if digest in known)
+    return sorted(set(volumes) & set(names)) if isinstance(names, list) else []
