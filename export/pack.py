@@ -207,9 +207,7 @@ def with_quality(
     missed = missed_limits(limits, forms, report)
     from_before = quality is None and report is not None and report.judged is None and not document.get("override")
     if report is not None and not from_before:
-        provenance = document.get("provenance")
-        trained_on = provenance.get("training_data") if isinstance(provenance, Mapping) else None
-        missed += missed_requirements(forms, trained_on, report.judged)
+        missed += missed_requirements(forms, document.get("provenance"), report.judged)
     if missed and not reason:
         raise BundleUnqualified(
             f"{document['name']} {document['version']}: {'; '.join(missed)}: give --quality FILE, or take responsibility with "

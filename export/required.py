@@ -14,13 +14,14 @@ from edge_runtime.lineup import BITS
 LEAST_DRAWS, LEAST_OFF_DRAWS, LEAST_RECORDED_SLICES = 12, 4, 1
 
 
-def missed_requirements(forms: Collection[str], trained_on: object, judged: Judged | None) -> tuple[str, ...]:
+def missed_requirements(forms: Collection[str], provenance: object, judged: Judged | None) -> tuple[str, ...]:
     """What a report lacks; empty where it lacks nothing.
 
     Args:
         forms: precisions that the bundle holds. The one of fewest bits must have been judged: any device may come down to it.
-        trained_on: ``training_data`` of the bundle's provenance: ``voxels``, SHA-256 by name (`export.digest.array_digest`), or at
-            least ``volumes``, their names. Bundles of models that were trained elsewhere have none.
+        provenance: the bundle's. ``training_data`` counts, with ``voxels``, SHA-256 by name (`export.digest.array_digest`), or at
+            least ``volumes``, their names; and ``calibration``, whose ``recordings`` have a ``sha256`` each. Of models that were
+            trained elsewhere neither is known.
     """
     if judged is None:
         return ("the report does not say on what it judged: qualify anew",)
@@ -34,14 +35,27 @@ def missed_requirements(forms: Collection[str], trained_on: object, judged: Judg
         (judged.recorded_slices, LEAST_RECORDED_SLICES, "slices of recorded scans"),
     ):
         if found < least:
-            missed.append(f"{found} {what} were judged, at least {least} are required")
-    if seen := _seen_in_training(trained_on, judged.volumes):
+            missed.append(f"{what} judged: {found}, at least {least} required")
+    if seen := _seen_in_training(_table(provenance, "training_data"), judged.volumes):
         missed.append(f"it was trained on volumes that were judged: {', '.join(seen)}")
+    if seen := _seen_in_calibration(_table(provenance, "calibration"), judged.recordings):
+        missed.append(f"it was calibrated on recordings that were judged: {', '.join(seen)}")
     return tuple(missed)
 
 
-def _seen_in_training(trained_on: object, volumes: Mapping[str, str]) -> list[str]:
-    table = trained_on if isinstance(trained_on, Mapping) else {}
+def _table(provenance: object, name: str) -> Mapping[str, object]:
+    """A table of what anybody may have written."""
+    table = provenance.get(name) if isinstance(provenance, Mapping) else None
+    return table if isinstance(table, Mapping) else {}
+
+
+def _seen_in_calibration(table: Mapping[str, object], recordings: Mapping[str, str]) -> list[str]:
+    entries = table.get("recordings")
+    known = [one.get("sha256") for one in entries if isinstance(one, Mapping)] if isinstance(entries, list) else []
+    return sorted(name for name, digest in recordings.items() if digest in known)
+
+
+def _seen_in_training(table: Mapping[str, object], volumes: Mapping[str, str]) -> list[str]:
     voxels, names = table.get("voxels"), table.get("volumes")
     if isinstance(voxels, Mapping):
         known = set(voxels.values())

@@ -7,7 +7,8 @@
 and whatever else a reader needs. What ``qualify`` writes also says what the figures are of, by which the desk refuses a report that
 judged too little (`export.required`):
 
-    {"judged": {"form": "int8", "draws": 12, "off_draws": 4, "recorded_slices": 21, "volumes": {"<name>": "<SHA-256>"}}}
+    {"judged": {"form": "int8", "draws": 12, "off_draws": 4, "recorded_slices": 21, "volumes": {"<name>": "<SHA-256>", …},
+     "recordings": {"<name>": "<SHA-256>", …}}}
 
 Reports of before say nothing of that, and stay valid in the bundles that hold them. Limits are
 ``{"int8_loss_db": {"at_most": 0.1}}``, by the name of a figure. A bundle without limits, without a report, or with one that misses
@@ -63,7 +64,8 @@ class Judged:
         form: the precision whose figures they are.
         draws, off_draws: simulated slices as the model was trained for, and of every kind that it was not.
         recorded_slices: slices of measured scans.
-        volumes: SHA-256 of the volumes that simulated slices were drawn from, by name.
+        volumes: SHA-256 of the voxels of those that simulated slices were drawn from, by name.
+        recordings: SHA-256 of the files of measured scans, by name.
     """
 
     form: str
@@ -71,6 +73,7 @@ class Judged:
     off_draws: int
     recorded_slices: int
     volumes: Mapping[str, str]
+    recordings: Mapping[str, str]
 
     def __str__(self) -> str:
         return (
@@ -138,12 +141,13 @@ def _judged(table: Mapping[str, object]) -> Judged:
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"judged: {name} = {value!r}: a whole number from 0 on is expected")
-    form, volumes = table["form"], table["volumes"]
+    form, data = table["form"], {name: table[name] for name in ("volumes", "recordings")}
     if not isinstance(form, str) or not form or not form.isprintable():
         raise ValueError(f"judged: form = {form!r}: a precision is expected")
-    if not isinstance(volumes, Mapping) or not all(isinstance(digest, str) for digest in volumes.values()):
-        raise ValueError(f"judged: volumes = {volumes!r}: SHA-256 by name are expected")
-    return Judged(form, **counts, volumes=dict(volumes))  # type: ignore[arg-type]  # whole numbers, as was just seen
+    for name, digests in data.items():
+        if not isinstance(digests, Mapping) or not all(isinstance(digest, str) for digest in digests.values()):
+            raise ValueError(f"judged: {name} = {digests!r}: SHA-256 by name are expected")
+    return Judged(form, **counts, **data)  # type: ignore[arg-type]  # of these types, as was just seen
 
 
 def said_of(report: QualityReport | None) -> str:

@@ -98,13 +98,11 @@ def _verdict(document: Mapping[str, Any]) -> str:
         ("judged", ""),
         (
             ("form whose figures these are", judged["form"]),
-            ("simulated slices as trained for", f"{judged['draws']}, at least {LEAST_DRAWS} are required"),
-            ("simulated slices of every other kind", f"{judged['off_draws']}, at least {LEAST_OFF_DRAWS} are required"),
-            (
-                "slices of measured scans",
-                f"{judged['recorded_slices']}, at least {LEAST_RECORDED_SLICES} is required",
-            ),
+            ("simulated slices as trained for", f"{judged['draws']}, at least {LEAST_DRAWS} required"),
+            ("simulated slices of every other kind", f"{judged['off_draws']}, at least {LEAST_OFF_DRAWS} required"),
+            ("slices of measured scans", f"{judged['recorded_slices']}, at least {LEAST_RECORDED_SLICES} required"),
             ("volumes that simulated slices are of", ", ".join(judged["volumes"])),
+            ("measured scans", ", ".join(judged["recordings"]) or "none"),
             ("left out", f"{len(document['left_out'])} cases, listed below"),
         ),
     )

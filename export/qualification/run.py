@@ -18,7 +18,7 @@ from edge_runtime.kernels import Plans, Workers, instruction_set
 from edge_runtime.machine import processor
 from edge_runtime.profile import DEFAULT_PROFILE, load_profile
 from edge_runtime.runtime import runtime_version
-from export.digest import made_by
+from export.digest import file_digest, made_by
 from export.qualification.cases import (
     AS_TRAINED,
     HOME,
@@ -96,7 +96,7 @@ def qualify(
     held = parse_report(json.dumps(document).encode())
     document["missed"] = [
         *missed_limits(subject.limits, subject.digests(), held),
-        *missed_requirements(subject.forms, subject.trained_on, held.judged),
+        *missed_requirements(subject.forms, subject.provenance, held.judged),
     ]
     (out / "quality.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     report("pictures …")
@@ -133,6 +133,7 @@ def _judged_of(sources: Sources, extent: Extent, precision: str, rows: Sequence[
         off_draws=min(slices(group) for group in OFF_DISTRIBUTION),
         recorded_slices=slices(RECORDED),
         volumes=sources.volume_digests(),
+        recordings={name: file_digest(path) for name, path in sources.recordings.items()},
     )
 
 

@@ -25,7 +25,7 @@ class Subject:
         forms: by precision the graphs, by name.
         limits: bounds of figures that it must keep.
         origin: where it came from, in words; a bundle's with its SHA-256.
-        trained_on: ``training_data`` of its provenance (`export.required`); ``None`` where that is not known.
+        provenance: of the bundle that it is or becomes, as far as `export.required` asks for it.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Subject:
     forms: Mapping[str, Graphs]
     limits: Mapping[str, Limit]
     origin: str
-    trained_on: object = None
+    provenance: object = None
 
     def digests(self) -> dict[str, str]:
         """What a report calls the forms, by precision (`edge_runtime.bundle.quality.form_digest`)."""
@@ -61,9 +61,9 @@ def of_bundle(path: Path, trust: TrustStore | None) -> Subject:
     forms = {precision: bundle.forms[precision].graphs for precision in sorted(bundle.forms)}
     limits = parse_limits(bundle.manifest["limits"])
     origin = f"bundle of SHA-256 {bundle.digest}, signed by {bundle.signed_by[0]}"
-    provenance = bundle.manifest.get("provenance")
-    trained_on = provenance.get("training_data") if isinstance(provenance, Mapping) else None
-    return Subject(bundle.name, bundle.version, bundle.settings, forms, limits, origin, trained_on)
+    return Subject(
+        bundle.name, bundle.version, bundle.settings, forms, limits, origin, bundle.manifest.get("provenance")
+    )
 
 
 def of_work(config_path: Path, work: Path) -> Subject:
@@ -76,16 +76,19 @@ def of_work(config_path: Path, work: Path) -> Subject:
 
     if is_program_config(config_path):
         return _of_program(config_path, work)
-    from export.quantization.folder import read_forms  # with torch
+    from export.quantization.folder import CALIBRATION, FOLDER, read_forms  # with torch
     from export.quantization.run import settings_of
     from export.train import load_model
 
     config, network = load_config(config_path), load_model(work / "model.pt").network
     forms = {precision: {REGULARISER: graph} for precision, graph in read_forms(work, network, config_path).items()}
     limits = parse_limits(config.limits)
-    trained_on = json.loads((work / "data.json").read_text(encoding="utf-8"))
+    provenance = {
+        "training_data": json.loads((work / "data.json").read_text(encoding="utf-8")),
+        "calibration": json.loads((work / FOLDER / CALIBRATION).read_text(encoding="utf-8")),
+    }
     origin = f"work folder {work.name}"
-    return Subject(config.name, config.version, settings_of(network), forms, limits, origin, trained_on)
+    return Subject(config.name, config.version, settings_of(network), forms, limits, origin, provenance)
 
 
 def _of_program(config_path: Path, work: Path) -> Subject:

@@ -338,9 +338,9 @@ def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_
     assert "pictures …" in printed.err  # progress, beside the JSON
     assert said["missed"] == [
         "unmeasured is not in the quality report, at most 1 is the limit",
-        "1 simulated slices were judged, at least 12 are required",
-        "1 slices of every kind that it was not trained for were judged, at least 4 are required",
-        "0 slices of recorded scans were judged, at least 1 are required",
+        "simulated slices judged: 1, at least 12 required",
+        "slices of every kind that it was not trained for judged: 1, at least 4 required",
+        "slices of recorded scans judged: 0, at least 1 required",
         "it was trained on volumes that were judged: mr_made",
     ]
     report = json.loads((tmp_path / "quality.json").read_text())
@@ -353,7 +353,7 @@ def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_
     page = (tmp_path / "quality.html").read_text()
     assert page.count("data:image/png;base64,") >= 2 and "http" not in page
     begins = page[: page.index("<h2>Limits")]
-    assert "form whose figures these are</td><td>int8" in begins and "1, at least 12 are required" in begins
+    assert "form whose figures these are</td><td>int8" in begins and "1, at least 12 required" in begins
     assert all(html.escape(one) in begins for one in said["missed"])
     assert "<td>unmeasured</td><td><span class=missed>not measured</span></td>" in page
 

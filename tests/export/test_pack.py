@@ -41,7 +41,10 @@ def packed(path: Path, graph: bytes, key: SigningKey, **changes: Any) -> Path:
         "settings": UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
         "forms": {"fp32": graph},
         "golden_input": np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
-        "provenance": {"training_data": {"sha256": "0" * 64, "volumes": ["one", "two"]}},
+        "provenance": {
+            "training_data": {"sha256": "0" * 64, "volumes": ["one", "two"]},
+            "calibration": {"recordings": [{"sha256": "f" * 64, "slices": [0]}]},
+        },
         "key": key,
         "licence": "Apache-2.0",
     }
@@ -49,7 +52,14 @@ def packed(path: Path, graph: bytes, key: SigningKey, **changes: Any) -> Path:
     return path
 
 
-ENOUGH = {"form": "fp32", "draws": 12, "off_draws": 4, "recorded_slices": 1, "volumes": {"three": "3" * 64}}
+ENOUGH = {
+    "form": "fp32",
+    "draws": 12,
+    "off_draws": 4,
+    "recorded_slices": 1,
+    "volumes": {"three": "3" * 64},
+    "recordings": {"head": "e" * 64},
+}
 """As much as must have been judged."""
 
 
@@ -145,18 +155,27 @@ KEPT = {"loss_db": 0.05, "ssim": 0.9}
     [
         (None, "the report does not say on what it judged: qualify anew"),
         (ENOUGH | {"form": "fp16"}, "fp16 was judged, fp32 may run"),
-        (ENOUGH | {"draws": 11}, "11 simulated slices were judged, at least 12 are required"),
+        (ENOUGH | {"draws": 11}, "simulated slices judged: 11, at least 12 required"),
         (
             ENOUGH | {"off_draws": 3},
-            "3 slices of every kind that it was not trained for were judged, at least 4 are required",
+            "slices of every kind that it was not trained for judged: 3, at least 4 required",
         ),
-        (ENOUGH | {"recorded_slices": 0}, "0 slices of recorded scans were judged, at least 1 are required"),
+        (ENOUGH | {"recorded_slices": 0}, "slices of recorded scans judged: 0, at least 1 required"),
         (
             ENOUGH | {"volumes": {"two": "2" * 64, "three": "3" * 64}},
             "it was trained on volumes that were judged: two",
         ),
+        (ENOUGH | {"recordings": {"phantom": "f" * 64}}, "it was calibrated on recordings that were judged: phantom"),
     ],
-    ids=["unsaid", "another form", "few draws", "few other kinds", "nothing recorded", "training volumes"],
+    ids=[
+        "unsaid",
+        "another form",
+        "few draws",
+        "few other kinds",
+        "nothing recorded",
+        "training volumes",
+        "calibration",
+    ],
 )
 def test_a_report_that_judged_too_little_needs_a_reason_that_the_runtime_shows(
     tmp_path, tiny_graph, signing_key, judged, missed
@@ -183,7 +202,7 @@ def test_volumes_are_known_by_their_voxels_where_training_noted_them(tmp_path, t
 
 
 def test_the_form_of_fewest_bits_must_have_been_judged() -> None:
-    judged = Judged("fp32", 12, 4, 1, {})
+    judged = Judged("fp32", 12, 4, 1, {}, {})
     assert missed_requirements(["fp32"], None, judged) == ()
     assert missed_requirements(["fp32", "int8", "fp16"], None, judged) == ("fp32 was judged, int8 may run",)
 
@@ -214,7 +233,8 @@ def test_what_was_judged_is_shown(tmp_path, tiny_graph, signing_key, capsys):
         (ENOUGH | {"draws": -1}, "draws = -1: a whole number from 0 on"),
         (ENOUGH | {"draws": True}, "draws = True: a whole number"),
         (ENOUGH | {"form": ""}, "form = '': a precision"),
-        (ENOUGH | {"volumes": ["one"]}, "SHA-256 by name"),
+        (ENOUGH | {"volumes": ["one"]}, "volumes = ['one']: SHA-256 by name"),
+        (ENOUGH | {"recordings": {"head": 1}}, "SHA-256 by name"),
         ({}, "schema, forms and figures are expected: KeyError"),
     ],
 )
@@ -356,7 +376,10 @@ def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tiny
     new_key(tmp_path / "mine.pem", None)
     out, trust = tmp_path / "mine.edgebundle", tmp_path / "trust"
     assert main(["sign", str(tiny_bundle), "--key", str(tmp_path / "mine.pem"), "--out", str(out)]) == 0
-    assert "quality limits overridden (there is no quality report): a test\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        "quality: there is no quality report\nquality limits overridden (there is no quality report): a test\n" in said
+    )
     assert main(["key", "public", str(tmp_path / "mine.pem"), "--out", str(trust / "mine.pem")]) == 0
     capsys.readouterr()
     assert main(["verify", str(out)]) == 1
