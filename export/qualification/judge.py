@@ -111,7 +111,7 @@ def judge(case: Case, models: Models, plans: Plans) -> list[Row]:
                 quality.ssim,
                 flagged_share(image, case.reference, case.where),
                 largest_group(flagged_patches(image, case.reference, case.where), also),
-                structure_error(image, classical, case.reference, case.where),
+                structure_error(image, classical, case.reference, case.where).share,
                 believed,
             )
         )

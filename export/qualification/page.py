@@ -19,6 +19,7 @@ from export.qualification.figures import MEANINGS
 from export.qualification.judge import CLASSICAL, ZERO_FILLED, Row, summary
 from export.qualification.rings import PATCH, flagged_patches
 from export.qualification.stability import Stability
+from export.qualification.structure import structure_error
 from export.required import LEAST_DRAWS, LEAST_OFF_DRAWS, LEAST_RECORDED_SLICES
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def page(document: Mapping[str, Any], rows: Sequence[Row], stabilities: Sequence
                ((one.precision, str(one.threads), f"{one.image_ms:.0f}", f"{one.slowest_ms:.0f}", f"{one.memory_mb:.0f}")
                 for one in costs)),
         "<h2>Pictures</h2><p>The first line shows the images, the second their errors, five times brighter, with flagged patches "
-        "outlined.</p>",
+        "outlined and a ring around the largest structure error.</p>",
         *(f"<figure><figcaption>{html.escape(title)}</figcaption><img alt='{html.escape(title)}' "
           f"src='data:image/png;base64,{base64.b64encode(png).decode()}'></figure>" for title, png in pictures),
         "<h2>Every case</h2>",
@@ -182,6 +183,9 @@ def picture(case: Case, images: Mapping[str, Magnitude]) -> bytes:
         axes[0, column].imshow(scaled, cmap="gray", vmin=0, vmax=bright)
         axes[0, column].set_title(method, fontsize=9)
         axes[1, column].imshow(np.abs(scaled - case.reference), cmap="magma", vmin=0, vmax=bright / ERROR_GAIN)
+        if method != CLASSICAL:
+            worst = structure_error(images[method], images[CLASSICAL], case.reference, case.where)
+            axes[1, column].plot(worst.column, worst.row, "o", color="white", markersize=9, fillstyle="none")
         patches = flagged_patches(images[method], case.reference, case.where)
         for row, left, _ in (one for one in patches if one[2]):
             axes[1, column].add_patch(Rectangle((left, row), PATCH, PATCH, fill=False, color="tab:cyan", linewidth=0.4))

@@ -153,32 +153,36 @@ def _looked_into(names: Sequence[CaseName]) -> list[CaseName]:
 def _worst(
     rows: Sequence[Row], names: Sequence[CaseName], sources: Sources, plans: Plans, precision: str
 ) -> list[tuple[str, Case]]:
-    """The cases that somebody must look at: where the learned image gains least, errs most, and is flagged most, of each kind."""
+    """The cases that somebody must look at, and why: where the learned image gains least, errs most and is flagged most, of each
+    kind."""
     by_name = {str(name): name for name in names}
     ours = [row for row in rows if row.method == learned(precision)]
     classical = {row.case: row for row in rows if row.method == CLASSICAL}
     home = [row for row in ours if row.group in HOME]
-    away = [row for row in ours if row not in home]
-    wanted: dict[str, str] = {}
+    away = [row for row in ours if row.group in OFF_DISTRIBUTION]
+
+    def gain(row: Row) -> float:
+        return row.psnr_db - classical[row.case].psnr_db
+
+    wanted: dict[str, list[str]] = {}
+
+    def show(row: Row, title: str) -> None:
+        wanted.setdefault(row.case, []).append(title)
+
     for where, kind in ((home, "as trained for or recorded"), (away, "not trained for")):
         if where:
-            wanted.setdefault(
-                min(where, key=lambda row: row.psnr_db - classical[row.case].psnr_db).case, f"gains least, {kind}"
-            )
-            wanted.setdefault(min(where, key=lambda row: row.ssim).case, f"lowest SSIM, {kind}")
-            wanted.setdefault(
-                max(where, key=lambda row: row.flagged - classical[row.case].flagged).case,
+            show(min(where, key=gain), f"gains least, {kind}")
+            show(min(where, key=lambda row: row.ssim), f"lowest SSIM, {kind}")
+            show(
+                max(where, key=lambda row: row.flagged - classical[row.case].flagged),
                 f"most flagged over classical, {kind}",
             )
-            wanted.setdefault(
-                max(where, key=lambda row: row.structure_error).case,
-                f"largest error of a small structure's size, {kind}",
-            )
-            wanted.setdefault(max(where, key=lambda row: row.flagged_group).case, f"largest flagged group, {kind}")
+            show(max(where, key=lambda row: row.flagged_group), f"largest flagged group, {kind}")
+            show(max(where, key=lambda row: row.structure_error), f"largest structure error, {kind}")
     recorded = [row for row in ours if row.group == RECORDED]
-    for row in sorted(recorded, key=lambda row: row.psnr_db - classical[row.case].psnr_db)[:WORST_SHOWN]:
-        wanted.setdefault(row.case, "gains least of those recorded")
-    return [(title, sources.case(by_name[case], plans)) for case, title in wanted.items()]
+    for row in sorted(recorded, key=gain)[:WORST_SHOWN]:
+        show(row, "gains least of those recorded")
+    return [("; ".join(titles), sources.case(by_name[case], plans)) for case, titles in wanted.items()]
 
 
 def _made_with(subject: Subject, sources: Sources, extent: Extent) -> dict[str, str]:

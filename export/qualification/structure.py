@@ -8,6 +8,8 @@ that was put in or taken out stands there with its own contrast.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -18,11 +20,25 @@ RADIUS_PIXELS = 2.5
 """Of the disc: structures of five pixels count in full, smaller ones less."""
 
 
-def structure_error(image: Magnitude, classical: Magnitude, reference: Magnitude, where: Mask) -> float:
-    """The largest local error of an image beyond the classical one's at the same pixel of the foreground, as a share of the
-    foreground's median brightness; all ``(rows, columns)``. 0 of the classical image itself."""
+@dataclass(frozen=True)
+class StructureError:
+    """The largest local error of an image beyond the classical one's.
+
+    Attributes:
+        share: of the foreground's median brightness; 0 of the classical image itself.
+        row, column: where, in pixels.
+    """
+
+    share: float
+    row: int
+    column: int
+
+
+def structure_error(image: Magnitude, classical: Magnitude, reference: Magnitude, where: Mask) -> StructureError:
+    """Of the pixels of the foreground, that at which the image errs most beyond the classical one; all ``(rows, columns)``."""
     beyond = _local_error(image, reference, where) - _local_error(classical, reference, where)
-    return float(np.max(beyond[where]) / np.median(reference[where]))
+    row, column = np.unravel_index(np.argmax(np.where(where, beyond, -np.inf)), where.shape)
+    return StructureError(float(beyond[row, column] / np.median(reference[where])), int(row), int(column))
 
 
 def _local_error(image: Magnitude, reference: Magnitude, where: Mask) -> npt.NDArray[np.float64]:

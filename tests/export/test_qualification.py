@@ -186,8 +186,9 @@ def test_one_structure_that_was_put_in_or_taken_out_is_seen_however_large_the_ob
             (classical + 0.6 * bright * spot, 0.6),
             (classical * (1 - 0.95 * spot), 0.95 * classical[row, column] / bright),
         ):
-            assert structure_error(other, classical, case.reference, case.where) > 0.4 * contrast
-    assert structure_error(classical, classical, case.reference, case.where) == 0
+            found = structure_error(other, classical, case.reference, case.where)
+            assert found.share > 0.4 * contrast and np.hypot(found.row - row, found.column - column) < 5
+    assert structure_error(classical, classical, case.reference, case.where).share == 0
 
 
 def test_a_structure_that_stands_out_makes_a_group_of_patches_and_hardly_a_share(textured: np.ndarray) -> None:
