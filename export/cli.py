@@ -67,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n"
         "  edge-export train export/configs/brain2d.toml --data ../shared/data/train --work build/brain2d\n"
         "  edge-export quantize export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
-        "  edge-export qualify export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
+        "  edge-export qualify export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d "
+        "--recording head.dat\n"
         "  edge-export key new signing.pem\n"
         "  edge-export pack export/configs/brain2d.toml --work build/brain2d --key signing.pem --out brain2d.edgebundle\n"
         "  edge-export verify brain2d.edgebundle\n",

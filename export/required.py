@@ -26,7 +26,7 @@ def missed_requirements(forms: Collection[str], provenance: object, judged: Judg
     if judged is None:
         return ("the report does not say on what it judged: qualify anew",)
     missed = []
-    runs = min(forms, key=lambda form: BITS.get(form, 0))
+    runs = fewest_bits(forms)
     if judged.form != runs:
         missed.append(f"{judged.form} was judged, {runs} may run")
     for found, least, what in (
@@ -41,6 +41,11 @@ def missed_requirements(forms: Collection[str], provenance: object, judged: Judg
     if seen := _seen_in_calibration(_table(provenance, "calibration"), judged.recordings):
         missed.append(f"it was calibrated on recordings that were judged: {', '.join(seen)}")
     return tuple(missed)
+
+
+def fewest_bits(forms: Collection[str]) -> str:
+    """The form of fewest bits of those that a bundle holds, by precision."""
+    return min(forms, key=lambda form: BITS.get(form, 0))
 
 
 def _table(provenance: object, name: str) -> Mapping[str, object]:

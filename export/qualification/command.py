@@ -25,10 +25,11 @@ def add_qualify(commands: Any, add_trust_option: Any) -> None:
         "qualify",
         help=text,
         description=text
-        + ". Exit code 0: its limits are kept, 1: they are not. An interrupted run goes on where it stopped.",
+        + ". Exit code 0: its limits are kept and enough was judged, 1: not so. An interrupted run goes on where it stopped.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n"
-        "  edge-export qualify export/configs/brain2d.toml --work build/brain2d --data ../shared/data/validate\n"
+        "  edge-export qualify export/configs/brain2d.toml --work build/brain2d --data ../shared/data/validate "
+        "--recording head.dat\n"
         "  edge-export qualify brain2d.edgebundle --data volumes --recording head.dat --out report\n"
         "  edge-export sign brain2d.edgebundle --quality report/quality.json --key site.pem --out qualified.edgebundle",
     )
@@ -37,8 +38,8 @@ def add_qualify(commands: Any, add_trust_option: Any) -> None:
     _add_cases(sub)
     text = "where the report goes (default: qualify, or in --work forms)"
     sub.add_argument("--out", type=Path, metavar="DIR", help=text)
-    text = "whose figures limits bound (default: %(default)s)"
-    sub.add_argument("--form", default="int8", metavar="PRECISION", help=text)
+    text = "whose figures limits bound (default: the one of fewest bits that there is, which must be judged before it is signed)"
+    sub.add_argument("--form", metavar="PRECISION", help=text)
     add_trust_option(sub)
     text = "print figures and missed limits as one JSON object; progress goes to standard error"
     sub.add_argument("--json", action="store_true", help=text)
@@ -103,6 +104,7 @@ def _qualify(options: argparse.Namespace) -> int:
     from export.qualification.cases import Sources, foreign_volumes
     from export.qualification.run import qualify
     from export.qualification.subject import of_bundle, of_work
+    from export.required import fewest_bits
     from export.simulate.volumes import load_volumes
 
     say = _progress(options)
@@ -116,10 +118,11 @@ def _qualify(options: argparse.Namespace) -> int:
         out = options.out or Path("qualify")
     else:
         subject, out = of_work(options.model, options.work), options.out or options.work / "forms"
-    if options.form not in subject.forms:
-        raise EdgeRuntimeError(f"--form {options.form}: {subject.name} has {', '.join(sorted(subject.forms))}")
+    form = options.form or fewest_bits(subject.forms)
+    if form not in subject.forms:
+        raise EdgeRuntimeError(f"--form {form}: {subject.name} has {', '.join(sorted(subject.forms))}")
     sources = Sources(load_volumes(options.data), foreign_volumes(options.data), options.recording)
-    document = qualify(subject, sources, extent, options.form, out, say)
+    document = qualify(subject, sources, extent, form, out, say)
     missed = document["missed"]
     if options.json:
         print(json.dumps({"figures": document["figures"], "missed": missed, "report": str(out)}))
