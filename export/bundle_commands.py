@@ -130,7 +130,9 @@ def _sign(options: argparse.Namespace) -> int:
 def _written(options: argparse.Namespace, digest: str, key: SigningKey) -> int:
     size = options.out.stat().st_size / 1e6
     print(f"written: {options.out} ({size:.1f} MB, SHA-256 {digest}), signed with key {key.public.id}")
-    override = describe_bundle(options.out)["override"]
+    written = describe_bundle(options.out)
+    override = written["override"]
+    print(f"quality: {written['judged']}")
     if override is not None:
         print(f"quality limits overridden ({'; '.join(override['misses'])}): {override['reason']}")
     elif options.override:

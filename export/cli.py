@@ -71,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n"
         "  edge-export train export/configs/brain2d.toml --data ../shared/data/train --work build/brain2d\n"
         "  edge-export quantize export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
-        "  edge-export qualify export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
+        "  edge-export qualify export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d "
+        "--recording head.dat\n"
         "  edge-export key new signing.pem\n"
         "  edge-export pack export/configs/brain2d.toml --work build/brain2d --key signing.pem --out brain2d.edgebundle\n"
         "  edge-export verify brain2d.edgebundle\n",
@@ -154,7 +155,7 @@ def _needed_to_pack(options: argparse.Namespace) -> tuple[str, ...]:
 
 def _pool(options: argparse.Namespace) -> int:
     from export.config import load_config
-    from export.digest import files_digest
+    from export.digest import array_digest, files_digest
     from export.simulate.pool import write_pool
     from export.simulate.volumes import PATTERNS, load_volumes, unread_files, volume_files
 
@@ -169,7 +170,15 @@ def _pool(options: argparse.Namespace) -> int:
         pool, volumes, config.count, config.seed, config.phantom_share, Progress("acquisitions"), options.workers
     )
     (options.work / "data.json").write_text(
-        json.dumps({"sha256": digest, "volumes": [volume.name for volume in volumes]}, indent=2) + "\n",
+        json.dumps(
+            {
+                "sha256": digest,
+                "volumes": [volume.name for volume in volumes],
+                "voxels": {volume.name: array_digest(volume.voxels) for volume in volumes},
+            },
+            indent=2,
+        )
+        + "\n",
         encoding="utf-8",
     )
     return 0

@@ -7,6 +7,10 @@ import hashlib
 import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 
 def file_digest(path: Path) -> str:
@@ -15,6 +19,13 @@ def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def array_digest(array: npt.NDArray[Any]) -> str:
+    """SHA-256 of an array's type, shape and values."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\0".encode())
+    digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.hexdigest()
 
 

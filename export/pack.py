@@ -31,6 +31,7 @@ from edge_runtime.modalities.mri.families import made_ready
 from export.config import ConfigError
 from export.keys import SigningKey
 from export.members import GOLDEN_INPUT, golden_output, graph_label, graph_members
+from export.required import missed_requirements
 from export.sbom import installed_makers, make_sbom
 from export.seal import write_sealed
 
@@ -176,10 +177,16 @@ def golden_outputs(settings: Settings, forms: Mapping[str, Graphs], golden_input
 def with_quality(
     document: Mapping[str, Any], members: Mapping[str, bytes], quality: bytes | None, override: str
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Manifest and members with a quality report, and with an override where its limits are missed.
+    """Manifest and members with a quality report, and with an override where its limits are missed or it judged too little.
+
+    A report of before, which does not say what it judged, stays as good as it was where it lies in a bundle without an override: a
+    new key changes nothing about the model.
+
+    Args:
+        quality: a report that takes the place of the one among the members.
 
     Raises:
-        BundleUnqualified: limits are missed and nobody overrides them.
+        BundleUnqualified: something is missed and nobody overrides it.
         ConfigError: a limit, the report or the reason is malformed.
     """
     with_report = dict(members) if quality is None else {**members, QUALITY: quality}
@@ -198,6 +205,9 @@ def with_quality(
     except ValueError as error:
         raise ConfigError(f"{document['name']}: quality: {error}") from error
     missed = missed_limits(limits, forms, report)
+    from_before = quality is None and report is not None and report.judged is None and not document.get("override")
+    if report is not None and not from_before:
+        missed += missed_requirements(forms, document.get("provenance"), report.judged)
     if missed and not reason:
         raise BundleUnqualified(
             f"{document['name']} {document['version']}: {'; '.join(missed)}: give --quality FILE, or take responsibility with "

@@ -10,6 +10,7 @@ from typing import Any
 
 from edge_runtime.bundle.archive import LICENCE, MANIFEST, QUALITY, SIGNATURE, read_archive, read_file
 from edge_runtime.bundle.manifest import form_graphs, parse_manifest
+from edge_runtime.bundle.quality import parse_report, said_of
 from edge_runtime.bundle.signature import parse_signature
 from edge_runtime.bundle.verify import Verification
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnsigned
@@ -50,10 +51,18 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "form_sha256": manifest.form_digests(),
         "limits": document["limits"],
         "quality_report": QUALITY in members,
+        "judged": _judged(members.get(QUALITY)),
         "override": None if manifest.override is None else asdict(manifest.override),
         "provenance": document.get("provenance", {}),
         "members": {name: len(member) for name, member in sorted(members.items())},
     }
+
+
+def _judged(report: bytes | None) -> str:
+    try:
+        return said_of(None if report is None else parse_report(report))
+    except ValueError as error:
+        return f"the report is malformed: {error}"
 
 
 def description_lines(description: dict[str, Any]) -> Iterator[str]:
@@ -81,7 +90,7 @@ def _lines(description: dict[str, Any]) -> Iterator[str]:
         for name, bounds in sorted(description["limits"].items())
     )
     yield f"  {'limits':<11}{limits or 'none'}"
-    yield f"  {'quality':<11}{'report inside' if description['quality_report'] else 'no report'}"
+    yield f"  {'quality':<11}{description['judged']}"
     override = description["override"]
     if override is not None:
         yield f"  {'OVERRIDE':<11}{override['reason']}"

@@ -16,7 +16,7 @@ from edge_runtime.bundle.archive import MANIFEST, QUALITY, SIGNATURE, read_archi
 from edge_runtime.bundle.golden import Form, check_golden, parse_array
 from edge_runtime.bundle.graph import check_graph
 from edge_runtime.bundle.manifest import UNROLLED, Manifest, Settings, UnrolledSettings, parse_manifest
-from edge_runtime.bundle.quality import Override, missed_limits, parse_report
+from edge_runtime.bundle.quality import Override, missed_limits, parse_report, said_of
 from edge_runtime.bundle.signature import parse_signature
 from edge_runtime.bundle.trust_store import TrustStore, load_trust_store
 from edge_runtime.engines import Engine, Session, Tensor
@@ -141,8 +141,7 @@ def read_bundle(content: bytes, trust: TrustStore, passed: Passed | None = None)
         for name, graph in form.graphs.items():
             check_graph(manifest.forms[precision].graphs[name], graph)
     passed("graphs", "standard operators, weights inside")
-    missed = _check_quality(members, manifest)
-    passed("quality", f"overridden: {'; '.join(missed)}" if missed else f"{len(manifest.limits)} limits kept")
+    passed("quality", _check_quality(members, manifest))
     return Bundle(
         manifest.name,
         manifest.version,
@@ -151,7 +150,7 @@ def read_bundle(content: bytes, trust: TrustStore, passed: Passed | None = None)
         manifest.settings,
         forms,
         golden_input,
-        manifest.override if missed else None,
+        manifest.override,
         manifest.document,
     )
 
@@ -192,8 +191,8 @@ def _content(members: Mapping[str, bytes], manifest: Manifest) -> tuple[Tensor, 
     return parse_array(manifest.golden_input, members[manifest.golden_input]), forms
 
 
-def _check_quality(members: Mapping[str, bytes], manifest: Manifest) -> tuple[str, ...]:
-    """What of the limits is missed, where somebody took responsibility for it."""
+def _check_quality(members: Mapping[str, bytes], manifest: Manifest) -> str:
+    """What of quality is seen: that the limits are kept, or that somebody took responsibility; and what was judged."""
     try:
         report = parse_report(members[QUALITY]) if QUALITY in members else None
     except ValueError as error:
@@ -201,4 +200,9 @@ def _check_quality(members: Mapping[str, bytes], manifest: Manifest) -> tuple[st
     missed = missed_limits(manifest.limits, manifest.form_digests(), report)
     if missed and manifest.override is None:
         raise BundleUnqualified(f"{'; '.join(missed)}: qualify the bundle, or sign it with --override REASON")
-    return missed
+    judged = said_of(report)
+    if manifest.override is None:
+        return f"{len(manifest.limits)} limits kept; {judged}"
+    # The desk knows more rules than this one, and wrote down all that was missed.
+    found = tuple(dict.fromkeys((*manifest.override.misses, *missed)))
+    return f"overridden: {'; '.join(found)}; {judged}"

@@ -4,9 +4,15 @@
 
     {"schema": 1, "forms": {"int8": "<SHA-256 of forms/int8.onnx>", …}, "figures": {"int8_loss_db": 0.08, …}}
 
-and whatever else a reader needs. Limits are ``{"int8_loss_db": {"at_most": 0.1}}``, by the name of a figure. A bundle without
-limits, without a report, or with one that misses a limit is only used where somebody has taken responsibility, by a reason that it
-carries.
+and whatever else a reader needs. What ``qualify`` writes also says what the figures are of, by which the desk refuses a report that
+judged too little (`export.required`):
+
+    {"judged": {"form": "int8", "draws": 12, "off_draws": 4, "recorded_slices": 21, "volumes": {"<name>": "<SHA-256>", …},
+     "recordings": {"<name>": "<SHA-256>", …}}}
+
+Reports of before say nothing of that, and stay valid in the bundles that hold them. Limits are
+``{"int8_loss_db": {"at_most": 0.1}}``, by the name of a figure. A bundle without limits, without a report, or with one that misses
+a limit is only used where somebody has taken responsibility, by a reason that it carries.
 """
 
 from __future__ import annotations
@@ -51,16 +57,44 @@ class Override:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What the figures of a report are of.
+
+    Attributes:
+        form: the precision whose figures they are.
+        draws, off_draws: simulated slices as the model was trained for, and of every kind that it was not.
+        recorded_slices: slices of measured scans.
+        volumes: SHA-256 of the voxels of those that simulated slices were drawn from, by name.
+        recordings: SHA-256 of the files of measured scans, by name.
+    """
+
+    form: str
+    draws: int
+    off_draws: int
+    recorded_slices: int
+    volumes: Mapping[str, str]
+    recordings: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.form} on {self.draws} simulated slices, {self.off_draws} of every kind it was not trained for and "
+            f"{self.recorded_slices} recorded ones"
+        )
+
+
+@dataclass(frozen=True)
 class QualityReport:
     """What of a report decides.
 
     Attributes:
         forms: `form_digest` of those that it judged, by precision.
         figures: by name; units are in the names.
+        judged: ``None`` where it does not say.
     """
 
     forms: Mapping[str, str]
     figures: Mapping[str, float]
+    judged: Judged | None = None
 
 
 def parse_limits(table: object) -> dict[str, Limit]:
@@ -93,12 +127,34 @@ def parse_report(content: bytes) -> QualityReport:
             raise ValueError(f"schema {document['schema']!r}: {SCHEMA} is expected")
         forms = {str(name): str(digest) for name, digest in document["forms"].items()}
         figures = {str(name): value for name, value in document["figures"].items()}
+        judged = _judged(document["judged"]) if "judged" in document else None
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"schema, forms and figures are expected: {error!r}") from error
     for name, value in figures.items():
         if not _is_finite(value):
             raise ValueError(f"figures: {name} = {value!r}: a finite number is expected")
-    return QualityReport(forms, figures)
+    return QualityReport(forms, figures, judged)
+
+
+def _judged(table: Mapping[str, object]) -> Judged:
+    counts = {name: table[name] for name in ("draws", "off_draws", "recorded_slices")}
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"judged: {name} = {value!r}: a whole number from 0 on is expected")
+    form, data = table["form"], {name: table[name] for name in ("volumes", "recordings")}
+    if not isinstance(form, str) or not form or not form.isprintable():
+        raise ValueError(f"judged: form = {form!r}: a precision is expected")
+    for name, digests in data.items():
+        if not isinstance(digests, Mapping) or not all(isinstance(digest, str) for digest in digests.values()):
+            raise ValueError(f"judged: {name} = {digests!r}: SHA-256 by name are expected")
+    return Judged(form, **counts, **data)  # type: ignore[arg-type]  # of these types, as was just seen
+
+
+def said_of(report: QualityReport | None) -> str:
+    """What a report judged, in words."""
+    if report is None:
+        return "there is no quality report"
+    return f"judged: {report.judged}" if report.judged is not None else "the report does not say on what it judged"
 
 
 def form_digest(graphs: Mapping[str, str]) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ def add_qualify(commands: Any, add_trust_option: Any) -> None:
         "qualify",
         help=text,
         description=text
-        + ". Exit code 0: its limits are kept, 1: they are not. An interrupted run goes on where it stopped.",
+        + ". Exit code 0: its limits are kept and enough was judged, 1: not so. An interrupted run goes on where it stopped.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n"
-        "  edge-export qualify export/configs/brain2d.toml --work build/brain2d --data ../shared/data/validate\n"
+        "  edge-export qualify export/configs/brain2d.toml --work build/brain2d --data ../shared/data/validate "
+        "--recording head.dat\n"
         "  edge-export qualify brain2d.edgebundle --data volumes --recording head.dat --out report\n"
         "  edge-export sign brain2d.edgebundle --quality report/quality.json --key site.pem --out qualified.edgebundle",
     )
@@ -34,10 +38,10 @@ def add_qualify(commands: Any, add_trust_option: Any) -> None:
     _add_cases(sub)
     text = "where the report goes (default: qualify, or in --work forms)"
     sub.add_argument("--out", type=Path, metavar="DIR", help=text)
-    text = "whose figures limits bound (default: %(default)s)"
-    sub.add_argument("--form", default="int8", metavar="PRECISION", help=text)
+    text = "whose figures limits bound (default: the one of fewest bits that there is, which must be judged before it is signed)"
+    sub.add_argument("--form", metavar="PRECISION", help=text)
     add_trust_option(sub)
-    text = "print figures and missed limits as one JSON object, nothing else"
+    text = "print figures and missed limits as one JSON object; progress goes to standard error"
     sub.add_argument("--json", action="store_true", help=text)
     sub.set_defaults(run=_qualify, needed=NEEDED)
 
@@ -64,7 +68,9 @@ def add_sweep(commands: Any, add_trust_option: Any) -> None:
     )
     sub.add_argument("--dask", metavar="ADDRESS", help=text)
     add_trust_option(sub)
-    sub.add_argument("--json", action="store_true", help="print the rows as one JSON list, nothing else")
+    sub.add_argument(
+        "--json", action="store_true", help="print the rows as one JSON list; progress goes to standard error"
+    )
     sub.set_defaults(run=_sweep, needed=(*NEEDED, "distributed"))
 
 
@@ -88,17 +94,20 @@ def _extent(options: argparse.Namespace) -> Extent:
     return Extent(options.draws, options.off_draws, options.seed)
 
 
+def _progress(options: argparse.Namespace) -> Callable[[str], None]:
+    """Says how far it is; beside the JSON, not in it."""
+    return partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
 def _qualify(options: argparse.Namespace) -> int:
     from edge_runtime.bundle import trust_store
     from export.qualification.cases import Sources, foreign_volumes
     from export.qualification.run import qualify
     from export.qualification.subject import of_bundle, of_work
+    from export.required import fewest_bits
     from export.simulate.volumes import load_volumes
 
-    def say(text: str) -> None:
-        if not options.json:
-            print(text, flush=True)
-
+    say = _progress(options)
     extent, is_bundle = _extent(options), options.model.suffix == BUNDLE_SUFFIX
     if is_bundle == (options.work is not None):
         raise EdgeRuntimeError(
@@ -109,10 +118,11 @@ def _qualify(options: argparse.Namespace) -> int:
         out = options.out or Path("qualify")
     else:
         subject, out = of_work(options.model, options.work), options.out or options.work / "forms"
-    if options.form not in subject.forms:
-        raise EdgeRuntimeError(f"--form {options.form}: {subject.name} has {', '.join(sorted(subject.forms))}")
+    form = options.form or fewest_bits(subject.forms)
+    if form not in subject.forms:
+        raise EdgeRuntimeError(f"--form {form}: {subject.name} has {', '.join(sorted(subject.forms))}")
     sources = Sources(load_volumes(options.data), foreign_volumes(options.data), options.recording)
-    document = qualify(subject, sources, extent, options.form, out, say)
+    document = qualify(subject, sources, extent, form, out, say)
     missed = document["missed"]
     if options.json:
         print(json.dumps({"figures": document["figures"], "missed": missed, "report": str(out)}))
@@ -130,10 +140,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from export.qualification.subject import of_bundle
     from export.qualification.sweep import Data, sweep
 
-    def say(text: str) -> None:
-        if not options.json:
-            print(text, flush=True)
-
+    say = _progress(options)
     extent = _extent(options)
     trust = trust_store.load_trust_store(options.trust or trust_store.DEFAULT_TRUST)
     subjects = [of_bundle(path, trust) for path in options.models]

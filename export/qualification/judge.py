@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -13,8 +14,9 @@ from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.proposal import Learned
 from edge_runtime.modalities.mri.reconstruct import reconstruct
 from edge_runtime.scan import Method
-from export.qualification.cases import Case, CaseName, Sources
-from export.qualification.rings import flagged_share
+from export.qualification.cases import Case, CaseName, NotJudged, Sources
+from export.qualification.rings import flagged_patches, flagged_share, largest_group
+from export.qualification.structure import structure_error
 
 CLASSICAL, ZERO_FILLED = "classical", "zero-filled"
 
@@ -36,7 +38,12 @@ class Row:
         method: `CLASSICAL`, `ZERO_FILLED` or `learned`.
         nrmse, psnr_db, ssim: see `edge_runtime.hil.quality`.
         flagged: share of its patches with structure that the reference has not (`rings`).
+        flagged_group: patches in the largest group of neighbours that are flagged here and not in the classical image.
+        structure_error: the largest error of a small structure's size beyond the classical image's (`structure`).
         believed: share of the network's correction that the held-out samples let pass; ``None`` where there is none.
+
+    Raises:
+        ValueError: a value is not finite; least and greatest of several would hide it.
     """
 
     case: str
@@ -47,7 +54,28 @@ class Row:
     psnr_db: float
     ssim: float
     flagged: float
+    flagged_group: int
+    structure_error: float
     believed: float | None
+
+    def __post_init__(self) -> None:
+        for name in ("nrmse", "psnr_db", "ssim", "flagged", "structure_error"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(
+                    f"{self.case}, {self.method}: {name} = {getattr(self, name)}: a finite number is expected"
+                )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        left_out: why it was not judged; empty where it was.
+    """
+
+    rows: Sequence[Row]
+    left_out: str = ""
 
 
 def images(case: Case, models: Models, plans: Plans) -> dict[str, tuple[Magnitude, float | None]]:
@@ -66,10 +94,12 @@ def images(case: Case, models: Models, plans: Plans) -> dict[str, tuple[Magnitud
 
 def judge(case: Case, models: Models, plans: Plans) -> list[Row]:
     """A row a method."""
+    made = images(case, models, plans)
+    classical = made[CLASSICAL][0]
+    also = flagged_patches(classical, case.reference, case.where)
     rows = []
-    for method, (image, believed) in images(case, models, plans).items():
+    for method, (image, believed) in made.items():
         quality = compare_within(image, case.reference, case.where)
-        flagged = flagged_share(image, case.reference, case.where)
         rows.append(
             Row(
                 str(case.name),
@@ -79,22 +109,31 @@ def judge(case: Case, models: Models, plans: Plans) -> list[Row]:
                 quality.nrmse,
                 quality.psnr_db,
                 quality.ssim,
-                flagged,
+                flagged_share(image, case.reference, case.where),
+                largest_group(flagged_patches(image, case.reference, case.where), also),
+                structure_error(image, classical, case.reference, case.where).share,
                 believed,
             )
         )
     return rows
 
 
-def judged(name: CaseName, sources: Sources, models: Models) -> list[Row]:
-    """The rows of a case; none where it has nothing to calibrate on.
+def outcome(name: CaseName, sources: Sources, models: Models) -> Outcome:
+    """The rows of a case, or why there are none.
 
     Linear algebra runs on one thread, as workers of a cluster have it: sums depend on how many there are.
     """
     plans = Plans(Workers(threads=1))
     with threadpool_limits(1):
-        case = sources.make(name, plans)
-        return [] if case is None else judge(case, models, plans)
+        try:
+            return Outcome(judge(sources.case(name, plans), models, plans))
+        except NotJudged as why:
+            return Outcome([], str(why))
+
+
+def judged(name: CaseName, sources: Sources, models: Models) -> list[Row]:
+    """The rows of a case; none where there is no use in judging it."""
+    return list(outcome(name, sources, models).rows)
 
 
 def summary(rows: Sequence[Row]) -> tuple[str, str, str, str]:

@@ -7,6 +7,7 @@ held-out samples, data consistency and all, and beside the classical one of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -36,19 +37,32 @@ class Stability:
     """Of one method on one case.
 
     Attributes:
+        case, group: of which scan.
         noise_gain: change of the image over the change of the samples when as much noise is added as there is already, both
             root-mean-square, of the largest of some draws. 1 is what a fully sampled, unitary reconstruction does.
         contrast_kept: share of a small structure's contrast that reaches the image, of the worst of some structures.
     """
 
     case: str
+    group: str
     method: str
     noise_gain: float
     contrast_kept: float
 
+    def __post_init__(self) -> None:
+        for name in ("noise_gain", "contrast_kept"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(
+                    f"{self.case}, {self.method}: {name} = {getattr(self, name)}: a finite number is expected"
+                )
+
 
 def stabilities(case: Case, models: Mapping[str, Learned], plans: Plans) -> list[Stability]:
-    """Of every method but zero-filling."""
+    """Of every method but zero-filling.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
     rng = np.random.default_rng([case.name.seed, case.name.index, 1])
     usual = _images(case, case.full, models, plans)
     noise = _noise_of(case, plans)
@@ -68,7 +82,9 @@ def stabilities(case: Case, models: Mapping[str, Learned], plans: Plans) -> list
         for method, image in _images(case, np.asarray(with_it, np.complex64), models, plans).items():
             got = image - usual[method]
             kept[method].append(float(np.sum((got * wanted)[near]) / np.sum((wanted * wanted)[near])))
-    return [Stability(str(case.name), method, max(gains[method]), min(kept[method])) for method in usual]
+    return [
+        Stability(str(case.name), case.name.group, method, max(gains[method]), min(kept[method])) for method in usual
+    ]
 
 
 def _noise_of(case: Case, plans: Plans) -> float:

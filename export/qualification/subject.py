@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class Subject:
         forms: by precision the graphs, by name.
         limits: bounds of figures that it must keep.
         origin: where it came from, in words; a bundle's with its SHA-256.
+        provenance: of the bundle that it is or becomes, as far as `export.required` asks for it.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Subject:
     forms: Mapping[str, Graphs]
     limits: Mapping[str, Limit]
     origin: str
+    provenance: object = None
 
     def digests(self) -> dict[str, str]:
         """What a report calls the forms, by precision (`edge_runtime.bundle.quality.form_digest`)."""
@@ -58,7 +61,9 @@ def of_bundle(path: Path, trust: TrustStore | None) -> Subject:
     forms = {precision: bundle.forms[precision].graphs for precision in sorted(bundle.forms)}
     limits = parse_limits(bundle.manifest["limits"])
     origin = f"bundle of SHA-256 {bundle.digest}, signed by {bundle.signed_by[0]}"
-    return Subject(bundle.name, bundle.version, bundle.settings, forms, limits, origin)
+    return Subject(
+        bundle.name, bundle.version, bundle.settings, forms, limits, origin, bundle.manifest.get("provenance")
+    )
 
 
 def of_work(config_path: Path, work: Path) -> Subject:
@@ -71,14 +76,19 @@ def of_work(config_path: Path, work: Path) -> Subject:
 
     if is_program_config(config_path):
         return _of_program(config_path, work)
-    from export.quantization.folder import read_forms  # with torch
+    from export.quantization.folder import CALIBRATION, FOLDER, read_forms  # with torch
     from export.quantization.run import settings_of
     from export.train import load_model
 
     config, network = load_config(config_path), load_model(work / "model.pt").network
     forms = {precision: {REGULARISER: graph} for precision, graph in read_forms(work, network, config_path).items()}
     limits = parse_limits(config.limits)
-    return Subject(config.name, config.version, settings_of(network), forms, limits, f"work folder {work.name}")
+    provenance = {
+        "training_data": json.loads((work / "data.json").read_text(encoding="utf-8")),
+        "calibration": json.loads((work / FOLDER / CALIBRATION).read_text(encoding="utf-8")),
+    }
+    origin = f"work folder {work.name}"
+    return Subject(config.name, config.version, settings_of(network), forms, limits, origin, provenance)
 
 
 def _of_program(config_path: Path, work: Path) -> Subject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import shutil
 from dataclasses import replace
@@ -332,8 +333,16 @@ def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_
     arguments = (*arguments, "--draws", 1, "--off-draws", 1, "--out", tmp_path, "--json")
     capsys.readouterr()
     assert main([str(one) for one in arguments]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["missed"] == ["unmeasured is not in the quality report, at most 1 is the limit"]
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)
+    assert "pictures …" in printed.err  # progress, beside the JSON
+    assert said["missed"] == [
+        "unmeasured is not in the quality report, at most 1 is the limit",
+        "simulated slices judged: 1, at least 12 required",
+        "slices of every kind that it was not trained for judged: 1, at least 4 required",
+        "slices of recorded scans judged: 0, at least 1 required",
+        "it was trained on volumes that were judged: mr_made",
+    ]
     report = json.loads((tmp_path / "quality.json").read_text())
     assert {row["group"] for row in report["rows"]} >= {"as trained for", "inverted contrast", "R = 10"}
     assert {row["method"] for row in report["rows"]} == {
@@ -342,9 +351,13 @@ def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_
         "zero-filled",
     }
     page = (tmp_path / "quality.html").read_text()
-    assert page.count("data:image/png;base64,") >= 2 and "http" not in page and "unmeasured" in page
+    assert page.count("data:image/png;base64,") >= 2 and "http" not in page
+    begins = page[: page.index("<h2>Limits")]
+    assert "form whose figures these are</td><td>int8" in begins and "1, at least 12 required" in begins
+    assert all(html.escape(one) in begins for one in said["missed"])
+    assert "<td>unmeasured</td><td><span class=missed>not measured</span></td>" in page
 
-    monkeypatch.setattr(qualification, "judged", None)  # what was judged is not judged again
+    monkeypatch.setattr(qualification, "outcome", None)  # what was judged is not judged again
     monkeypatch.setattr(qualification, "stabilities", None)
     assert main([str(one) for one in arguments]) == 1
     assert json.loads(capsys.readouterr().out)["figures"].keys() == said["figures"].keys()
@@ -352,5 +365,6 @@ def test_a_qualified_model_is_packed_with_its_report_and_a_missed_limit_needs_a_
     options = ("--key", trained / "key.pem", "--quality", tmp_path / "quality.json", "--out", tmp_path / "q.edgebundle")
     packing = [str(one) for one in ("pack", trained / "made.toml", "--work", trained / "work", *options)]
     assert main(packing) == 1
-    assert "unmeasured is not in the quality report" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert all(one in refused for one in said["missed"])
     assert main([*packing, "--override", "a test"]) == 0

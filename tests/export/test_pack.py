@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import warnings
 import zipfile
@@ -15,8 +16,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from forge import rewritten, set_member
 
-from edge_runtime.bundle import UnrolledSettings, load_bundle
-from edge_runtime.bundle.archive import MANIFEST, MAX_TEXT_BYTES, SBOM, SIGNATURE, read_archive, write_archive
+from edge_runtime.bundle import DEFAULT_BUNDLE, UnrolledSettings, load_bundle
+from edge_runtime.bundle.archive import MANIFEST, MAX_TEXT_BYTES, QUALITY, SBOM, SIGNATURE, read_archive, write_archive
+from edge_runtime.bundle.quality import Judged, parse_report
 from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnqualified, BundleUnsafe
 from edge_runtime.profile import available_profiles
@@ -24,6 +26,7 @@ from export.cli import main
 from export.config import ConfigError
 from export.keys import SigningKey, new_key
 from export.pack import write_bundle
+from export.required import missed_requirements
 from export.sbom import make_sbom
 from export.seal import seal
 from export.sign import sign_bundle
@@ -38,7 +41,10 @@ def packed(path: Path, graph: bytes, key: SigningKey, **changes: Any) -> Path:
         "settings": UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
         "forms": {"fp32": graph},
         "golden_input": np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
-        "provenance": {"training_data": {"sha256": "0" * 64, "volumes": ["one", "two"]}},
+        "provenance": {
+            "training_data": {"sha256": "0" * 64, "volumes": ["one", "two"]},
+            "calibration": {"recordings": [{"sha256": "f" * 64, "slices": [0]}]},
+        },
         "key": key,
         "licence": "Apache-2.0",
     }
@@ -46,9 +52,21 @@ def packed(path: Path, graph: bytes, key: SigningKey, **changes: Any) -> Path:
     return path
 
 
-def report(graph: bytes, **figures: float) -> bytes:
+ENOUGH = {
+    "form": "fp32",
+    "draws": 12,
+    "off_draws": 4,
+    "recorded_slices": 1,
+    "volumes": {"three": "3" * 64},
+    "recordings": {"head": "e" * 64},
+}
+"""As much as must have been judged."""
+
+
+def report(graph: bytes, judged: dict[str, Any] | None = ENOUGH, **figures: float) -> bytes:
     forms = {"fp32": hashlib.sha256(graph).hexdigest()}
-    return json.dumps({"schema": 1, "forms": forms, "figures": figures, "more": "pictures"}).encode()
+    document = {"schema": 1, "forms": forms, "figures": figures, "more": "pictures"}
+    return json.dumps(document if judged is None else document | {"judged": judged}).encode()
 
 
 LIMITS = {"loss_db": {"at_most": 0.1}, "ssim": {"at_least": 0.5, "at_most": 1.0}}
@@ -127,6 +145,102 @@ def test_missed_limits_need_a_reason_that_the_bundle_carries(
     assert not (tmp_path / "no").exists()
     bundle = load_bundle(packed(tmp_path / "yes", tiny_graph, signing_key, **options, override="for  the\nphantom"))
     assert bundle.manifest["override"] == {"reason": "for the phantom", "misses": missed}
+
+
+KEPT = {"loss_db": 0.05, "ssim": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("judged", "missed"),
+    [
+        (None, "the report does not say on what it judged: qualify anew"),
+        (ENOUGH | {"form": "fp16"}, "fp16 was judged, fp32 may run"),
+        (ENOUGH | {"draws": 11}, "simulated slices judged: 11, at least 12 required"),
+        (
+            ENOUGH | {"off_draws": 3},
+            "slices of every kind that it was not trained for judged: 3, at least 4 required",
+        ),
+        (ENOUGH | {"recorded_slices": 0}, "slices of recorded scans judged: 0, at least 1 required"),
+        (
+            ENOUGH | {"volumes": {"two": "2" * 64, "three": "3" * 64}},
+            "it was trained on volumes that were judged: two",
+        ),
+        (ENOUGH | {"recordings": {"phantom": "f" * 64}}, "it was calibrated on recordings that were judged: phantom"),
+    ],
+    ids=[
+        "unsaid",
+        "another form",
+        "few draws",
+        "few other kinds",
+        "nothing recorded",
+        "training volumes",
+        "calibration",
+    ],
+)
+def test_a_report_that_judged_too_little_needs_a_reason_that_the_runtime_shows(
+    tmp_path, tiny_graph, signing_key, judged, missed
+):
+    options = {"limits": LIMITS, "quality": report(tiny_graph, judged, **KEPT)}
+    with pytest.raises(BundleUnqualified, match=re.escape(missed)):
+        packed(tmp_path / "no", tiny_graph, signing_key, **options)
+    override = load_bundle(packed(tmp_path / "yes", tiny_graph, signing_key, **options, override="a try")).override
+    assert override is not None and (override.reason, override.misses) == ("a try", (missed,))
+    sign_bundle(tmp_path / "yes", tmp_path / "again", signing_key)  # what was overridden stays overridden
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "yes").read_bytes()
+    sign_bundle(tmp_path / "yes", tmp_path / "judged", signing_key, quality=report(tiny_graph, **KEPT))
+    assert load_bundle(tmp_path / "judged").override is None
+
+
+def test_volumes_are_known_by_their_voxels_where_training_noted_them(tmp_path, tiny_graph, signing_key):
+    """A copy of another name is still the volume that training saw, and another of its name is not."""
+    provenance = {"training_data": {"volumes": ["three"], "voxels": {"three": "a" * 64, "four": "b" * 64}}}
+    options = {"limits": LIMITS, "provenance": provenance}
+    packed(tmp_path / "yes", tiny_graph, signing_key, quality=report(tiny_graph, **KEPT), **options)
+    quality = report(tiny_graph, ENOUGH | {"volumes": {"renamed": "b" * 64}}, **KEPT)
+    with pytest.raises(BundleUnqualified, match="trained on volumes that were judged: renamed"):
+        packed(tmp_path / "no", tiny_graph, signing_key, quality=quality, **options)
+
+
+def test_the_form_of_fewest_bits_must_have_been_judged() -> None:
+    judged = Judged("fp32", 12, 4, 1, {}, {})
+    assert missed_requirements(["fp32"], None, judged) == ()
+    assert missed_requirements(["fp32", "int8", "fp16"], None, judged) == ("fp32 was judged, int8 may run",)
+
+
+def test_the_shipped_bundle_is_signed_anew_with_the_report_it_has(tmp_path, other_key):
+    """It is from before reports said what they judged."""
+    sign_bundle(DEFAULT_BUNDLE, tmp_path / "anew", other_key)
+    before, after = (read_archive(path.read_bytes()) for path in (DEFAULT_BUNDLE, tmp_path / "anew"))
+    assert [name for name in before if before[name] != after[name]] == [SIGNATURE]
+    with pytest.raises(BundleUnqualified, match="does not say on what it judged"):
+        sign_bundle(DEFAULT_BUNDLE, tmp_path / "no", other_key, quality=before[QUALITY])
+
+
+def test_what_was_judged_is_shown(tmp_path, tiny_graph, signing_key, capsys):
+    options = {"limits": LIMITS, "quality": report(tiny_graph, **KEPT)}
+    path = packed(tmp_path / "good", tiny_graph, signing_key, **options)
+    judged = "fp32 on 12 simulated slices, 4 of every kind it was not trained for and 1 recorded ones"
+    for command in ("inspect", "verify"):
+        assert main([command, str(path)]) == 0
+        assert judged in capsys.readouterr().out
+    assert main(["verify", str(DEFAULT_BUNDLE)]) == 0
+    assert "8 limits kept; the report does not say on what it judged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        (ENOUGH | {"draws": -1}, "draws = -1: a whole number from 0 on"),
+        (ENOUGH | {"draws": True}, "draws = True: a whole number"),
+        (ENOUGH | {"form": ""}, "form = '': a precision"),
+        (ENOUGH | {"volumes": ["one"]}, "volumes = ['one']: SHA-256 by name"),
+        (ENOUGH | {"recordings": {"head": 1}}, "SHA-256 by name"),
+        ({}, "schema, forms and figures are expected: KeyError"),
+    ],
+)
+def test_a_malformed_word_on_what_was_judged_is_refused(tiny_graph, judged, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse_report(report(tiny_graph, judged))
 
 
 def test_a_report_about_other_graphs_does_not_count(tmp_path, tiny_graph, signing_key):
@@ -287,7 +401,10 @@ def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tiny
     new_key(tmp_path / "mine.pem", None)
     out, trust = tmp_path / "mine.edgebundle", tmp_path / "trust"
     assert main(["sign", str(tiny_bundle), "--key", str(tmp_path / "mine.pem"), "--out", str(out)]) == 0
-    assert "quality limits overridden (there is no quality report): a test\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        "quality: there is no quality report\nquality limits overridden (there is no quality report): a test\n" in said
+    )
     assert main(["key", "public", str(tmp_path / "mine.pem"), "--out", str(trust / "mine.pem")]) == 0
     capsys.readouterr()
     assert main(["verify", str(out)]) == 1

@@ -58,7 +58,7 @@ def pack(config: Path, key: SigningKey, name: str = "made") -> Path:
     from export.programs.config import load_program_config
 
     out = config.parent / f"{name}.edgebundle"
-    make_program_bundle(load_program_config(config), config, config.parent / "work", out, key)
+    make_program_bundle(load_program_config(config), config, config.parent / "work", out, key, override="a test")
     return out
 
 
@@ -73,7 +73,8 @@ def test_every_form_reaches_the_device(quantized: Path, signing_key: SigningKey)
     first, second = (pack(quantized, signing_key, name) for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     bundle = load_bundle(first)
-    assert bundle.override is None  # its limits are kept, by the search's own report
+    assert bundle.override is not None  # its limits are kept by the search's own report, which judged nothing else
+    assert bundle.override.misses == ("the report does not say on what it judged: qualify anew",)
     assert set(bundle.forms) == {"fp32", "fp16", "int8"}
     assert bundle.forms["fp32"].graphs == varnet().files
     for precision in bundle.forms:  # raises where golden outputs are not reproduced

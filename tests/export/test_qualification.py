@@ -12,12 +12,13 @@ from scipy import ndimage
 
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
-from export.qualification.cases import AS_TRAINED, OFF_DISTRIBUTION, Sources
+from export.qualification.cases import AS_TRAINED, OFF_DISTRIBUTION, CaseName, Sources
 from export.qualification.cost import Cost
 from export.qualification.figures import MEANINGS, figures_of
-from export.qualification.judge import CLASSICAL, Row, judge
-from export.qualification.rings import PATCH, agreement, flagged_patches, flagged_share
+from export.qualification.judge import CLASSICAL, Row, images, judge
+from export.qualification.rings import PATCH, STEP, agreement, flagged_patches, flagged_share, largest_group
 from export.qualification.stability import Stability, stabilities
+from export.qualification.structure import structure_error
 
 pytestmark = pytest.mark.full
 
@@ -66,6 +67,32 @@ def test_air_is_not_compared(textured: np.ndarray) -> None:
     other = np.where(where, textured, np.random.default_rng(2).random(textured.shape))
     flags = flagged_patches(other, textured, where)
     assert flags and all(row + PATCH <= SIZE // 2 + PATCH // 4 for row, _, _ in flags)
+
+
+@pytest.mark.parametrize("lost", [np.zeros((SIZE, SIZE)), np.full((SIZE, SIZE), np.nan)], ids=["nothing", "nan"])
+def test_an_image_that_lost_everything_is_flagged_everywhere(textured: np.ndarray, lost: np.ndarray) -> None:
+    assert flagged_share(lost, textured, EVERYWHERE) == 1
+    assert agreement(lost[:PATCH, :PATCH], textured[:PATCH, :PATCH]) == 0
+    assert agreement(np.full((PATCH, PATCH), 0.1), np.full((PATCH, PATCH), 1 / 3)) == 1  # nothing in either
+
+
+def test_where_there_is_no_patch_nothing_is_measured(textured: np.ndarray) -> None:
+    small = np.s_[: PATCH - 1]
+    with pytest.raises(ValueError, match="nothing to compare structure in"):
+        flagged_share(textured[small], textured[small], EVERYWHERE[small])
+
+
+def test_neighbours_that_are_flagged_are_one_group() -> None:
+    flags = [(0, 0, True), (0, STEP, True), (STEP, 2 * STEP, True), (0, 4 * STEP, True), (3 * STEP, 0, False)]
+    assert largest_group(flags) == 3
+    assert largest_group(flags, [(0, STEP, True), (0, 0, False)]) == 1
+    assert largest_group([(0, 0, False)]) == 0
+
+
+def blob(shape: tuple[int, ...], row: int, column: int) -> np.ndarray:
+    """A structure of six pixels' full width at half maximum, 1 in the middle."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * 2.5**2))
 
 
 class Stand(LearnedReconstruction):
@@ -139,8 +166,46 @@ def test_a_network_that_erases_small_structures_is_caught(sources: Sources, monk
     assert rows["learned fp32"].psnr_db < rows[CLASSICAL].psnr_db
 
 
-def row(case: str, group: str, method: str, psnr_db: float, ssim: float = 0.9, flagged: float = 0.0) -> Row:
-    return Row(case, group, 4, method, 0.1, psnr_db, ssim, flagged, None)
+@pytest.mark.parametrize("size", [96, 192])
+@pytest.mark.parametrize("acceleration", [2, 4, 6])
+def test_one_structure_that_was_put_in_or_taken_out_is_seen_however_large_the_object_is(
+    size: int, acceleration: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the classical image, in place of a learned one, so that nothing else differs."""
+    for name, values in (("PHASE_ENCODES", [size]), ("SAMPLES", [size])):
+        monkeypatch.setattr(f"export.qualification.cases.{name}", values)
+    plans = Plans(Workers(threads=1))
+    case = Sources([made_volume(size)], [], []).case(CaseName(AS_TRAINED, "", 0, acceleration, 5), plans)
+    classical = images(case, {"fp32": Nothing()}, plans)[CLASSICAL][0]
+    bright = float(np.median(classical[case.where]))
+    inside = np.argwhere(ndimage.binary_erosion(case.where, iterations=8))
+    for row, column in inside[:: len(inside) // 5]:
+        spot = blob(case.reference.shape, row, column)
+        for other, contrast in (
+            (classical + 1.2 * bright * spot, 1.2),
+            (classical + 0.6 * bright * spot, 0.6),
+            (classical * (1 - 0.95 * spot), 0.95 * classical[row, column] / bright),
+        ):
+            found = structure_error(other, classical, case.reference, case.where)
+            assert found.share > 0.4 * contrast and np.hypot(found.row - row, found.column - column) < 5
+    assert structure_error(classical, classical, case.reference, case.where).share == 0
+
+
+def test_a_structure_that_stands_out_makes_a_group_of_patches_and_hardly_a_share(textured: np.ndarray) -> None:
+    invented = textured + 1.5 * blob(textured.shape, 70, 30)
+    flags = flagged_patches(invented, textured, EVERYWHERE)
+    assert largest_group(flags, flagged_patches(textured, textured, EVERYWHERE)) >= 2
+    wide = np.tile(textured, (3, 3))  # the same structure in nine times the object
+    invented = wide + 1.5 * blob(wide.shape, 70, 30)
+    everywhere = np.ones_like(wide, np.bool_)
+    assert largest_group(flagged_patches(invented, wide, everywhere)) >= 2
+    assert flagged_share(invented, wide, everywhere) < 0.02
+
+
+def row(
+    case: str, group: str, method: str, psnr_db: float, ssim: float = 0.9, flagged: float = 0.0, structure: float = 0.0
+) -> Row:
+    return Row(case, group, 4, method, 0.1, psnr_db, ssim, flagged, round(20 * structure), structure, None)
 
 
 def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
@@ -150,16 +215,20 @@ def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
         row("a", AS_TRAINED, "learned int8", 29.95, 0.899, 0.2),
         row("a", AS_TRAINED, CLASSICAL, 28.0, 0.85, 0.1),
         row("b", "recorded", "learned fp32", 20.0),
-        row("b", "recorded", "learned int8", 19.5, 0.88),
+        row("b", "recorded", "learned int8", 19.5, 0.88, structure=0.4),
         row("b", "recorded", CLASSICAL, 20.0, 0.9, 0.3),
-        row("c", "32 coils", "learned int8", 22.0),
-        row("c", "32 coils", CLASSICAL, 25.0),
+        row("c", "32 coils", "learned int8", 22.0, 0.8, 0.3, structure=0.8),
+        row("c", "32 coils", CLASSICAL, 25.0, 0.9, 0.1),
+        row("d", "R = 10", "learned int8", 26.0, 0.91, structure=0.2),
+        row("d", "R = 10", CLASSICAL, 25.0),
     ]
     stable = [
-        Stability("a", "learned int8", 3.0, 0.5),
-        Stability("a", CLASSICAL, 2.0, 0.6),
-        Stability("b", "learned int8", 1.0, 0.7),
-        Stability("b", CLASSICAL, 2.0, 0.5),
+        Stability("a", AS_TRAINED, "learned int8", 3.0, 0.5),
+        Stability("a", AS_TRAINED, CLASSICAL, 2.0, 0.6),
+        Stability("b", "recorded", "learned int8", 1.0, 0.7),
+        Stability("b", "recorded", CLASSICAL, 2.0, 0.5),
+        Stability("c", "32 coils", "learned int8", 5.0, 0.1),
+        Stability("c", "32 coils", CLASSICAL, 2.0, 0.5),
     ]
     costs = [Cost("int8", 1, 90.0, 95.0, 150.0), Cost("int8", 2, 50.0, 60.0, 160.0), Cost("fp32", 2, 80.0, 81.0, 170.0)]
     found = figures_of(rows, stable, costs, "int8")
@@ -173,7 +242,16 @@ def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
             "gain_db_worst": -0.5,
             "gain_ssim_worst": -0.02,
             "flagged_over_classical_worst": 0.1,
+            "flagged_group_worst": 8.0,
+            "structure_error_worst": 0.4,
             "off_distribution_gain_db_worst": -3.0,
+            "off_distribution_gain_ssim_worst": -0.1,
+            "off_distribution_flagged_over_classical_worst": 0.2,
+            "off_distribution_flagged_group_worst": 16.0,
+            "off_distribution_structure_error_worst": 0.8,
+            "off_distribution_noise_gain_over_classical_worst": 2.5,
+            "off_distribution_contrast_kept_worst": 0.1,
+            "off_distribution_contrast_kept_over_classical_worst": -0.4,
             "noise_gain_over_classical_worst": 1.5,
             "contrast_kept_worst": 0.5,
             "contrast_kept_over_classical_worst": -0.1,
@@ -182,6 +260,15 @@ def test_figures_are_of_the_worst_case_and_of_the_form_that_runs() -> None:
         }
     )
     assert found.keys() <= MEANINGS.keys()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_no_worst_case(value: float) -> None:
+    """Least and greatest of several would pass over it."""
+    with pytest.raises(ValueError, match=r"a, classical: psnr_db = (nan|inf): a finite number is expected"):
+        row("a", AS_TRAINED, CLASSICAL, value)
+    with pytest.raises(ValueError, match=r"a, classical: noise_gain = (nan|inf)"):
+        Stability("a", AS_TRAINED, CLASSICAL, value, 0.5)
 
 
 def test_a_bundle_and_a_work_folder_are_not_mixed_up(capsys: pytest.CaptureFixture[str]) -> None:
