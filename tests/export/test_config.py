@@ -43,7 +43,7 @@ def test_the_shipped_configuration_is_read() -> None:
             "[quantize] symmetric_activations = 1: true or false is expected",
         ),
         ('name = "brain2d"', "name = 7", "name = 7: a text is expected"),
-        ('version = "0.3.0"', 'version = "new"', "version = 'new': whole numbers with dots are expected"),
+        ('version = "0.4.0"', 'version = "new"', "version = 'new': whole numbers with dots are expected"),
         ('licence = "Apache-2.0"', "licence = 2", "licence = 2: a text is expected"),
         ('licence = "Apache-2.0"', 'license = "Apache-2.0"', "differs in ['license']"),
         (

@@ -98,6 +98,8 @@ def blob(shape: tuple[int, ...], row: int, column: int) -> np.ndarray:
 class Stand(LearnedReconstruction):
     """In the place of a network and what is around it."""
 
+    runs = 0
+
     def __init__(self) -> None:
         pass
 
