@@ -323,8 +323,8 @@ COSTS: dict[str, Callable[[Case, Launch], Cost]] = {
     "volume_curvature": _volume(1, 1),
     "volume_step": _volume(1, 1, 1, 1, 1, 1),
     "volume_turn": _volume(1, 1, 1),
-    "pack_float32": _pixelwise(COMPLEX, REAL, REAL),
+    "pack_float32": _pixelwise(COMPLEX, COMPLEX, REAL, REAL),
     "fill_float32": _pixelwise(REAL),
-    "unpack_float32": _pixelwise(COMPLEX, REAL, REAL, COMPLEX),
+    "unpack_float32": _pixelwise(COMPLEX, COMPLEX, REAL, REAL, COMPLEX),
 }
 """Of every kernel whose time is reckoned."""

@@ -16,7 +16,7 @@ import math
 import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,10 +48,10 @@ ZERO_FILLED = "zero_filled"
 FP32, INT8 = "learned FP32", "learned INT8"
 PEER = "BART pics"
 
-PEER_IS_TARGET = (("head-2ch", 2), ("fernando", 4))
+PEER_IS_TARGET = tuple((scan, acceleration) for scan in ("head-2ch", "fernando") for acceleration in (2, 4))
 """Scans, by the beginning of their names, and accelerations where the learned image is to be better than the peer's."""
 
-INT8_LOSS_TARGET_DB = 0.1
+INT8_LOSS_TARGET_DB, INT8_LOSS_TARGET_SSIM = 0.1, 0.002
 
 ERROR_GAIN = 5.0
 """The error maps show the magnitude of the error so many times brighter than the image."""
@@ -253,34 +253,54 @@ def records_of(measurements: Sequence[Measurement], threads: int) -> list[Record
 
 
 def int8_loss(measurements: Sequence[Measurement], threads: int) -> list[Record]:
-    """What INT8 loses of FP32's PSNR on the worst mask of the worst scan; no record where either was not measured."""
+    """What INT8 loses of FP32's PSNR and SSIM on the worst mask of the worst scan; no record where either was not measured."""
+    figures: tuple[tuple[str, str, float, Callable[[Measurement], float | None]], ...] = (
+        ("PSNR", "dB", INT8_LOSS_TARGET_DB, lambda one: one.psnr_db),
+        ("SSIM", "", INT8_LOSS_TARGET_SSIM, lambda one: one.ssim),
+    )
+    records = []
+    for figure, unit, target, value in figures:
+        losses = _losses(measurements, value)
+        if not losses:
+            continue
+        worst = max(losses, key=lambda where: max(losses[where]))
+        every = [loss for lost in losses.values() for loss in lost]
+        low, high = (float(at) for at in np.percentile(every, (10, 90)))
+        note = (
+            f"{figure} of FP32 less that of INT8; the worst of n images, of {worst}: "
+            f"median of its masks {statistics.median(losses[worst]):.{3 if unit else 4}f} {unit}"
+        )
+        name = f"quality.int8_loss_{(unit or figure).lower()}"
+        records.append(
+            Record(
+                name,
+                max(every),
+                unit,
+                "lower",
+                threads=threads,
+                n=len(every),
+                p10=low,
+                p90=high,
+                target=target,
+                note=note.rstrip(),
+            )
+        )
+    return records
+
+
+def _losses(
+    measurements: Sequence[Measurement], value: Callable[[Measurement], float | None]
+) -> dict[str, list[float]]:
+    """FP32's value less INT8's on every mask, by scan and acceleration."""
     groups = _grouped(measurements)
     losses: dict[str, list[float]] = {}
     for (scan, acceleration, method), quantized in groups.items():
-        pairs = zip(groups.get((scan, acceleration, FP32), []), quantized) if method == INT8 else ()
-        lost = [a.psnr_db - b.psnr_db for a, b in pairs if a.psnr_db is not None and b.psnr_db is not None]
+        full = groups.get((scan, acceleration, FP32), [])
+        pairs = [(value(a), value(b)) for a, b in zip(full, quantized)] if method == INT8 else []
+        lost = [a - b for a, b in pairs if a is not None and b is not None]
         if lost:
             losses[f"{scan} at R = {acceleration}"] = lost
-    if not losses:
-        return []
-    worst = max(losses, key=lambda where: max(losses[where]))
-    every = [loss for lost in losses.values() for loss in lost]
-    low, high = (float(at) for at in np.percentile(every, (10, 90)))
-    return [
-        Record(
-            "quality.int8_loss_db",
-            max(every),
-            "dB",
-            "lower",
-            threads=threads,
-            n=len(every),
-            p10=low,
-            p90=high,
-            target=INT8_LOSS_TARGET_DB,
-            note=f"PSNR of FP32 less that of INT8; the worst of n images, of {worst}: "
-            f"median of its masks {statistics.median(losses[worst]):.3f} dB",
-        )
-    ]
+    return losses
 
 
 def _grouped(measurements: Sequence[Measurement]) -> dict[tuple[str, int, str], list[Measurement]]:

@@ -154,10 +154,19 @@ class PackPlan:
     def __init__(
         self, workers: Workers, phase_encodes: int, columns: int, plane_lines: int, plane_columns: int
     ) -> None: ...
-    def pack(self, image: Complex, scale: float, planes: Planes, step: float, zero_point: int) -> None: ...
+    def pack(
+        self, image: Complex, phase: Complex | None, scale: float, planes: Planes, step: float, zero_point: int
+    ) -> None: ...
     def fill(self, value: float, plane: Planes, step: float, zero_point: int) -> None: ...
     def unpack(
-        self, image: Complex, scale: float, planes: Planes, out: Complex, step: float, zero_point: int
+        self,
+        image: Complex,
+        phase: Complex | None,
+        scale: float,
+        planes: Planes,
+        out: Complex,
+        step: float,
+        zero_point: int,
     ) -> None: ...
 
 class VolumeSensePlan:

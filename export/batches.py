@@ -42,14 +42,14 @@ class Batches(torch.utils.data.Dataset[Batch]):
     """The batch of every step, so that a resumed run sees what an unbroken one would."""
 
     def __init__(self, pool: Path, config: TrainingConfig) -> None:
-        self._pool, self._config = Pool(pool), config
+        self.pool, self._config = Pool(pool), config
 
     def __len__(self) -> int:
         return self._config.steps
 
     def acquisitions(self, step: int) -> list[Entry]:
         """What the batch of a step is drawn from."""
-        return self._pool.choose(np.random.default_rng([self._config.seed, step]), self._config.batch)
+        return self.pool.choose(np.random.default_rng([self._config.seed, step]), self._config.batch)
 
     def __getitem__(self, step: int) -> Batch:
         entries = self.acquisitions(step)

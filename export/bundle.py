@@ -12,8 +12,10 @@ from export.keys import SigningKey
 from export.pack import write_bundle
 from export.quantization.folder import CALIBRATION, FOLDER, FULL, read_forms
 from export.quantization.run import settings_of
+from export.remembered import OtherInputs, differences
+from export.simulate.pool import Pool
 from export.states import reconstruction_states
-from export.train import load_model
+from export.train import load_model, run_identity
 
 GOLDEN_COLUMNS = 64
 
@@ -36,8 +38,15 @@ def make_bundle(
 
     Raises:
         ConfigError: the model is not quantized, or was trained anew since.
+        OtherInputs: the model is of another configuration or pool than those that the bundle would name.
     """
     trained = load_model(work / "model.pt")
+    now = run_identity(config.network, config.train, Pool(work / "pool").record)
+    if trained.identity != now:
+        raise OtherInputs(
+            f"{work / 'model.pt'}: was trained with another {differences(trained.identity, now)}: train it anew, or give the "
+            "configuration and pool that it was trained with"
+        )
     network = trained.network
     settings, folder = settings_of(network), work / FOLDER
     forms = read_forms(work, network, config_path)

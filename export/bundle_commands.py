@@ -43,22 +43,23 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", type=Path, metavar="DIR", help=text)
 
 
-def trust_of(options: argparse.Namespace) -> TrustStore:
-    """The trust store that the options name.
+def trust_of(options: argparse.Namespace, otherwise: Path | None = None) -> TrustStore:
+    """The trust store that the options name; else this one, and without one that which ships.
 
     Raises:
         TrustStoreError: it can't be read.
     """
     from edge_runtime.bundle import trust_store
 
-    return load_trust_store(options.trust or trust_store.DEFAULT_TRUST)
+    return load_trust_store(options.trust or otherwise or trust_store.DEFAULT_TRUST)
 
 
 def pack(options: argparse.Namespace) -> int:
     """``edge-export pack``."""
-    from export.keys import load_key
+    from export.keys import check_no_key, load_key
     from export.programs.config import is_program_config
 
+    check_no_key(options.out)
     key = load_key(options.key, options.passphrase_file)  # before whatever takes long
     quality = options.quality.read_bytes() if options.quality else None
     make = _pack_program if is_program_config(options.config) else _pack_trained
@@ -107,7 +108,7 @@ def _add_passphrase_file(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sign(commands: Any) -> None:
-    text = "sign a bundle anew: another key, a quality report, an older format; the model stays as it is"
+    text = "sign a bundle anew: another key, a quality report, an override; the model stays as it is"
     example = "example: edge-export sign old.edgebundle --key new.pem --out new.edgebundle"
     sign = commands.add_parser("sign", help=text, description=text, epilog=example)
     sign.add_argument("bundle", type=Path, help="the bundle")
@@ -116,9 +117,10 @@ def _add_sign(commands: Any) -> None:
 
 
 def _sign(options: argparse.Namespace) -> int:
-    from export.keys import load_key
+    from export.keys import check_no_key, load_key
     from export.sign import sign_bundle
 
+    check_no_key(options.out)
     key = load_key(options.key, options.passphrase_file)
     quality = options.quality.read_bytes() if options.quality else None
     digest = sign_bundle(options.bundle, options.out, key, quality=quality, override=options.override)
@@ -154,10 +156,16 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _add_verify(commands: Any) -> None:
-    text = "make every check that the runtime makes; exit code 0: it would use the bundle, 1: it would not"
-    example = "example: edge-export verify brain2d.edgebundle --trust trust"
-    verify = commands.add_parser("verify", help=text, description=text, epilog=example)
+    text = "make every check that a device makes before it uses a bundle"
+    more = (
+        ". Golden outputs are run on the engines of --profile; without it on ONNX Runtime or OpenVINO with one thread, which says "
+        "nothing of other engines. Exit code 0: the bundle passes; 1: it does not."
+    )
+    example = "example: edge-export verify brain2d.edgebundle --trust trust --profile x86-cpu"
+    verify = commands.add_parser("verify", help=text, description=text + more, epilog=example)
     verify.add_argument("bundle", type=Path, help="the bundle")
+    text = "hardware profile, by name or path: whose engines and threads run the forms, and whose keys may sign without --trust"
+    verify.add_argument("--profile", metavar="NAME", help=text)
     add_trust_option(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     verify.set_defaults(run=_verify, needed=NO_EXTRA)
@@ -166,8 +174,14 @@ def _add_verify(commands: Any) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from edge_runtime.bundle.describe import verification_lines, verification_record
     from edge_runtime.bundle.verify import verify_bundle
+    from edge_runtime.profile import load_profile
 
-    verification = verify_bundle(options.bundle, trust_of(options))
+    if options.profile is None:
+        verification = verify_bundle(options.bundle, trust_of(options))
+    else:
+        profile = load_profile(options.profile)
+        trust = trust_of(options, profile.trust)
+        verification = verify_bundle(options.bundle, trust, profile.engines, profile.threads, profile.compilation)
     if options.json:
         print(json.dumps({"file": str(options.bundle), **verification_record(verification)}))
     else:
@@ -214,13 +228,12 @@ def _key_new(options: argparse.Namespace) -> int:
 
 def _key_public(options: argparse.Namespace) -> int:
     from edge_runtime.bundle.signature import format_public_key
-    from export.keys import load_key
+    from export.keys import load_key, write_public_key
 
     key = load_key(options.file, options.passphrase_file).public
-    print(f"key {key.id}", file=sys.stderr)
     if options.out is None:
         print(format_public_key(key), end="")
     else:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(format_public_key(key), encoding="ascii")
+        write_public_key(options.out, key)
+    print(f"key {key.id}", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export import | simulate | train | quantize | qualify | pack | sign | verify | …``.
+"""The desk toolchain's command line: ``edge-export import | simulate | train | restore | quantize | qualify | pack | verify | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 3 this machine is not the device that `compile`
 needs; 130 interrupted (run again to resume).
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.errors import EdgeRuntimeError
-from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack
+from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack, trust_of
 from export.compile_command import add_compile
 from export.progress import Progress
 from export.qualification.command import add_qualify, add_sweep
@@ -100,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(needed=NEEDED_TO_TRAIN)
         text = "processes that simulate (%(default)s; a GPU keeps a dozen busy)"
         sub.add_argument("--workers", type=int, default=1, metavar="N", help=text)
+    text = (
+        "take the trained model of a bundle back into a work folder, whose pool is filled, to quantize and pack it anew"
+    )
+    folders = "--bundle brain2d.edgebundle --work build/brain2d"
+    back = command("restore", text, _restore, folders, data=False)
+    back.add_argument("--bundle", type=Path, required=True, metavar="FILE", help="that was packed of it")
+    add_trust_option(back)
     folders = "--data ../shared/data/validate --work build/brain2d"
     text = "write FP32, FP16 and INT8 graphs; which layers stay in floating point is decided by measurement"
     quantize = command("quantize", text, _quantize, folders, data=True)
@@ -191,6 +198,15 @@ def _train(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
     )
+    print(f"written: {path}")
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from export.config import load_config
+    from export.restore import restore
+
+    path = restore(options.bundle, load_config(options.config), options.work, trust_of(options))
     print(f"written: {path}")
     return 0
 

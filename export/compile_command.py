@@ -69,8 +69,8 @@ def _compile(options: argparse.Namespace) -> int:
 
     if not 1 <= options.runs <= MAX_RUNS:
         raise EdgeRuntimeError(f"--runs {options.runs}: 1 to {MAX_RUNS} is expected")
-    bundle = load_bundle(options.bundle, trust_of(options))
     profile = load_profile(options.profile or DEFAULT_PROFILE)
+    bundle = load_bundle(options.bundle, trust_of(options, profile.trust))
     compilation = profile.compilation if options.out is None else replace(profile.compilation, cache=options.out)
     precisions = tuple(dict.fromkeys(options.form)) or tuple(sorted(bundle.forms))
     unknown = [precision for precision in precisions if precision not in bundle.forms]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -44,10 +44,10 @@ def code_digest() -> str:
     return _code_digest(*BEGIN)
 
 
-def made_by(*modules: str) -> dict[str, str]:
+def made_by(*modules: str, libraries: Sequence[str] = COMPUTE) -> dict[str, str]:
     """What makes the results of modules, beside their inputs: a digest of all code of this project that they reach, kernels
     included, and the versions of the libraries that compute them."""
-    return {"code": _code_digest(*modules), **{name: importlib.metadata.version(name) for name in COMPUTE}}
+    return {"code": _code_digest(*modules), **{name: importlib.metadata.version(name) for name in libraries}}
 
 
 def _code_digest(*modules: str) -> str:

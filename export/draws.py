@@ -1,7 +1,8 @@
 """Training draws: from a noise-free acquisition of the pool to what the device would see, and the image it should make of it.
 
 Everything between the readouts and the network happens here as it does on the device: the same compression, the same
-sensitivities estimated from the same noisy ACS, the same held-out samples, the same first image and normalisation.
+sensitivities estimated from the same noisy ACS, the same held-out samples, the same first image and normalisation. But for the slow
+phase: training shows the network all that was drawn, the device only what is left of it (`edge_runtime.modalities.mri.phase`).
 """
 
 from __future__ import annotations

@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from edge_runtime.bundle.signature import PublicKey, Signature
+from edge_runtime.bundle.signature import PublicKey, Signature, format_public_key
 from edge_runtime.errors import EdgeRuntimeError
 
 OWNER_ONLY = 0o600
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 MAX_FILE_BYTES = 1 << 16
+PRIVATE = b"PRIVATE KEY-----"
+"""In the first line of a private key in PEM, of whatever kind."""
 
 
 class SigningKeyError(EdgeRuntimeError):
@@ -70,6 +72,45 @@ def new_key(path: Path, passphrase: bytes | None) -> SigningKey:
     except OSError as error:
         raise SigningKeyError(f"{path}: can't be written: {error.strerror or error}") from error
     return SigningKey(key)
+
+
+def write_public_key(path: Path, key: PublicKey) -> None:
+    """Writes a public key to a file of its own; where that is there already with the same key, it stays.
+
+    Raises:
+        SigningKeyError: something else is there, or it can't be written.
+    """
+    pem = format_public_key(key).encode("ascii")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as file:
+                file.write(pem)
+        except FileExistsError:
+            with path.open("rb") as file:
+                there = file.read(MAX_FILE_BYTES)
+            if there != pem:
+                what = "a private key" if PRIVATE in there else "something else"
+                raise SigningKeyError(f"{path}: holds {what}, which is not overwritten: give another name") from None
+    except OSError as error:
+        raise SigningKeyError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def check_no_key(path: Path) -> None:
+    """That a file may be written over: it holds no private key.
+
+    Raises:
+        SigningKeyError: it does, or can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            there = file.read(MAX_FILE_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SigningKeyError(f"{path}: can't be written: {error.strerror or error}") from error
+    if PRIVATE in there:
+        raise SigningKeyError(f"{path}: holds a private key, which is not overwritten: give another name")
 
 
 def load_key(path: Path, passphrase_file: Path | None = None) -> SigningKey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,15 +30,14 @@ from edge_runtime.errors import BundleUnqualified
 from edge_runtime.modalities.mri.families import made_ready
 from export.config import ConfigError
 from export.keys import SigningKey
+from export.members import GOLDEN_INPUT, golden_output, graph_label, graph_members
 from export.sbom import installed_makers, make_sbom
-from export.seal import seal, write_whole
+from export.seal import write_sealed
 
 Tensor = npt.NDArray[np.float32]
 
 Bounds = Mapping[str, Mapping[str, float]]
 """Limits by figure, as in the configuration: ``{"int8_loss_db": {"at_most": 0.1}}``."""
-
-GOLDEN_INPUT = "golden/input.npy"
 
 TOLERANCES = {
     "fp32": (
@@ -69,6 +69,8 @@ sums in single precision; processors that sum in half round by 0.0005 an operati
 run it: they are OpenVINO's."""
 
 UNSTATED_LICENCE = "NOASSERTION"
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}", re.ASCII)
+"""An SPDX identifier or ``LicenseRef-`` (SPDX 2.3, annex D): one word, which nobody can add lines to ``LICENSE`` with."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,6 @@ def write_bundle(
     limits: Bounds | None = None,
     quality: bytes | None = None,
     override: str = "",
-    golden: GoldenOutputs | None = None,
 ) -> str:
     """Writes a signed bundle and returns the SHA-256 of its file.
 
@@ -105,23 +106,24 @@ def write_bundle(
         limits: of the quality report's figures.
         quality: the report, in JSON; see `edge_runtime.bundle.quality`.
         override: why the bundle is packed although it misses limits, or has no report; not recorded where it keeps them.
-        golden: where the outputs are known already; computed here by ONNX Runtime otherwise.
 
     Raises:
         BundleUnqualified: limits are missed and nobody overrides them.
-        BundleUnsafe, BundleMalformed: a graph or size that no bundle may have.
-        ConfigError: a limit, report, reason or precision is malformed.
+        BundleUnsafe, BundleMalformed: a name, version, graph or size that no bundle may have.
+        ConfigError: a limit, report, reason, licence or precision is malformed.
     """
+    if not _LICENCE.fullmatch(licence):
+        raise ConfigError(f"licence = {licence[:100]!r}: an SPDX identifier such as Apache-2.0 is expected")
     unknown = sorted(set(forms) - set(TOLERANCES))
     if unknown:
         raise ConfigError(f"precision {unknown[0]}: no tolerances are known; known are {', '.join(sorted(TOLERANCES))}")
     whole = {precision: _graphs(form) for precision, form in sorted(forms.items())}
     named = {
-        _label(precision, name): graph for precision, form in whole.items() for name, graph in sorted(form.items())
+        graph_label(precision, name): graph for precision, form in whole.items() for name, graph in sorted(form.items())
     }
     for label, graph in named.items():
         check_graph(label, graph)
-    golden = golden or golden_outputs(settings, whole, golden_input)
+    golden = golden_outputs(settings, whole, golden_input)
     members = {
         GOLDEN_INPUT: format_array(golden_input),
         LICENCE: f"SPDX-License-Identifier: {licence}\n{_where_from(settings)}\n".encode(),
@@ -129,12 +131,12 @@ def write_bundle(
     }
     entries = {}
     for precision, form in whole.items():
-        paths = {name: f"forms/{_label(precision, name)}.onnx" for name in sorted(form)}
+        paths = graph_members(precision, form)
         members |= {paths[name]: graph for name, graph in form.items()}
-        members[f"golden/{precision}.npy"] = format_array(golden.outputs[precision])
+        members[golden_output(precision)] = format_array(golden.outputs[precision])
         entries[precision] = {
             **({"onnx": paths[REGULARISER]} if isinstance(settings, UnrolledSettings) else {"graphs": paths}),
-            "golden_output": f"golden/{precision}.npy",
+            "golden_output": golden_output(precision),
             "tolerances": [asdict(tolerance) for tolerance in TOLERANCES[precision]],
         }
     document = {
@@ -148,7 +150,7 @@ def write_bundle(
         "limits": {figure: dict(bounds) for figure, bounds in (limits or {}).items()},
         "provenance": dict(provenance),
     }
-    return write_whole(path, seal(*with_quality(document, members, quality, override), key))
+    return write_sealed(path, *with_quality(document, members, quality, override), key)
 
 
 def _where_from(settings: Settings) -> str:
@@ -159,11 +161,6 @@ def _where_from(settings: Settings) -> str:
 
 def _graphs(form: bytes | Graphs) -> Graphs:
     return {REGULARISER: form} if isinstance(form, bytes) else form
-
-
-def _label(precision: str, graph: str) -> str:
-    """What a graph is called in the bundle, without its suffix."""
-    return precision if graph == REGULARISER else f"{precision}.{graph.removesuffix('.onnx')}"
 
 
 def golden_outputs(settings: Settings, forms: Mapping[str, Graphs], golden_input: Tensor) -> GoldenOutputs:

@@ -7,10 +7,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.errors import EdgeRuntimeError
 from export.digest import file_digest
 
 SHOWN = 16
 """Characters of a digest or version in what is said of it."""
+
+
+class OtherInputs(EdgeRuntimeError):
+    """Long work is to go on in a folder where it was begun with other inputs."""
+
+
+def differences(before: object, now: Mapping[str, str], when: tuple[str, str] = ("before", "now")) -> str:
+    """In words, in which parts of an identity two differ, and how these are ``when`` they are the one and the other."""
+    known = before if isinstance(before, Mapping) else {}
+    return ", ".join(
+        f"{name} ({str(known.get(name, 'none'))[:SHOWN]} {when[0]}, {str(now.get(name, 'none'))[:SHOWN]} {when[1]})"
+        for name in {**now, **known}
+        if known.get(name) != now.get(name)
+    )
 
 
 class Remembered:
@@ -24,14 +39,19 @@ class Remembered:
         self._path, self._identity = path, dict(identity)
         self._known: dict[str, Any] = {}
         self._other: object = None
-        if path.exists():
-            whole = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-            path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")  # a torn last line is dropped
-            for line in map(json.loads, whole):
-                if line["identity"] == self._identity:
-                    self._known[line["name"]] = line["value"]
-                else:
-                    self._other = line["identity"]
+        if not path.exists():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        whole = [line for line in lines if _record(line) is not None]
+        if len(whole) < len(lines):  # power was lost while a line was written
+            partial = path.with_name(f"{path.name}.partial")
+            partial.write_bytes(b"".join(whole))
+            partial.replace(path)
+        for record in filter(None, map(_record, whole)):
+            if record["identity"] == self._identity:
+                self._known[record["name"]] = record["value"]
+            else:
+                self._other = record["identity"]
 
     def beginning(self) -> str:
         """What a run begins with, in words; empty where the file holds nothing."""
@@ -39,13 +59,8 @@ class Remembered:
             return f"{self._path}: goes on with {len(self._known)} results of an earlier run"
         if self._other is None:
             return ""
-        before = self._other if isinstance(self._other, dict) else {}
-        changed = (
-            f"{name} ({before.get(name, 'none')[:SHOWN]} before, {value[:SHOWN]} now)"
-            for name, value in self._identity.items()
-            if before.get(name) != value
-        )
-        return f"{self._path}: begins anew, since its results are of another {', '.join(changed)}"
+        changed = differences(self._other, self._identity)
+        return f"{self._path}: begins anew, since its results are of another {changed}"
 
     def remembered(self, name: str, measure: Callable[[], object]) -> Any:
         """The value that is known, or a new one, which is kept."""
@@ -67,6 +82,16 @@ class Remembered:
         line = {"identity": self._identity, "name": name, "value": value}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """What a line of the file says; None of one that is not whole."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(record, dict) and record.keys() == {"identity", "name", "value"} and line.endswith(b"\n")
+    return record if whole else None
 
 
 def made_once(

@@ -1,4 +1,4 @@
-"""Closes a bundle: lists its members in the manifest, signs that, and lays out the file. The same inputs give the same bytes."""
+"""Closes a bundle: lists its members, signs the list, lays out the file and reads it. The same inputs give the same bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.bundle.archive import MANIFEST, SIGNATURE, write_archive
+from edge_runtime.bundle.load import read_bundle
 from edge_runtime.bundle.signature import format_signature
+from edge_runtime.bundle.trust_store import TrustStore
+from edge_runtime.errors import BundleError
 from export.keys import SigningKey
 
 
@@ -34,7 +37,27 @@ def seal(document: Mapping[str, Any], members: Mapping[str, bytes], key: Signing
     return write_archive({**members, MANIFEST: manifest, SIGNATURE: signature})
 
 
-def write_whole(path: Path, content: bytes) -> str:
+def write_sealed(path: Path, document: Mapping[str, Any], members: Mapping[str, bytes], key: SigningKey) -> str:
+    """Seals a bundle and writes it where the device's reader takes it; returns the file's SHA-256.
+
+    What was at ``path`` before stays there where it does not.
+
+    Args:
+        document, members: see `seal`.
+
+    Raises:
+        BundleError: what a device that trusts the key would refuse the bundle with.
+    """
+    content, public = seal(document, members, key), key.public
+    trust = TrustStore(path.parent, {public.id: public}, {public.id: "the key that signs"}, {}, {}, {})
+    try:
+        read_bundle(content, trust)
+    except BundleError as error:
+        raise type(error)(f"{path}: not written, no device would take it: {error}") from error
+    return _write_whole(path, content)
+
+
+def _write_whole(path: Path, content: bytes) -> str:
     """Writes a file that is there in full or not at all; returns its SHA-256."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -14,8 +14,9 @@ from edge_runtime.errors import NoImage
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.phase import slow_phase
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, reconstruct
-from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
+from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, contiguous_centre, variable_density
 from export.draws import draw_problem
 from export.recordings import FullySampled
 from export.simulate.pool import Pool
@@ -48,7 +49,9 @@ def reconstruction_states(
         with plans.sense(*draw.hybrid.shape) as plan:
             plan.set_maps(draw.sensitivities)
             plan.set_samples(draw.hybrid, draw.visible)
-            LearnedReconstruction(settings, listener).run(plan, draw.first, 1.0, draw.noise_level, plans)
+            acs = contiguous_centre(draw.measured[:, 0])
+            phase = slow_phase(draw.first, acs.stop - acs.start)
+            LearnedReconstruction(settings, listener).run(plan, draw.first, phase, 1.0, draw.noise_level, plans)
         yield from listener.inputs
 
 

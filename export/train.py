@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from export.batches import Batch, Batches, batches_from
 from export.config import NetworkConfig, TrainingConfig
 from export.digest import code_digest
 from export.families.unrolled import SenseProblem, UnrolledNetwork
+from export.remembered import OtherInputs, differences
+from export.simulate.pool_record import PoolRecord
 
 SHOWN_WEIGHT = 1.0
 SSIM_WEIGHT = 0.5
@@ -43,16 +45,22 @@ def train(
 ) -> Path:
     """Trains a new network and writes ``out/model.pt`` (averaged weights); returns its path.
 
-    ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists. Both files name the digest of the code,
-    of all versions that took part where a run was resumed with another. Sums are made in one order on one kind of device with one
-    number of threads: a second run gives the same weights there, and on others what rounding makes of them.
+    ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists. Both files name what decides the run
+    (`run_identity`), and the digest of the code, of all versions that took part where a run was resumed with another. Sums are made
+    in one order on one kind of device with one number of threads: a second run gives the same weights there, and on others what
+    rounding makes of them.
 
     Args:
         network: with first weights; `initial` draws them from the seed.
         device: of torch, ``cpu`` or ``cuda``.
         workers: processes that draw problems ahead of the steps.
+
+    Raises:
+        OtherInputs: the checkpoint is of another network, configuration or pool.
     """
     out.mkdir(parents=True, exist_ok=True)
+    batches = Batches(pool, config)
+    identity = run_identity(network.config, config, batches.pool.record)
     target = deterministic(device)
     network = network.to(target)
     averaged = torch.optim.swa_utils.AveragedModel(
@@ -72,6 +80,7 @@ def train(
     first_losses: list[float] = []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=target)
+        _check_identity(checkpoint, state, identity)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
@@ -80,7 +89,7 @@ def train(
         first_losses += state["first_losses"]
     network.train()
     started, losses = time.monotonic(), []
-    for step, drawn in batches_from(Batches(pool, config), first_step, workers, pinned=target.type == "cuda"):
+    for step, drawn in batches_from(batches, first_step, workers, pinned=target.type == "cuda"):
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, config)
         optimiser.zero_grad(set_to_none=True)
@@ -99,27 +108,23 @@ def train(
             pace = (time.monotonic() - started) / (step + 1 - first_step)
             report({"step": step + 1, "of": config.steps, "loss": sum(passed) / len(passed), "s_per_step": pace})
         if (step + 1) % 200 == 0 or step + 1 == config.steps:
-            _save(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "averaged": averaged.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step + 1,
-                    "code": sorted(code),
-                    "first_losses": first_losses,
-                },
-            )
-            _save(
-                out / "model.pt",
-                {
-                    "config": json.dumps(asdict(network.config)),
-                    "step": step + 1,
-                    "code": sorted(code),
-                    "first_losses": first_losses,
-                    "weights": {name: value.cpu() for name, value in averaged.module.state_dict().items()},
-                },
-            )
+            about = {"step": step + 1, "identity": identity, "code": sorted(code), "first_losses": first_losses}
+            # The model first: were the checkpoint of the last step there alone, no later run would write the model.
+            save_model(out, averaged.module, network.config, about)
+            parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
+            _save(checkpoint, {**{name: part.state_dict() for name, part in parts.items()}, **about})
+    return out / "model.pt"
+
+
+def save_model(out: Path, network: nn.Module, config: NetworkConfig, about: Mapping[str, Any]) -> Path:
+    """Writes ``out/model.pt``, as `load_model` reads it; returns its path.
+
+    Args:
+        network: an `UnrolledNetwork` of this configuration.
+        about: ``step``, ``identity``, ``code`` and ``first_losses``; see `TrainedModel`.
+    """
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    _save(out / "model.pt", {"config": json.dumps(asdict(config)), "weights": weights, **about})
     return out / "model.pt"
 
 
@@ -138,17 +143,34 @@ def initial(network_config: NetworkConfig, seed: int) -> UnrolledNetwork:
     return UnrolledNetwork(network_config)
 
 
+def run_identity(network: NetworkConfig, config: TrainingConfig, pool: PoolRecord) -> dict[str, str]:
+    """What decides a training run beside the code, by what it is."""
+    tables = {"network": asdict(network), "train": asdict(config)}
+    values = {f"[{table}] {key}": str(value) for table, of in tables.items() for key, value in of.items()}
+    return {"pool": pool.digest(), **values}
+
+
+def _check_identity(path: Path, state: Mapping[str, Any], identity: Mapping[str, str]) -> None:
+    before = state.get("identity")
+    if before != identity:
+        raise OtherInputs(
+            f"{path}: is of a run with another {differences(before, identity)}: remove it to train anew, or choose another --work"
+        )
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """What `train` wrote.
 
     Attributes:
         network: with averaged weights.
+        identity: see `run_identity`.
         code: digests of the code it was trained with; several where a run was resumed with other code.
         first_losses: of the first `TRACED_STEPS` steps.
     """
 
     network: UnrolledNetwork
+    identity: Mapping[str, str]
     code: tuple[str, ...]
     first_losses: tuple[float, ...]
 
@@ -157,12 +179,17 @@ def load_model(path: Path) -> TrainedModel:
     """Reads ``model.pt``.
 
     Pickles that hold more than tensors and plain values are refused by torch.
+
+    Raises:
+        OtherInputs: the file does not say what the model was trained on.
     """
     state = torch.load(path, weights_only=True)
+    if "identity" not in state:
+        raise OtherInputs(f"{path}: does not say how and on what it was trained: remove it and train anew")
     values = json.loads(state["config"])
     network = UnrolledNetwork(NetworkConfig(**{**values, "widths": tuple(values["widths"])}))
     network.load_state_dict(state["weights"])
-    return TrainedModel(network.eval(), tuple(state["code"]), tuple(state["first_losses"]))
+    return TrainedModel(network.eval(), state["identity"], tuple(state["code"]), tuple(state["first_losses"]))
 
 
 def problem_of(batch: Batch) -> SenseProblem:

@@ -393,11 +393,13 @@ class PackPlan {
     typedef Contiguous<const Complex64, 2> Image;
 
     template <class T>
-    void pack(Image image, float scale, Contiguous<T, 3> planes, float step, int zero_point) {
+    void pack(Image image, std::optional<Image> phase, float scale, Contiguous<T, 3> planes, float step, int zero_point) {
         require_image(image);
+        if (phase) require_image(*phase);
         require_planes(planes);
         edge::PackTask task = task_of<T>(scale, step, zero_point);
         task.image = reinterpret_cast<const float*>(image.data());
+        task.phase = phase ? reinterpret_cast<const float*>(phase->data()) : nullptr;
         task.planes_out = planes.data();
         run(edge::kernels().pack, task, task.plane_lines);
     }
@@ -412,12 +414,15 @@ class PackPlan {
     }
 
     template <class T>
-    void unpack(Image image, float scale, Contiguous<const T, 3> planes, Contiguous<Complex64, 2> out, float step, int zero_point) {
+    void unpack(Image image, std::optional<Image> phase, float scale, Contiguous<const T, 3> planes, Contiguous<Complex64, 2> out,
+                float step, int zero_point) {
         require_image(image);
+        if (phase) require_image(*phase);
         require_planes(planes);
         require_image(out);
         edge::PackTask task = task_of<T>(scale, step, zero_point);
         task.image = reinterpret_cast<const float*>(image.data());
+        task.phase = phase ? reinterpret_cast<const float*>(phase->data()) : nullptr;
         task.planes_in = planes.data();
         task.out = reinterpret_cast<float*>(out.data());
         run(edge::kernels().unpack, task, task.phase_encodes);
@@ -555,10 +560,11 @@ bool all_positive(Contiguous<const float, 2> numbers) {  // and finite
 // One signature for every type that a tensor's elements may have.
 template <class T>
 void bind_pack(nb::class_<PackPlan>& plan) {
-    plan.def("pack", &PackPlan::pack<T>, "image"_a.noconvert(), "scale"_a, "planes"_a.noconvert(), "step"_a, "zero_point"_a)
+    plan.def("pack", &PackPlan::pack<T>, "image"_a.noconvert(), "phase"_a.noconvert().none(), "scale"_a, "planes"_a.noconvert(),
+             "step"_a, "zero_point"_a)
         .def("fill", &PackPlan::fill<T>, "value"_a, "plane"_a.noconvert(), "step"_a, "zero_point"_a)
-        .def("unpack", &PackPlan::unpack<T>, "image"_a.noconvert(), "scale"_a, "planes"_a.noconvert(), "out"_a.noconvert(),
-             "step"_a, "zero_point"_a);
+        .def("unpack", &PackPlan::unpack<T>, "image"_a.noconvert(), "phase"_a.noconvert().none(), "scale"_a,
+             "planes"_a.noconvert(), "out"_a.noconvert(), "step"_a, "zero_point"_a);
 }
 
 }  // namespace

@@ -67,14 +67,19 @@ def bending(seed: int, planes: int = 2, multiple: int = 4) -> tuple[Graph, bytes
 
 def varnet() -> SplitProgram:
     """Sensitivities of its own and a k-space iterate of two cascades."""
+    return cascades(2)
+
+
+def cascades(count: int) -> SplitProgram:
+    """Sensitivities of its own and a k-space iterate of so many cascades, each with a graph of its own."""
     stages: list[Stage] = [Sensitivities("sensitivities", "net-1.onnx", NORMALISED, "symmetric", "magnitude")]
-    for number, step in ((1, 0.7), (2, 0.4)):
+    for number in range(1, count + 1):
         stages += [
             Combine(f"cascade {number}, coil combination"),
             Regularise(f"cascade {number}, regulariser", f"net-{number + 1}.onnx", NORMALISED, "correction"),
-            KSpaceStep(f"cascade {number}, data consistency", step),
+            KSpaceStep(f"cascade {number}, data consistency", 0.7 if number % 2 else 0.4),
         ]
-    return program((*stages, RootSumOfSquares("image")), (1, 2, 3))
+    return program((*stages, RootSumOfSquares("image")), tuple(range(1, count + 2)))
 
 
 def modl() -> SplitProgram:

@@ -62,7 +62,9 @@ executions = {
     "VolumeSensePlan.data_consistent": lambda: volume.data_consistent(volume_image, 0.1, 3, volume_out),
     "SensitivityPlan": lambda: sensitivities.estimate(acs, 0.02, weights, estimated),
     "PackPlan.pack": lambda: pack.pack(image, 2.0, planes),
+    "PackPlan.pack, turned back": lambda: pack.pack(image, 2.0, planes, phase=image),
     "PackPlan.add": lambda: pack.add(image, planes, 2.0, out=out),
+    "PackPlan.add, turned": lambda: pack.add(image, planes, 2.0, out=out, phase=image),
 }
 for name, execute in executions.items():
     for _ in range(20):  # Python's own caches fill

@@ -92,6 +92,29 @@ def test_a_graph_that_is_none_is_refused_in_one_line(graph):
     assert "\n" not in str(refused.value)
 
 
+def test_a_graph_is_read_as_onnx_and_as_nothing_else(tmp_path):
+    """OpenVINO guesses the format, and finds its own wherever a file begins with XML in the producer's name."""
+    onnx = pytest.importorskip("onnx")
+
+    def graph(operator: str, producer: str = "") -> bytes:
+        planes = [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 4, 4]) for name in ("given", "made")
+        ]
+        node = onnx.helper.make_node(operator, ["given"], ["made"])
+        made = onnx.helper.make_graph([node], "net", planes[:1], planes[1:])
+        opset = [onnx.helper.make_opsetid("", 17)]
+        model = onnx.helper.make_model(made, producer_name=producer, opset_imports=opset, ir_version=8)
+        return bytes(model.SerializeToString())
+
+    openvino.ov.save_model(openvino.CORE.read_model(graph("Neg")), tmp_path / "net.xml", compress_to_fp16=False)
+    both = graph("Relu", (tmp_path / "net.xml").read_text())
+    assert {"Negative"} <= {
+        node.get_type_name() for node in openvino.CORE.read_model(both).get_ops()
+    }  # what it guesses
+    batch = np.full((1, 2, 4, 4), 3, np.float32)
+    assert np.array_equal(openvino.OpenVinoEngine().plan(both, threads=1).run(batch), batch)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_and_precision_are_what_was_asked_for(tiny_graph, threads):
     one = openvino.OpenVinoEngine().plan(tiny_graph, threads)

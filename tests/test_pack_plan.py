@@ -43,6 +43,43 @@ def test_an_image_becomes_two_padded_planes_to_the_last_bit(shape, threads):
     np.testing.assert_array_equal(planes, planes_of(image, 0.37, plan.plane))
 
 
+def phase_of(shape, rng):
+    return np.exp(1j * rng.uniform(-np.pi, np.pi, shape)).astype(np.complex64)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float32, *LEVELS])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_image_is_turned_back_by_its_phase(shape, dtype, threads):
+    plan, levels = PackPlan(Workers(threads), *shape, device=sense_problems.running_on), LEVELS.get(dtype)
+    rng = np.random.default_rng(0)
+    image, phase = complex_noise(shape[:2], rng), phase_of(shape[:2], rng)
+    planes = np.full((2, *plan.plane), 77, dtype)
+    plan.pack(image, 0.37, planes, levels, phase=phase)
+    expected = planes_of(image * phase.conj(), 0.37, plan.plane)
+    if levels:
+        expected = quantized(expected, dtype, levels)
+        assert np.abs(planes.astype(int) - expected).max() <= 1  # a half may be rounded either way
+    else:
+        np.testing.assert_allclose(planes, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, *LEVELS])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_correction_is_turned_by_the_phase(shape, dtype):
+    plan, levels = PackPlan(Workers(threads=2), *shape, device=sense_problems.running_on), LEVELS.get(dtype)
+    rng = np.random.default_rng(0)
+    image, phase = complex_noise(shape[:2], rng), phase_of(shape[:2], rng)
+    planes = (40 * rng.standard_normal((2, *plan.plane))).clip(0, 100).astype(dtype)
+    inside = planes[:, : shape[0], : shape[1]].astype(np.float64)
+    if levels:
+        inside = (inside - levels.zero_point) * levels.scale
+    expected = image + 1.7 * phase * (inside[0] + 1j * inside[1])
+    made = plan.add(image, planes, 1.7, levels, phase=phase)
+    np.testing.assert_allclose(made, expected, rtol=3e-7, atol=1e-6 * 1.7 * np.abs(inside).max())
+    np.testing.assert_array_equal(plan.add(image, planes, 1.7, levels, out=image, phase=phase), made)  # in place
+
+
 @pytest.mark.parametrize("dtype", LEVELS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_quantized_planes_are_those_of_onnx(shape, dtype):
@@ -120,6 +157,8 @@ def test_a_correction_is_added_in_units_of_the_scale(shape, dtype, threads):
         ("image", lambda a: a[:, :3], r"image: shape \(5, 4\) expected, shape \(5, 3\) came"),
         ("image", lambda a: a.astype(np.complex128), "image: dtype complex64 expected"),
         ("image", lambda a: np.asfortranarray(a), "image: C order without gaps expected"),
+        ("phase", lambda a: a[:, :3], r"phase: shape \(5, 4\) expected, shape \(5, 3\) came"),
+        ("phase", lambda a: a.real.copy(), "phase: dtype complex64 expected"),
         ("planes", lambda a: a.astype(np.float64), "planes: dtype float32 expected, dtype float64 came"),
         ("planes", lambda a: a.astype(np.int8), "planes: dtype float32 expected, dtype int8 came"),
         ("planes", lambda a: a[:, :6], r"planes: shape \(2, 8, 4\) expected, shape \(2, 6, 4\) came"),
@@ -144,6 +183,7 @@ def test_an_argument_that_was_not_planned_is_named(name, changed, text):
         "image": np.zeros((5, 4), np.complex64),
         "planes": np.zeros((2, 8, 4), np.float32),
         "quantization": None,
+        "phase": np.ones((5, 4), np.complex64),
     }
     arguments[name] = changed(arguments[name])
     plan = PackPlan(Workers(threads=1), 5, 4, 4, device=sense_problems.running_on)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.bundle.archive import LICENCE, MANIFEST, QUALITY, SIGNATURE, read_archive, read_file
 from edge_runtime.bundle.manifest import form_graphs, parse_manifest
+from edge_runtime.bundle.quality import form_digest
 from edge_runtime.bundle.signature import parse_signature
 from edge_runtime.bundle.verify import Verification
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnsigned
@@ -46,9 +48,10 @@ def describe_bundle(path: Path) -> dict[str, Any]:
         "key_id": key_id,
         "settings": document["settings"],
         "forms": document["forms"],
+        "form_sha256": {precision: form_digest(manifest.graph_digests(precision)) for precision in manifest.forms},
         "limits": document["limits"],
         "quality_report": QUALITY in members,
-        "override": document["override"],
+        "override": None if manifest.override is None else asdict(manifest.override),
         "provenance": document.get("provenance", {}),
         "members": {name: len(member) for name, member in sorted(members.items())},
     }
@@ -73,6 +76,7 @@ def _lines(description: dict[str, Any]) -> Iterator[str]:
         )
         size = sum(description["members"].get(graph, 0) for graph in form_graphs(form).values())
         yield f"  {precision:<11}{size} bytes; golden tolerance {tolerances}"
+        yield f"  {'':<11}SHA-256 {description['form_sha256'][precision]}"
     limits = "; ".join(
         f"{name} {' and '.join(f'{word.replace(chr(95), chr(32))} {bound:g}' for word, bound in sorted(bounds.items()))}"
         for name, bounds in sorted(description["limits"].items())

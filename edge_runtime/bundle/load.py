@@ -6,7 +6,7 @@ Nothing of a bundle is interpreted before its signature is verified but the arch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def load_bundle(path: Path, trust: TrustStore | None = None, passed: Passed | No
     """
     store = load_trust_store(trust_store.DEFAULT_TRUST) if trust is None else trust
     try:
-        return _load(read_file(path), store, passed or _nobody)
+        return read_bundle(read_file(path), store, passed)
     except BundleError as error:
         text = str(error)
         raise type(error)(text if text.startswith(str(path)) else f"{path}: {text}") from error
@@ -100,7 +100,13 @@ def _nobody(check: str, saw: str) -> None:
     """Who is told where nobody asks."""
 
 
-def _load(content: bytes, trust: TrustStore, passed: Passed) -> Bundle:
+def read_bundle(content: bytes, trust: TrustStore, passed: Passed | None = None) -> Bundle:
+    """Verifies the bytes of a bundle's file; see `load_bundle`.
+
+    Raises:
+        BundleError: says which check failed; no file is named.
+    """
+    passed = passed or _nobody
     members = read_archive(content)
     if MANIFEST not in members:
         raise BundleMalformed(f"{MANIFEST} is missing: this archive is no bundle")
@@ -122,8 +128,8 @@ def _load(content: bytes, trust: TrustStore, passed: Passed) -> Bundle:
     passed("members", f"{len(manifest.files)} as the manifest lists them")
 
     digest = hashlib.sha256(content).hexdigest()
-    trust.check_bundle(digest, hashlib.sha256(members[MANIFEST]).hexdigest())
-    passed("revocation", f"neither the key nor {digest} is revoked")
+    trust.check_bundle(digest, hashlib.sha256(members[MANIFEST]).hexdigest(), *_model_digests(manifest))
+    passed("revocation", f"neither the key nor {digest} nor a graph in it is revoked")
     trust.check_version(manifest.name, manifest.version)
     passed("version", f"at least {trust.minimum_versions.get(manifest.name, 'any')}")
 
@@ -168,32 +174,33 @@ def check_members(members: Mapping[str, bytes], manifest: Manifest) -> None:
             )
 
 
-def _content(members: Mapping[str, bytes], manifest: Manifest) -> tuple[Tensor, dict[str, Form]]:
-    def member(name: str) -> bytes:
-        if name not in members:
-            raise BundleMalformed(f"the manifest names {name}, which the bundle does not hold")
-        return members[name]
+def _model_digests(manifest: Manifest) -> Iterator[str]:
+    """SHA-256 of every graph, and of every form as quality reports call it; who signs anew leaves them as they are."""
+    for precision in manifest.forms:
+        graphs = manifest.graph_digests(precision)
+        yield from graphs.values()
+        yield form_digest(graphs)
 
+
+def _content(members: Mapping[str, bytes], manifest: Manifest) -> tuple[Tensor, dict[str, Form]]:
+    """Golden input and forms; every member that the manifest names is there."""
     if not manifest.forms:
         raise BundleMalformed("the bundle holds no form")
     forms = {
         precision: Form(
             precision,
-            {name: member(graph) for name, graph in entry.graphs.items()},
-            parse_array(entry.golden_output, member(entry.golden_output)),
+            {name: members[graph] for name, graph in entry.graphs.items()},
+            parse_array(entry.golden_output, members[entry.golden_output]),
             entry.tolerances,
         )
         for precision, entry in manifest.forms.items()
     }
-    return parse_array(manifest.golden_input, member(manifest.golden_input)), forms
+    return parse_array(manifest.golden_input, members[manifest.golden_input]), forms
 
 
 def _check_quality(members: Mapping[str, bytes], manifest: Manifest) -> tuple[str, ...]:
     """What of the limits is missed, where somebody took responsibility for it."""
-    forms = {
-        precision: form_digest({name: manifest.files[member].sha256 for name, member in entry.graphs.items()})
-        for precision, entry in manifest.forms.items()
-    }
+    forms = {precision: form_digest(manifest.graph_digests(precision)) for precision in manifest.forms}
     try:
         report = parse_report(members[QUALITY]) if QUALITY in members else None
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from edge_runtime.program.document import program_document, read_program
 from edge_runtime.program.stages import Network, Program
 
 FORMAT = 2
+_PRECISION = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
 UNROLLED, PROGRAM = "unrolled-cg", "split-program"
 """Families: the project's own networks, and models that were trained elsewhere."""
 
@@ -162,6 +164,19 @@ class Manifest:
     files: Mapping[str, FileEntry]
     document: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a member that is named and not listed."""
+        named = [self.golden_input]
+        for form in self.forms.values():
+            named += [*form.graphs.values(), form.golden_output]
+        for member in named:
+            if member not in self.files:
+                raise ValueError(f"{member} is named, but is none of the files")
+
+    def graph_digests(self, precision: str) -> dict[str, str]:
+        """SHA-256 of a form's graphs, by the graph's name."""
+        return {name: self.files[member].sha256 for name, member in self.forms[precision].graphs.items()}
+
 
 def read_document(content: bytes) -> dict[str, Any]:
     """The manifest as plain values, of a format that this runtime reads.
@@ -179,9 +194,7 @@ def read_document(content: bytes) -> dict[str, Any]:
     if not known:
         raise BundleMalformed(f"bundle format {number!r}: a whole number is expected")
     if number < FORMAT:
-        raise BundleTooOld(
-            f"bundle format {number}: this runtime reads format {FORMAT}; edge-export sign brings a bundle up to date"
-        )
+        raise BundleTooOld(f"bundle format {number}: this runtime reads format {FORMAT}; pack the model anew")
     if number > FORMAT:
         raise BundleMalformed(
             f"bundle format {number}: this runtime reads format {FORMAT}; it is older than the bundle: update it"
@@ -198,12 +211,14 @@ def parse_manifest(content: bytes) -> Manifest:
     document = read_document(content)
     try:
         settings = _settings(document)
+        if not isinstance(document.get("provenance", {}), dict):
+            raise ValueError(f"provenance = {document['provenance']!r}: a table is expected")
         return Manifest(
             name=_text(document, "name"),
             version=_version(document["version"]),
             settings=settings,
             golden_input=_text(document, "golden_input"),
-            forms={str(precision): _form(form, settings) for precision, form in document["forms"].items()},
+            forms={_precision(name): _form(form, settings) for name, form in document["forms"].items()},
             limits=parse_limits(document["limits"]),
             override=_override(document["override"]),
             files={str(name): _file(name, entry) for name, entry in document["files"].items()},
@@ -262,8 +277,12 @@ def _program(table: Mapping[str, Any]) -> ProgramSettings:
 
 
 def _unrolled(table: Mapping[str, Any]) -> UnrolledSettings:
-    weights = tuple((float(intercept), float(slope)) for intercept, slope in table["log_weights"])
-    settings = UnrolledSettings(int(table["iterations"]), int(table["cg_steps"]), weights, int(table["multiple"]))
+    pairs = table["log_weights"]
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"log_weights = {pairs!r}: pairs of numbers are expected")
+    weights = tuple((_number("log_weights", intercept), _number("log_weights", slope)) for intercept, slope in pairs)
+    iterations, cg_steps, multiple = (_whole(table, key) for key in ("iterations", "cg_steps", "multiple"))
+    settings = UnrolledSettings(iterations, cg_steps, weights, multiple)
     if len(weights) != settings.iterations or not 1 <= settings.iterations <= 64 or not 1 <= settings.cg_steps <= 64:
         raise ValueError(f"{len(weights)} weights for {settings.iterations} iterations of {settings.cg_steps} steps")
     if not 1 <= settings.multiple <= 256:
@@ -276,7 +295,10 @@ def _unrolled(table: Mapping[str, Any]) -> UnrolledSettings:
 def _form(form: Mapping[str, Any], settings: Settings) -> FormEntry:
     tolerances = tuple(
         Tolerance(
-            _text(entry, "engine"), _version(entry["first"]), _version(entry["below"]), float(entry["relative_error"])
+            _text(entry, "engine"),
+            _version(entry["first"]),
+            _version(entry["below"]),
+            _number("relative_error", entry["relative_error"]),
         )
         for entry in form["tolerances"]
     )
@@ -303,12 +325,15 @@ def _override(entry: Mapping[str, Any] | None) -> Override | None:
     reason = _text(entry, "reason")
     if len(reason) > MAX_REASON or not reason.isprintable():
         raise ValueError(f"override: a reason of one line of at most {MAX_REASON} characters is expected")
-    return Override(reason, tuple(str(missed) for missed in entry["misses"]))
+    misses = entry["misses"]
+    if not isinstance(misses, list) or not all(isinstance(missed, str) for missed in misses):
+        raise ValueError(f"override: misses = {misses!r}: a list of texts is expected")
+    return Override(reason, tuple(misses))
 
 
 def _file(name: str, entry: Mapping[str, Any]) -> FileEntry:
     digest, size = _text(entry, "sha256"), entry["bytes"]
-    if not HEX_SHA256.fullmatch(digest) or not isinstance(size, int) or isinstance(size, bool):
+    if not HEX_SHA256.fullmatch(digest) or type(size) is not int:
         raise ValueError(f"files: {name}: a SHA-256 and a number of bytes are expected")
     return FileEntry(digest, size)
 
@@ -318,6 +343,25 @@ def _text(table: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError(f"{key} = {value!r}: a text is expected")
     return value
+
+
+def _whole(table: Mapping[str, Any], key: str) -> int:
+    value = table[key]
+    if type(value) is not int:
+        raise ValueError(f"{key} = {value!r}: a whole number is expected")
+    return value
+
+
+def _number(key: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{key} = {value!r}: a number is expected")
+    return float(value)
+
+
+def _precision(name: str) -> str:
+    if not _PRECISION.fullmatch(name):
+        raise ValueError(f"forms: {name!r}: a precision such as fp32 is expected")
+    return name
 
 
 def _version(value: object) -> str:

@@ -88,9 +88,12 @@ class Signature:
 def parse_signature(member: bytes | None) -> Signature:
     """The signature of a bundle, not yet checked.
 
+    It is the one member that no signature covers, so it is read in one spelling alone: a space more would make another file of the
+    same bundle, with a digest that nobody has revoked.
+
     Raises:
         BundleUnsigned: there is none.
-        BundleAltered: it is not one of ours.
+        BundleAltered: it is not one of ours, or is spelt otherwise than `format_signature` does.
     """
     if member is None:
         raise BundleUnsigned("the bundle is not signed: edge-export sign signs it, with a key that the device trusts")
@@ -101,6 +104,8 @@ def parse_signature(member: bytes | None) -> Signature:
         signature = Signature(fields["key_id"], base64.b64decode(fields["signature"], validate=True))
         if not HEX_SHA256.fullmatch(signature.key_id) or len(signature.value) != SIGNATURE_BYTES:
             raise ValueError("a key id of 64 hexadecimal digits and 64 bytes are expected")
+        if format_signature(signature) != member:
+            raise ValueError("it is spelt otherwise than edge-export writes it")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleAltered(
             f"the signature is damaged ({type(error).__name__}: {error}): copy the bundle again"

@@ -41,7 +41,8 @@ class TrustStore:
         folder: where it was read from.
         keys: by key id; the names of their files.
         revoked_keys: reason by key id.
-        revoked_bundles: reason by the SHA-256 of a bundle's file or of its manifest.
+        revoked_bundles: reason by the SHA-256 of a graph or of all graphs of a form, which survive whatever is signed anew; of the
+            manifest, which survives another key; or of the file.
         minimum_versions: by the name of a model.
     """
 
@@ -73,7 +74,7 @@ class TrustStore:
         return self.keys[key_id]
 
     def check_bundle(self, *digests: str) -> None:
-        """Refuses a bundle by the SHA-256 of its file or of its manifest.
+        """Refuses a bundle by what it is called: see `TrustStore.revoked_bundles`.
 
         Raises:
             BundleRevoked: it is revoked.

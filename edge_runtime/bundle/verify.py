@@ -44,7 +44,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether the runtime would use the bundle."""
+        """Whether a runtime with these engines would use the bundle."""
         return all(check.passed for check in self.checks)
 
 
@@ -58,7 +58,8 @@ def verify_bundle(
     """Makes every check.
 
     Args:
-        engines: names of those that may run the forms.
+        engines: names of those that may run the forms; the best that is installed and fit does, as in the runtime.
+        threads: of the engine.
         compilation: for engines that compile them, and where failures are noted; the usual one, where none is given.
     """
     checks: list[Check] = []

@@ -50,7 +50,7 @@ class PackPlan(DevicePlan):
         super().__init__(device)
         self._geometry = phase_encodes, columns, plane_lines, plane_columns
         with device.use():
-            self._image, self._out = (self._port((phase_encodes, columns), np.complex64) for _ in range(2))
+            self._image, self._phase, self._out = (self._port((phase_encodes, columns), np.complex64) for _ in range(3))
             self._planes, self._plane = (
                 {dtype: self._port((*planes, plane_lines, plane_columns), dtype) for dtype in ELEMENTS}
                 for planes in ((2,), ())
@@ -61,11 +61,13 @@ class PackPlan(DevicePlan):
                 for dtype in ELEMENTS
             }
 
-    def pack(self, image: Complex, scale: float, planes: Planes, step: float, zero_point: int) -> None:
+    def pack(
+        self, image: Complex, phase: Complex | None, scale: float, planes: Planes, step: float, zero_point: int
+    ) -> None:
         port = self._planes[planes.dtype]
         with self._turn():
-            source = self._image.send(image, self._stream)
-            self._launch("pack", planes.dtype, step, zero_point, source, np.float32(scale), port.target(planes))
+            arguments = *self._sent(image, phase), np.float32(scale), port.target(planes)
+            self._launch("pack", planes.dtype, step, zero_point, *arguments)
             self._return((port, planes))
 
     def fill(self, value: float, plane: Planes, step: float, zero_point: int) -> None:
@@ -74,13 +76,27 @@ class PackPlan(DevicePlan):
             self._launch("fill", plane.dtype, step, zero_point, np.float32(value), port.target(plane))
             self._return((port, plane))
 
-    def unpack(self, image: Complex, scale: float, planes: Planes, out: Complex, step: float, zero_point: int) -> None:
-        port, stream = self._planes[planes.dtype], self._stream
+    def unpack(
+        self,
+        image: Complex,
+        phase: Complex | None,
+        scale: float,
+        planes: Planes,
+        out: Complex,
+        step: float,
+        zero_point: int,
+    ) -> None:
+        port = self._planes[planes.dtype]
         with self._turn():
-            source, corrections = self._image.send(image, stream), port.send(planes, stream)
-            arguments = source, corrections, np.float32(scale), self._out.target(out)
+            source, turned_by = self._sent(image, phase)
+            arguments = source, turned_by, port.send(planes, self._stream), np.float32(scale), self._out.target(out)
             self._launch("unpack", planes.dtype, step, zero_point, *arguments)
             self._return((self._out, out))
+
+    def _sent(self, image: Complex, phase: Complex | None) -> tuple[Any, Any]:
+        """Where both are on the device; without a phase the second is no address."""
+        source = self._image.send(image, self._stream)
+        return source, np.uint64(0) if phase is None else self._phase.send(phase, self._stream)
 
     def _launch(self, work: str, dtype: np.dtype[Any], step: float, zero_point: int, *arguments: Any) -> None:
         _, _, lines, columns = self._geometry

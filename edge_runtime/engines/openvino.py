@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from edge_runtime.machine import processor
 sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
 
 import openvino as ov  # noqa: E402
+from openvino.frontend import FrontEndManager  # noqa: E402
 
 VERSION = ov.__version__.partition("-")[0]
 """Without what names the build."""
@@ -40,6 +42,8 @@ each of the 13 U-Nets of a fastMRI VarNet (18 channels, 256 x 256)."""
 CORE = ov.Core()
 """The one of this process, never let go. The CPU plugin gives the thread that loads it a stack for signals and frees it when it is
 unloaded, by whichever thread: the first would be left with a stack that is none, and the next signal would kill the process."""
+
+FRONT_ENDS = FrontEndManager()
 
 
 class OpenVinoEngine:
@@ -68,7 +72,7 @@ class OpenVinoEngine:
 
     def plan(self, onnx: bytes, threads: int, purpose: Purpose | None = None) -> Session:
         try:
-            return OpenVinoSession(self._core, self._core.read_model(onnx), threads, self._quantized_floats)
+            return OpenVinoSession(self._core, _read(onnx), threads, self._quantized_floats)
         except Exception as error:  # its frontends raise classes of their own, with no common base but Exception
             kind = EngineMemory if OUT_OF_MEMORY.search(str(error)) else EngineError
             raise kind(f"openvino {VERSION} can't plan the graph: {_one_line(error)}") from error
@@ -78,7 +82,7 @@ class OpenVinoSession:
     """A graph that is compiled once for each shape of its input: a fixed one lets OpenVINO lay all tensors out beforehand.
 
     Args:
-        model: of ``core.read_model``, with one input and one output.
+        model: with one input and one output.
         threads: computing threads; calls from several threads take turns, so that there are never more.
         quantized_floats: see `OpenVinoEngine`.
     """
@@ -122,6 +126,19 @@ class OpenVinoSession:
                 self._requests.popitem(last=False)
         self._requests.move_to_end(shape)
         return self._requests[shape]
+
+
+def _read(onnx: bytes) -> ov.Model:
+    """A graph, read as ONNX and nothing else.
+
+    ``ov.Core.read_model`` guesses the format: it finds OpenVINO's own in a graph whose producer's name is XML, which ONNX Runtime
+    and the checks of bundles read as ONNX.
+    """
+    front_end = FRONT_ENDS.load_by_framework("onnx")
+    model = front_end.convert(front_end.load(io.BytesIO(onnx)))
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(f"{len(model.inputs)} inputs and {len(model.outputs)} outputs: one of each is expected")
+    return model
 
 
 def floats_here(core: ov.Core = CORE) -> tuple[Floats, ...]:

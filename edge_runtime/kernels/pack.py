@@ -53,18 +53,28 @@ class PackPlan:
         tensor: Tensor = self._backend.empty((1, planes, *self.plane), np.float32)
         return tensor
 
-    def pack(self, image: Complex, scale: float, planes: Planes, quantization: Quantization | None = None) -> None:
-        """Writes ``image / scale`` as two planes.
+    def pack(
+        self,
+        image: Complex,
+        scale: float,
+        planes: Planes,
+        quantization: Quantization | None = None,
+        *,
+        phase: Complex | None = None,
+    ) -> None:
+        """Writes ``image * conj(phase) / scale`` as two planes.
 
         Args:
             image: ``(phase_encodes, columns)``.
             scale: positive.
             planes: real and imaginary part, ``(2, *plane)``.
+            phase: numbers of modulus one, ``(phase_encodes, columns)``; ``None`` for none.
         """
         image = self._backend.array("image", image, np.complex64, self.shape)
+        phase = self._phase(phase)
         planes, levels = self._planes("planes", planes, (2, *self.plane), quantization, writeable=True)
         divisor("scale", scale)
-        self._plan.pack(image, scale, planes, *levels)
+        self._plan.pack(image, phase, scale, planes, *levels)
 
     def fill(self, value: float, plane: Planes, quantization: Quantization | None = None) -> None:
         """Writes one value for every pixel of the image; ``plane`` has the shape `plane`."""
@@ -79,19 +89,27 @@ class PackPlan:
         scale: float,
         quantization: Quantization | None = None,
         out: Complex | None = None,
+        *,
+        phase: Complex | None = None,
     ) -> Complex:
-        """``image + scale * planes``, ``(phase_encodes, columns)``; rounded once where the processor has a fused multiply-add.
+        """``image + scale * phase * planes``, ``(phase_encodes, columns)``; without a phase rounded once where the processor has a
+        fused multiply-add.
 
         Args:
             image: ``(phase_encodes, columns)``; may be ``out`` as well.
             planes: real and imaginary part of a correction, ``(2, *plane)``.
+            phase: as `pack` was given it.
         """
         image = self._backend.array("image", image, np.complex64, self.shape)
+        phase = self._phase(phase)
         planes, levels = self._planes("planes", planes, (2, *self.plane), quantization)
         finite("scale", scale)
         out = self._backend.out("out", out, np.complex64, self.shape)
-        self._plan.unpack(image, scale, planes, out, *levels)
+        self._plan.unpack(image, phase, scale, planes, out, *levels)
         return out
+
+    def _phase(self, phase: Any) -> Any:
+        return None if phase is None else self._backend.array("phase", phase, np.complex64, self.shape)
 
     def _planes(
         self,

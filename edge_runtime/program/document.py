@@ -31,7 +31,7 @@ from edge_runtime.program.stages import (
 )
 
 MOST_STAGES = 512
-MOST_GRAPHS = 48
+MOST_GRAPHS = 128
 MOST_CHANNELS = 1024
 MOST_POINTS = 4096
 """Of a matrix axis, and of whatever counts its points."""

@@ -15,6 +15,7 @@ from export.adapters.mapping import read_mapping
 from export.adapters.program import SplitProgram
 from export.adapters.storage import write_program
 from export.adapters.verify import CaseReport, Comparison, compare
+from export.programs.packable import check_packable
 
 if TYPE_CHECKING:
     from export.adapters.original import Imported  # needs torch
@@ -70,6 +71,7 @@ def import_model(
             say(notes[-1])
         places.add(fixed.place)
     program = imported.program
+    check_packable(program)
     say(f"split: {len(program.stages)} stages, {len(program.graphs)} graphs, {_megabytes(program):.1f} MB")
     engine = choose_engine(("onnxruntime",), "fp32")
     recording = recording or default_recording()

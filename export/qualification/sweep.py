@@ -6,21 +6,22 @@ rows back. Results are kept as they come; where and in which order they were mad
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge_runtime.bundle.manifest import settings_document
 from edge_runtime.errors import EdgeRuntimeError
 from export.digest import made_by
 from export.qualification.cases import CaseName, Sources, foreign_volumes
 from export.qualification.extent import Extent
 from export.qualification.judge import Models, Row, judged, summary
 from export.qualification.subject import Subject
-from export.remembered import Remembered
+from export.remembered import Remembered, differences
 from export.simulate.volumes import load_volumes
 
 CONNECT_S = 20
@@ -46,34 +47,76 @@ class Data:
     recordings: tuple[Path, ...]
 
     def open(self) -> Sources:
-        """Reads it, once a process."""
-        return _opened(self)
+        """Reads the volumes."""
+        return Sources(load_volumes(self.volumes), foreign_volumes(self.volumes), self.recordings)
 
 
-@functools.lru_cache(maxsize=2)
-def _opened(data: Data) -> Sources:
-    return Sources(load_volumes(data.volumes), foreign_volumes(data.volumes), data.recordings)
+@dataclass(frozen=True)
+class Judged:
+    """What a process answers to a task.
+
+    Attributes:
+        rows: of every method, as JSON has them.
+        identity: of models, data, code and libraries as they are in that process.
+        where: the address of a cluster's worker.
+    """
+
+    rows: list[dict[str, Any]]
+    identity: Mapping[str, str]
+    where: str = ""
 
 
-@dataclass(frozen=True, eq=False)
 class _Worker:
-    """What a process needs to judge any task; models are made ready once."""
+    """What a process needs to judge any task. It opens the data and makes each model ready once; what it holds goes with it, at the
+    end of the sweep, and is not sent to other processes: these open their own."""
 
-    subjects: tuple[Subject, ...]
-    data: Data
+    def __init__(self, subjects: Sequence[Subject], data: Data) -> None:
+        self.subjects, self.data = tuple(subjects), data
+        self._begin()
 
-    def judge(self, task: Task) -> list[dict[str, Any]]:
+    def _begin(self) -> None:
+        self._ready: dict[int, Models] = {}
+        self._sources: Sources | None = None
+        self._identity: dict[str, str] = {}
+        self._opening = threading.Lock()  # a worker of a cluster may have several threads
+
+    def __getstate__(self) -> tuple[tuple[Subject, ...], Data]:
+        return self.subjects, self.data
+
+    def __setstate__(self, state: tuple[tuple[Subject, ...], Data]) -> None:
+        self.subjects, self.data = state
+        self._begin()
+
+    def judge(self, task: Task) -> Judged:
         subject, name = task
-        return [asdict(row) for row in judged(name, self.data.open(), self._models(subject))]
+        with self._opening:
+            if subject not in self._ready:
+                self._ready[subject] = self.subjects[subject].models(threads=1)
+            models = self._ready[subject]
+        return Judged([asdict(row) for row in judged(name, self.sources(), models)], self.identity())
 
-    def _models(self, subject: int) -> Models:
-        key = tuple(sorted(self.subjects[subject].digests().items()))
-        if key not in _READY:
-            _READY[key] = self.subjects[subject].models(threads=1)
-        return _READY[key]
+    def sources(self) -> Sources:
+        with self._opening:
+            if self._sources is None:
+                self._sources = self.data.open()
+            return self._sources
+
+    def identity(self) -> dict[str, str]:
+        """All that a row hangs on."""
+        sources = self.sources()
+        with self._opening:
+            if not self._identity:
+                models = "".join(map(_digest, self.subjects))
+                self._identity = {
+                    "models": hashlib.sha256(models.encode()).hexdigest(),
+                    "data": sources.identity(),
+                    **_MADE_BY,
+                }
+            return self._identity
 
 
-_READY: dict[tuple[tuple[str, str], ...], Models] = {}
+_MADE_BY = made_by(__name__)
+"""Of the code that this process runs: taken when it is imported, since files may change while a worker goes on with what it has."""
 
 
 def sweep(
@@ -91,19 +134,20 @@ def sweep(
         scheduler: address of a Dask cluster's; without it, everything is done here.
 
     Raises:
-        SweepFailed: the cluster could not do it.
+        SweepFailed: the cluster could not do it, or one of its workers has other data, code or libraries than this process.
     """
     out.mkdir(parents=True, exist_ok=True)
-    worker = _Worker(tuple(subjects), data)
-    names = list(data.open().names(extent.draws, extent.off_draws, extent.seed))
-    known = Remembered(out / "judged.jsonl", _identity(worker))
+    worker = _Worker(subjects, data)
+    names = list(worker.sources().names(extent.draws, extent.off_draws, extent.seed))
+    known = Remembered(out / "judged.jsonl", worker.identity())
     if said := known.beginning():
         report(said)
     tasks = [(number, name) for number in range(len(subjects)) for name in names]
     waiting = [task for task in tasks if not known.has(_label(task))]
     done = len(tasks) - len(waiting)
-    for task, rows in _on_cluster(worker, waiting, scheduler) if scheduler else _here(worker, waiting):
-        known.keep(_label(task), rows)
+    for task, found_of_task in _on_cluster(worker, waiting, scheduler) if scheduler else _here(worker, waiting):
+        _check_identity(found_of_task, worker.identity())
+        known.keep(_label(task), found_of_task.rows)
         done += 1
         report(f"{done} of {len(tasks)}: {_title(subjects[task[0]])}, {task[1]}")
     found = [(_title(subjects[task[0]]), Row(**row)) for task in tasks for row in known.value(_label(task))]
@@ -127,12 +171,21 @@ def table(found: Sequence[tuple[str, Row]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _here(worker: _Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+def _check_identity(one: Judged, identity: Mapping[str, str]) -> None:
+    if one.identity != identity:
+        differing = differences(one.identity, identity, ("there", "here"))
+        raise SweepFailed(
+            f"worker {one.where}: judges with another {differing}: give it the same files and the same installation, "
+            "and start it anew"
+        )
+
+
+def _here(worker: _Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, Judged]]:
     for task in tasks:
         yield task, worker.judge(task)
 
 
-def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
+def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, Judged]]:
     """Results as they become ready. Tasks of a worker that dies are done by another, until the scheduler holds a task to be what
     kills them; one that raises would raise again, and is not repeated."""
     import distributed
@@ -162,24 +215,21 @@ def _itself(worker: _Worker) -> _Worker:
     return worker
 
 
-def _judge(worker: _Worker, task: Task) -> list[dict[str, Any]]:
-    return worker.judge(task)
+def _judge(worker: _Worker, task: Task) -> Judged:
+    import distributed
+
+    return replace(worker.judge(task), where=distributed.get_worker().address)
 
 
 def _title(subject: Subject) -> str:
-    digest = hashlib.sha256(repr(sorted(subject.digests().items())).encode()).hexdigest()
-    return f"{subject.name} {subject.version} ({digest[:8]})"
+    return f"{subject.name} {subject.version} ({_digest(subject)[:8]})"
+
+
+def _digest(subject: Subject) -> str:
+    """SHA-256 of all that decides a model's images: its graphs, and how the device runs them."""
+    document = {"forms": subject.digests(), **settings_document(subject.settings)}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _label(task: Task) -> str:
     return f"{task[0]} {task[1]!r}"
-
-
-def _identity(worker: _Worker) -> dict[str, str]:
-    """All that a row hangs on."""
-    models = [(sorted(subject.digests().items()), subject.settings) for subject in worker.subjects]
-    return {
-        "models": hashlib.sha256(repr(models).encode()).hexdigest(),
-        "data": worker.data.open().identity(),
-        **made_by(__name__),
-    }

@@ -15,6 +15,7 @@ from export.progress import Progress
 from export.quantization.ranges import Tensor, write_ranges
 from export.recordings import FullySampled
 from export.remembered import made_once
+from export.simulate.pool import Pool
 from export.states import reconstruction_states, recorded_states
 
 
@@ -60,7 +61,7 @@ class CalibrationData:
         return {
             "scans": self.scans,
             "seed": self.seed,
-            "pool_sha256": files_digest(self.pool.glob("*.npy"), self.pool),
+            "pool_sha256": files_digest(Pool(self.pool).files, self.pool),
             "recordings": [{"sha256": file_digest(scan.path), "slices": self.slices(scan)} for scan in self.recordings],
         }
 

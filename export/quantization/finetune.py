@@ -23,6 +23,7 @@ from export.families.unrolled import UnrolledNetwork
 from export.progress import Progress
 from export.quantization.fake_quantized import fake_quantized, plain
 from export.remembered import made_once
+from export.simulate.pool import Pool
 from export.split import regulariser_onnx
 from export.train import INTERMEDIATE_WEIGHT, LARGEST_GRADIENT, deterministic, learning_rate, norm_of, problem_of
 
@@ -75,7 +76,7 @@ def write_finetuned(
         "graph": file_digest(prepared),
         "form": hashlib.sha256(int8).hexdigest(),
         "network": hashlib.sha256(regulariser_onnx(network) + around.encode()).hexdigest(),
-        "pool": files_digest(tuning.pool.glob("*.npy"), tuning.pool),
+        "pool": files_digest(Pool(tuning.pool).files, tuning.pool),
         "fine-tuning": hashlib.sha256(repr(tuning.config).encode()).hexdigest(),
         "torch": torch.__version__,
         **made_by(__name__),

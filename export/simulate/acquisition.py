@@ -91,7 +91,7 @@ class Scanner:
         """Plans the scan and looks at its middle slice.
 
         Raises:
-            ValueError: there is nothing in the field of view, or the volume can't be recoloured.
+            ValueError: there is nothing in the field of view, the volume can't be recoloured, or the head can't move as it should.
         """
         self.source, self.config = source, config
         self.plane: Plane = plane_of(config)
@@ -102,7 +102,8 @@ class Scanner:
         self._phase = SmoothField.draw(self._reach_mm, 2, self._rng(Stream.PHASE), bump=False)
         self._field = SmoothField.draw(self._reach_mm, off_resonance.DEGREE, self._rng(Stream.FIELD), bump=True)
         shots = int(lines.shots_of(np.array([self.schedule.total - 1]), config)[0]) + 1
-        self.poses = motion.draw_poses(shots, config, self._rng(Stream.MOTION))
+        arriving = np.unique(lines.shots_of(self.schedule.times, config))
+        self.poses = motion.draw_poses(shots, arriving, config, self._rng(Stream.MOTION))
         self._mixing = coil_noise_mixing(config, self._rng(Stream.NOISE_COVARIANCE))
         self.noise_level = 1 / config.snr if config.snr else 0.0
         self._phase_scale, self._field_scale = self._scales_over_objects()

@@ -37,10 +37,12 @@ SPHERE_VOXELS = 161
 MOST_PHASE_RAD = 10.0
 """Stronger smooth phases are not tried."""
 
-FILTERED_BELOW = 0.6
-"""A real scan whose noise at the ends of the readout's view is below this share of the middle's is matched with a filter."""
+LEAST_FILTER_EDGE = 0.01
+"""What the ends of the readout's view are filtered to at least (`AcquisitionConfig`)."""
 
-MEASURED_FILTER_EDGE = 0.3
+CORRECTIONS = 3
+"""How often strength of the phase, SNR and filter are set anew by what was measured with those before: each changes what is
+measured of the others."""
 
 BEGIN, END = "<!-- edge-export fidelity: begin -->", "<!-- edge-export fidelity: end -->"
 
@@ -148,20 +150,33 @@ def compare_one(real: RealScan, data: Path) -> Comparison:
     found = _measured(scan)
     config = replace(_matched(scan, *found), coil_family=real.coil_family)
     source = _sphere(found[1].diameter_mm) if real.shape == "sphere" else read_source(data / HEAD, config)
-    # Both are corrected once: the change of the phase is about proportional to its strength, and the filter takes from signal and
-    # noise by different shares.
-    first = _measured(_simulated(source, config))[1]
-    strength = config.phase_rad * found[1].phase_change_rad / max(first.phase_change_rad, 1e-3)
-    snr = config.snr * found[1].snr / first.snr
-    config = replace(config, phase_rad=min(MOST_PHASE_RAD, round(strength, 2)), snr=round(snr, 2))
+    for _ in range(CORRECTIONS):
+        config = _corrected(config, found, _measured(_simulated(source, config)))
     loops = replace(config, coil_family="loops")
     with_loops = None if loops == config else _measured(_simulated(source, loops))
     return Comparison(real.name, found, _measured(_simulated(source, config)), with_loops, config, real.shape)
 
 
+def _corrected(
+    config: AcquisitionConfig,
+    wanted: tuple[NoiseStatistics, CoilStatistics],
+    found: tuple[NoiseStatistics, CoilStatistics],
+) -> AcquisitionConfig:
+    """Settings that come nearer to what is wanted than those with which ``found`` was measured."""
+    (noise, coils), (noise_found, coils_found) = wanted, found
+    strength = config.phase_rad * coils.phase_change_rad / max(coils_found.phase_change_rad, 1e-3)
+    edge = config.filter_edge + noise.edge_over_centre - noise_found.edge_over_centre
+    return replace(
+        config,
+        phase_rad=min(MOST_PHASE_RAD, round(strength, 2)),
+        snr=round(config.snr * coils.snr / coils_found.snr, 2),
+        filter_edge=min(1.0, max(LEAST_FILTER_EDGE, round(edge, 2))),
+    )
+
+
 def _matched(scan: FullScan, noise: NoiseStatistics, coils: CoilStatistics) -> AcquisitionConfig:
     images, count, lines, samples = scan.kspace.shape
-    filter_edge = MEASURED_FILTER_EDGE if noise.edge_over_centre < FILTERED_BELOW else 1.0
+    filter_edge = min(1.0, noise.edge_over_centre)
     values = {
         "columns": scan.columns,
         "phase_encodes": lines,

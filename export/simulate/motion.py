@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from export.simulate.objects import ComplexObject
@@ -32,21 +33,37 @@ class Pose:
 AT_REST = Pose()
 
 
-def draw_poses(shots: int, config: AcquisitionConfig, rng: np.random.Generator) -> tuple[Pose, ...]:
-    """One pose a shot; the first is `AT_REST`. The largest translation and rotation are exactly those of the configuration.
+def draw_poses(
+    shots: int, arriving: npt.NDArray[np.intp], config: AcquisitionConfig, rng: np.random.Generator
+) -> tuple[Pose, ...]:
+    """One pose a shot; the first is `AT_REST`. The largest translation and rotation over the shots that readouts arrive from are
+    exactly those of the configuration.
 
-    A walk adds Gaussian steps; a step is one movement, at a shot of the middle half of the scan.
+    A walk adds Gaussian steps; a step is one movement, at a shot of the middle half of those that arrive.
+
+    Args:
+        shots: how many are planned.
+        arriving: the numbers of those that readouts arrive from, ascending.
+
+    Raises:
+        ValueError: the head is to move, and no two shots arrive between which it could.
     """
     if config.motion_mm == 0 and config.motion_deg == 0:
         return (AT_REST,) * shots
+    if len(arriving) < 2:
+        raise ValueError(
+            f"motion_mm = {config.motion_mm}, motion_deg = {config.motion_deg}: the head moves between shots only, and all "
+            f"readouts arrive from one; more lines than lines_per_shot = {config.lines_per_shot} have to arrive"
+        )
     moves = rng.standard_normal((shots, 3))
     if config.motion_pattern == "step":
-        at = int(rng.integers(shots // 4, max(shots // 4 + 1, 3 * shots // 4)))
-        moves[:] = np.where(np.arange(shots)[:, None] == max(1, at), moves, 0.0)
+        count = len(arriving)
+        at = int(rng.integers(count // 4, max(count // 4 + 1, 3 * count // 4)))
+        moves[:] = np.where(np.arange(shots)[:, None] == arriving[max(1, at)], moves, 0.0)
     moves[0] = 0.0
     path = np.cumsum(moves, axis=0)
-    far = np.hypot(path[:, 0], path[:, 1]).max(initial=0.0)
-    turned = np.abs(path[:, 2]).max(initial=0.0)
+    far = np.hypot(path[arriving, 0], path[arriving, 1]).max()
+    turned = np.abs(path[arriving, 2]).max()
     path[:, :2] *= config.motion_mm / far if far > 0 else 0.0
     path[:, 2] *= config.motion_deg / turned if turned > 0 else 0.0
     return tuple(Pose(*(float(value) for value in row)) for row in path)

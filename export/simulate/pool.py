@@ -7,7 +7,7 @@ calibration) is drawn anew at every training step.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from edge_runtime.modalities.mri.coils import compression_matrix
+from export.digest import made_by
 from export.simulate.objects import draw_anatomy, draw_phantom, random_field_phase, tissue_phase
+from export.simulate.pool_record import PoolRecord, begin_pool, read_record, volumes_digest
 from export.simulate.receive import CoilMaps, KSpace, Ring, gaussian_coils, loop_coils, measure
 from export.simulate.volume_coils import volume_coils
 from export.simulate.volumes import Volume
+
+COMPUTE = ("numpy", "scipy")
+"""Libraries whose version may change an acquisition."""
 
 COIL_COUNTS = (1, 2, 2, 3, 4, 4, 6, 8, 8, 12)
 COILS_AFTER_COMPRESSION = 8
@@ -90,8 +95,11 @@ def write_pool(
 
     Args:
         workers: processes that share the work.
+
+    Raises:
+        OtherInputs: the folder's acquisitions were made of other volumes, with another seed or share, or by other code.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    begin_pool(folder, record_of(volumes, count, seed, phantom_share))
     missing = [index for index in range(count) if not _path(folder, index).exists()]
     progress(count - len(missing), count)
     started_with = folder, volumes, seed, phantom_share
@@ -106,6 +114,12 @@ def write_pool(
     with ProcessPoolExecutor(workers, spawned, _receive, started_with) as processes:
         for done, _ in enumerate(processes.map(_write, missing, chunksize=8), start=count - len(missing) + 1):
             progress(done, count)
+
+
+def record_of(volumes: Sequence[Volume], count: int, seed: int, phantom_share: float) -> PoolRecord:
+    """What `write_pool` makes of these."""
+    inputs = {"volumes": volumes_digest(volumes), "seed": str(seed), "phantom_share": str(float(phantom_share))}
+    return PoolRecord({**inputs, **made_by(__name__, libraries=COMPUTE)}, count)
 
 
 def _path(folder: Path, index: int) -> Path:
@@ -146,16 +160,26 @@ class Entry:
 class Pool:
     """What `write_pool` wrote, to draw from: each acquisition with either of its axes as phase encodes.
 
+    Attributes:
+        record: what its acquisitions were made of.
+        files: of its acquisitions.
+
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, or not all of it is written.
+        OtherInputs: it does not say what it was made of.
     """
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(folder.glob("*.npy"))
-        if not files:
+        if next(folder.glob("*.npy"), None) is None:
             raise FileNotFoundError(f"{folder}: the pool is empty; run edge-export pool first")
+        self.record = read_record(folder)
+        self.files = sorted(_path(folder, index) for index in range(self.record.count))
+        if missing := sum(not path.exists() for path in self.files):
+            raise FileNotFoundError(
+                f"{folder}: {missing} of {len(self.files)} acquisitions are not written yet; run edge-export pool again"
+            )
         self._entries: list[tuple[int, Entry]] = []  # with the number of phase encodes
-        for path in files:
+        for path in self.files:
             _, *matrix = np.load(path, mmap_mode="r", allow_pickle=False).shape
             self._entries += [(matrix[turned], Entry(path, bool(turned))) for turned in range(2)]
         self._alike: dict[int, list[Entry]] = {}

@@ -52,8 +52,8 @@ class NoiseStatistics:
     Attributes:
         samples: complex samples of all coils and images that were looked at.
         excess_kurtosis: of real and imaginary parts, each coil and image at unit variance; 0 where they are Gaussian.
-        gaussian_distance: largest difference between their distribution function and a Gaussian's; for Gaussian noise the 95th
-            percentile is about ``gaussian_limit``.
+        gaussian_distance: largest difference between their distribution function and that of the Gaussian with their mean and
+            deviation; for independent Gaussian samples the 95th percentile is about ``gaussian_limit``.
         real_over_imaginary: ratio of standard deviations.
         real_imaginary_correlation: between the two parts of a sample.
         corners: strongest of the four corners' levels over the weakest.
@@ -141,7 +141,7 @@ def noise_statistics(scan: FullScan) -> NoiseStatistics:
     level = np.sqrt(np.mean(np.abs(noise) ** 2, axis=2, keepdims=True))
     unit = noise / level * np.sqrt(2)
     parts = np.concatenate([unit.real.ravel(), unit.imag.ravel()])
-    parts = parts / np.std(parts)
+    parts = (parts - np.mean(parts)) / np.std(parts)
     flat = noise.transpose(1, 0, 2).reshape(coils, -1)
     covariance = flat @ flat.conj().T / flat.shape[1]
     levels = np.sqrt(covariance.diagonal().real)
@@ -155,7 +155,8 @@ def noise_statistics(scan: FullScan) -> NoiseStatistics:
         samples=noise.size,
         excess_kurtosis=float(stats.kurtosis(parts)),
         gaussian_distance=float(stats.kstest(parts, "norm").statistic),
-        gaussian_limit=0.886 / float(np.sqrt(parts.size)),  # Lilliefors, J Am Stat Assoc 62:399, 1967
+        gaussian_limit=0.886
+        / float(np.sqrt(parts.size)),  # Lilliefors, J Am Stat Assoc 62:399, 1967: mean and deviation estimated
         real_over_imaginary=float(np.std(unit.real) / np.std(unit.imag)),
         real_imaginary_correlation=float(np.corrcoef(unit.real.ravel(), unit.imag.ravel())[0, 1]),
         corners=max(corner_levels) / min(corner_levels),

@@ -29,6 +29,15 @@ void unpack_line(const PackTask& task, int line) {
     float* out = task.out + first;  // may be the image itself
     const Quantization from = task.quantization;
     const float scale = task.scale;
+    if (task.phase) {
+        const float* phase = task.phase + first;
+        for (int column = 0; column < task.columns; ++column) {
+            const float re = scale * dequantized(real[column], from), im = scale * dequantized(imaginary[column], from);
+            out[2 * column] = image[2 * column] + (re * phase[2 * column] - im * phase[2 * column + 1]);
+            out[2 * column + 1] = image[2 * column + 1] + (re * phase[2 * column + 1] + im * phase[2 * column]);
+        }
+        return;
+    }
     for (int column = 0; column < task.columns; ++column) {
         out[2 * column] = image[2 * column] + scale * dequantized(real[column], from);
         out[2 * column + 1] = image[2 * column + 1] + scale * dequantized(imaginary[column], from);
@@ -54,11 +63,23 @@ void every_line(const PackTask& task, int lines, std::size_t block, Line line) {
 
 void pack(const PackTask& task, std::size_t block) {
     every_line(task, task.plane_lines, block, [&task](auto element, int line) {
-        const float* image = task.image + 2 * static_cast<std::ptrdiff_t>(line) * task.columns;
+        typedef decltype(element) T;
+        const std::ptrdiff_t first = 2 * static_cast<std::ptrdiff_t>(line) * task.columns;
+        const float* image = task.image + first;
         const float scale = task.scale;
-        for (int part = 0; part < 2; ++part) {
-            write_line<decltype(element)>(task, part, line, [=](int column) { return image[2 * column + part] / scale; });
+        if (!task.phase) {
+            for (int part = 0; part < 2; ++part) {
+                write_line<T>(task, part, line, [=](int column) { return image[2 * column + part] / scale; });
+            }
+            return;
         }
+        const float* phase = task.phase + first;
+        write_line<T>(task, 0, line, [=](int column) {
+            return (image[2 * column] * phase[2 * column] + image[2 * column + 1] * phase[2 * column + 1]) / scale;
+        });
+        write_line<T>(task, 1, line, [=](int column) {
+            return (image[2 * column + 1] * phase[2 * column] - image[2 * column] * phase[2 * column + 1]) / scale;
+        });
     });
 }
 

@@ -10,14 +10,19 @@ struct Planes {
     Quantization quantization;
 };
 
-// Real and imaginary part over `scale`, zero outside the image.
+// Real and imaginary part over `scale`, turned back by `phase` where there is one; zero outside the image.
 template <class T>
-__device__ __forceinline__ void pack(const Planes& planes, const float2* image, float scale, T* out) {
+__device__ __forceinline__ void pack(const Planes& planes, const float2* image, const float2* phase, float scale, T* out) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x, line = blockIdx.y;
     if (column >= planes.plane_columns) return;
     float2 value = make_float2(0.0f, 0.0f);
     if (line < planes.phase_encodes && column < planes.columns) {
-        value = image[static_cast<long long>(line) * planes.columns + column];
+        const long long pixel = static_cast<long long>(line) * planes.columns + column;
+        value = image[pixel];
+        if (phase) {
+            const float2 turn = phase[pixel];
+            value = make_float2(value.x * turn.x + value.y * turn.y, value.y * turn.x - value.x * turn.y);
+        }
         value = make_float2(value.x / scale, value.y / scale);
     }
     const long long at = static_cast<long long>(line) * planes.plane_columns + column;
@@ -34,39 +39,53 @@ __device__ __forceinline__ void fill(const Planes& planes, float value, T* out) 
     out[static_cast<long long>(line) * planes.plane_columns + column] = quantized<T>(inside ? value : 0.0f, planes.quantization);
 }
 
-// out = image + scale * planes, which may be the image.
+// out = image + scale * planes, turned by `phase` where there is one; it may be the image.
 template <class T>
-__device__ __forceinline__ void unpack(const Planes& planes, const float2* image, const T* from, float scale, float2* out) {
+__device__ __forceinline__ void unpack(const Planes& planes, const float2* image, const float2* phase, const T* from, float scale,
+                                       float2* out) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x, line = blockIdx.y;
     if (line >= planes.phase_encodes || column >= planes.columns) return;
     const T* const real = from + static_cast<long long>(line) * planes.plane_columns + column;
     const T* const imaginary = real + static_cast<long long>(planes.plane_lines) * planes.plane_columns;
     const long long at = static_cast<long long>(line) * planes.columns + column;
     const float2 value = image[at];
-    out[at] = make_float2(value.x + scale * dequantized(*real, planes.quantization),
-                          value.y + scale * dequantized(*imaginary, planes.quantization));
+    float re = scale * dequantized(*real, planes.quantization), im = scale * dequantized(*imaginary, planes.quantization);
+    if (phase) {
+        const float2 turn = phase[at];
+        const float unturned = re;
+        re = unturned * turn.x - im * turn.y;
+        im = unturned * turn.y + im * turn.x;
+    }
+    out[at] = make_float2(value.x + re, value.y + im);
 }
 
 }  // namespace edge
 
 using namespace edge;
 
-extern "C" __global__ void pack_float32(Planes planes, const float2* image, float scale, float* out) { pack(planes, image, scale, out); }
-extern "C" __global__ void pack_int8(Planes planes, const float2* image, float scale, signed char* out) { pack(planes, image, scale, out); }
-extern "C" __global__ void pack_uint8(Planes planes, const float2* image, float scale, unsigned char* out) {
-    pack(planes, image, scale, out);
+extern "C" __global__ void pack_float32(Planes planes, const float2* image, const float2* phase, float scale, float* out) {
+    pack(planes, image, phase, scale, out);
+}
+extern "C" __global__ void pack_int8(Planes planes, const float2* image, const float2* phase, float scale, signed char* out) {
+    pack(planes, image, phase, scale, out);
+}
+extern "C" __global__ void pack_uint8(Planes planes, const float2* image, const float2* phase, float scale, unsigned char* out) {
+    pack(planes, image, phase, scale, out);
 }
 
 extern "C" __global__ void fill_float32(Planes planes, float value, float* out) { fill(planes, value, out); }
 extern "C" __global__ void fill_int8(Planes planes, float value, signed char* out) { fill(planes, value, out); }
 extern "C" __global__ void fill_uint8(Planes planes, float value, unsigned char* out) { fill(planes, value, out); }
 
-extern "C" __global__ void unpack_float32(Planes planes, const float2* image, const float* from, float scale, float2* out) {
-    unpack(planes, image, from, scale, out);
+extern "C" __global__ void unpack_float32(Planes planes, const float2* image, const float2* phase, const float* from, float scale,
+                                          float2* out) {
+    unpack(planes, image, phase, from, scale, out);
 }
-extern "C" __global__ void unpack_int8(Planes planes, const float2* image, const signed char* from, float scale, float2* out) {
-    unpack(planes, image, from, scale, out);
+extern "C" __global__ void unpack_int8(Planes planes, const float2* image, const float2* phase, const signed char* from, float scale,
+                                       float2* out) {
+    unpack(planes, image, phase, from, scale, out);
 }
-extern "C" __global__ void unpack_uint8(Planes planes, const float2* image, const unsigned char* from, float scale, float2* out) {
-    unpack(planes, image, from, scale, out);
+extern "C" __global__ void unpack_uint8(Planes planes, const float2* image, const float2* phase, const unsigned char* from,
+                                        float scale, float2* out) {
+    unpack(planes, image, phase, from, scale, out);
 }

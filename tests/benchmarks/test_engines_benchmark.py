@@ -142,11 +142,15 @@ def test_the_fastest_of_the_bundle_that_keeps_the_budget_counts() -> None:
         (17.0, lost(0.05, -0.1), True),  # better in SSIM alone
     ],
 )
-def test_a_default_quantization_above_the_front_is_named(milliseconds: float, default: Loss, above: bool) -> None:
+def test_a_default_quantization_above_the_front_misses_the_target(
+    milliseconds: float, default: Loss, above: bool
+) -> None:
     ours = {"openvino_fp32": (True, False), "openvino_int8": (True, True), "openvino_int8_kept_0": (False, True)}
     found = racers(**ours, openvino_int8_nncf=(False, False))
     losses = {"openvino.int8": lost(0.05), "openvino.int8_kept_0": lost(0.3), "openvino.int8_nncf": default}
     losses["openvino.fp32"] = lost(0)  # whatever its time, it is none of the quantized
     measured = times(openvino_fp32=8.0, openvino_int8=16.0, openvino_int8_kept_0=10.0, openvino_int8_nncf=milliseconds)
-    note = speedup(found, measured, losses).note
-    assert f"above our front: {'openvino.int8_nncf' if above else 'none'};" in note
+    record = engines.defaults_above_front(found, measured, losses, 2, "drawn")
+    assert (record.name, record.n, record.target) == ("engine.defaults_above_front.2_threads", 1, 0)
+    assert (record.value, record.met) == (int(above), not above)
+    assert record.note.startswith(f"of n default quantizations: {'openvino.int8_nncf' if above else 'none'}; ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import struct
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,8 +13,18 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.bundle import archive as module
-from edge_runtime.bundle.archive import MAX_TEXT_BYTES, read_archive, read_file, write_archive
+from edge_runtime.bundle.archive import (
+    MAX_BUNDLE_BYTES,
+    MAX_MEMBER_BYTES,
+    MAX_MEMBERS,
+    MAX_TEXT_BYTES,
+    check_bounds,
+    read_archive,
+    read_file,
+    write_archive,
+)
 from edge_runtime.errors import BundleMalformed
+from edge_runtime.program.document import MOST_GRAPHS
 
 GOLDEN = bytes.fromhex(
     # local header: signature, version 2.0, no flags, stored, 1980-01-01 00:00
@@ -140,11 +151,34 @@ def test_a_comment_or_a_time_stamp_is_refused() -> None:
         read_archive(zipped("LICENSE", stamp=(2026, 11, 25, 12, 0, 0)))
 
 
+def test_a_bundle_has_room_for_the_largest_program() -> None:
+    """Three precisions with a golden output each; golden input, manifest, signature, bill, report, licence."""
+    assert 3 * (MOST_GRAPHS + 1) + 6 <= MAX_MEMBERS
+
+
+def test_reading_takes_no_more_memory_than_the_members() -> None:
+    """What the largest bundle takes is stated: the file and its members, no third copy."""
+    content = write_archive({f"forms/{number}.onnx": bytes([number]) * (4 << 20) for number in range(4)})
+    tracemalloc.start()
+    try:
+        members = read_archive(content)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < sum(map(len, members.values())) + (1 << 20)
+
+
 def test_texts_and_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleMalformed, match=rf"LICENSE has {MAX_TEXT_BYTES + 1} bytes, at most {MAX_TEXT_BYTES}"):
         write_archive({"LICENSE": bytes(MAX_TEXT_BYTES + 1)})
-    with pytest.raises(BundleMalformed, match="65 members, at most 64"):
-        write_archive({f"forms/{number}.onnx": b"" for number in range(65)})
+    with pytest.raises(BundleMalformed, match=f"{MAX_MEMBERS + 1} members, at most {MAX_MEMBERS}"):
+        write_archive({f"forms/{number}.onnx": b"" for number in range(MAX_MEMBERS + 1)})
+    with pytest.raises(BundleMalformed, match=rf"forms/a\.onnx has {MAX_MEMBER_BYTES + 1} bytes"):
+        check_bounds({"forms/a.onnx": MAX_MEMBER_BYTES + 1})
+    most = {f"forms/{number}.onnx": MAX_MEMBER_BYTES for number in range(MAX_BUNDLE_BYTES // MAX_MEMBER_BYTES)}
+    check_bounds(most)
+    with pytest.raises(BundleMalformed, match=f"members have {MAX_BUNDLE_BYTES + 1} bytes"):
+        check_bounds({**most, "LICENSE": 1})
     monkeypatch.setattr(module, "MAX_BUNDLE_BYTES", 100)
     path = tmp_path / "large"
     path.write_bytes(bytes(101))

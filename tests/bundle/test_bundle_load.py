@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import string
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from forge import in_manifest, in_settings, npy, rewritten, set_member, without
+from forge import Change, in_form, in_manifest, in_settings, npy, rewritten, set_member, without
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.bundle import MANIFEST, Tolerance, load_bundle, load_trust_store
 from edge_runtime.bundle.archive import MAX_MEMBERS, QUALITY, SIGNATURE, read_archive, write_archive
+from edge_runtime.bundle.describe import describe_bundle, description_lines
 from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.bundle.trust_store import TrustStore
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -36,6 +39,7 @@ from edge_runtime.errors import (
 )
 from edge_runtime.runtime import prepare_model
 from export.keys import SigningKey
+from export.sign import sign_bundle
 
 
 def test_a_bundle_is_read_as_it_was_packed(tiny_bundle, tiny_graph, signing_key):
@@ -105,7 +109,7 @@ def test_one_byte_of_a_graph_that_is_exchanged_is_named(tiny_bundle, tmp_path):
         (set_member(MANIFEST, b"[]"), BundleMalformed, "no JSON object"),
         (set_member(MANIFEST, b"[" * 100_000), BundleMalformed, "no JSON object"),
         (set_member(MANIFEST, b'{"format": NaN}'), BundleMalformed, "NaN is no number"),
-        (in_manifest(format=1), BundleTooOld, "format 1: this runtime reads format 2; edge-export sign"),
+        (in_manifest(format=1), BundleTooOld, "format 1: this runtime reads format 2; pack the model anew"),
         (in_manifest(format=3), BundleMalformed, "format 3: this runtime reads format 2; it is older"),
         (in_manifest(format=True), BundleMalformed, "a whole number is expected"),
         (in_manifest(name=None), BundleMalformed, "'name' is missing"),
@@ -114,10 +118,26 @@ def test_one_byte_of_a_graph_that_is_exchanged_is_named(tiny_bundle, tmp_path):
         (in_manifest(family="diffusion"), BundleMalformed, "'diffusion': this runtime runs unrolled-cg"),
         (in_manifest(forms=[]), BundleMalformed, "malformed"),
         (in_manifest(forms={}), BundleMalformed, "holds no form"),
+        (in_manifest(limits={"loss": {"at_most": 10**400}}), BundleMalformed, "at_least, at_most or both"),
+        (in_manifest(forms={"../fp32": {}}), BundleMalformed, r"forms: '\.\./fp32': a precision"),
+        (in_manifest(provenance=[]), BundleMalformed, r"provenance = \[\]: a table is expected"),
+        (
+            in_manifest(override={"reason": "a test", "misses": "all"}),
+            BundleMalformed,
+            "misses = 'all': a list of texts",
+        ),
+        (in_form("tolerances", relative_error="0.5"), BundleMalformed, "relative_error = '0.5': a number is expected"),
+        (in_settings(iterations="2"), BundleMalformed, "iterations = '2': a whole number is expected"),
+        (in_settings(log_weights=[["0", 0], [0, 0]]), BundleMalformed, "log_weights = '0': a number is expected"),
+        (in_settings(log_weights={"00": 1}), BundleMalformed, "log_weights = .*: pairs of numbers are expected"),
         (in_manifest(files={"LICENSE": "0"}), BundleMalformed, "malformed"),
         (in_manifest(limits={"loss": 3}), BundleMalformed, "loss = 3: at_least, at_most or both"),
         (in_manifest(override="because"), BundleMalformed, "malformed"),
-        (in_manifest(golden_input="golden/no.npy"), BundleMalformed, "golden/no.npy, which the bundle does not hold"),
+        (
+            in_manifest(golden_input="golden/no.npy"),
+            BundleMalformed,
+            r"golden/no\.npy is named, but is none of the files",
+        ),
         (in_settings(iterations=3), BundleMalformed, "2 weights for 3 iterations"),
         (in_settings(cg_steps=0), BundleMalformed, "0 steps"),
         (in_settings(multiple=0), BundleMalformed, "multiples of 0"),
@@ -196,7 +216,7 @@ def test_a_signature_under_another_name_is_refused(tiny_bundle, tmp_path, signin
     def change(members):
         forged = json.loads(members[SIGNATURE])
         forged["key_id"] = other_key.public.id
-        members[SIGNATURE] = json.dumps(forged).encode()
+        members[SIGNATURE] = (json.dumps(forged, indent=2, sort_keys=True) + "\n").encode()
 
     with pytest.raises(BundleAltered, match="the signature of key1 does not fit"):
         path = rewritten(tiny_bundle, tmp_path / "forged", change)
@@ -210,13 +230,57 @@ def test_a_revoked_key_is_refused_with_its_reason(tiny_bundle, tmp_path, signing
             load_bundle(tiny_bundle, store_of(tmp_path / name, *keys, rules=rules))
 
 
-@pytest.mark.parametrize("what", ["file", "manifest"])
+@pytest.mark.parametrize("what", ["file", MANIFEST, "forms/fp32.onnx"])
 def test_a_revoked_bundle_is_refused_with_its_reason(tiny_bundle, tmp_path, signing_key, what):
     content = tiny_bundle.read_bytes()
-    digest = hashlib.sha256(content if what == "file" else read_archive(content)[MANIFEST]).hexdigest()
+    digest = hashlib.sha256(content if what == "file" else read_archive(content)[what]).hexdigest()
     rules = f'[revoked_bundles]\n{digest} = "blurs lesions"\n'
     with pytest.raises(BundleRevoked, match=rf"bundle {digest} is revoked by .* \(blurs lesions\)"):
         load_bundle(tiny_bundle, store_of(tmp_path / "trust", signing_key, rules=rules))
+
+
+def respelt(spell: Callable[[dict[str, str]], str]) -> Change:
+    """The same signature in other bytes."""
+    return lambda members: members.__setitem__(SIGNATURE, spell(json.loads(members[SIGNATURE])).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda members: members.__setitem__(SIGNATURE, members[SIGNATURE] + b" "),
+        respelt(json.dumps),
+        respelt(lambda fields: json.dumps({**fields, "more": ""}, indent=2, sort_keys=True) + "\n"),
+        respelt(
+            lambda fields: (
+                json.dumps({**fields, "signature": raised(fields["signature"])}, indent=2, sort_keys=True) + "\n"
+            )
+        ),
+    ],
+    ids=["space", "indent", "member", "unused bits"],
+)
+def test_a_revocation_is_not_escaped_by_another_spelling_of_the_signature(tiny_bundle, tmp_path, signing_key, change):
+    """No signature covers the signature: without a key anybody could have made another file of a revoked bundle."""
+    digest = hashlib.sha256(tiny_bundle.read_bytes()).hexdigest()
+    store = store_of(tmp_path / "trust", signing_key, rules=f'[revoked_bundles]\n{digest} = "blurs lesions"\n')
+    with pytest.raises(BundleAltered, match="spelt otherwise than edge-export writes it"):
+        load_bundle(rewritten(tiny_bundle, tmp_path / "respelt", change), store)
+
+
+def raised(text: str) -> str:
+    """Base64 of 64 bytes with other unused bits at its end, which decodes to the same bytes."""
+    assert text.endswith("==")
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    return text[:-3] + alphabet[alphabet.index(text[-3]) + 1] + "=="
+
+
+def test_a_graph_that_is_revoked_stays_so_whatever_is_signed_anew(tiny_bundle, tmp_path, signing_key):
+    members = read_archive(tiny_bundle.read_bytes())
+    sign_bundle(tiny_bundle, tmp_path / "anew", signing_key, override="another reason")
+    assert read_archive((tmp_path / "anew").read_bytes())[MANIFEST] != members[MANIFEST]
+    digest = hashlib.sha256(members["forms/fp32.onnx"]).hexdigest()
+    store = store_of(tmp_path / "trust", signing_key, rules=f'[revoked_bundles]\n{digest} = "blurs lesions"\n')
+    with pytest.raises(BundleRevoked, match=rf"bundle {digest} is revoked by"):
+        load_bundle(tmp_path / "anew", store)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +320,13 @@ def test_missed_limits_that_nobody_overrides_are_refused(
 
     with pytest.raises(BundleUnqualified, match=words):
         load_bundle(rewritten(tiny_bundle, tmp_path / "missed", change, relist=True, key=signing_key))
+
+
+def test_a_figure_that_no_float_holds_is_malformed(tiny_bundle, tmp_path, signing_key):
+    report = json.dumps({"schema": 1, "forms": {}, "figures": {"loss_db": 10**400}}).encode()
+    change = set_member(QUALITY, report)
+    with pytest.raises(BundleMalformed, match=r"quality\.json: figures: loss_db = 10+: a finite number is expected"):
+        load_bundle(rewritten(tiny_bundle, tmp_path / "huge", change, relist=True, key=signing_key))
 
 
 def test_an_override_is_logged_and_stands_in_the_provenance(tiny_bundle, runtime_of, caplog):
@@ -407,6 +478,37 @@ def test_a_signed_bundle_with_any_value_is_read_or_refused(tiny_bundle, tmp_path
     assert key in ("name", "version", "limits", "override")
 
 
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place within plain values, but in the list of files."""
+    if path and path[0] == "files":
+        return
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from places(one, (*path, key))
+
+
+@settings(FUZZ, max_examples=300)
+@given(data=st.data(), value=VALUES | st.sampled_from(["0.5", "\x1b[31m", 10**400, [], {}, None]))
+def test_a_bundle_with_any_value_anywhere_is_shown_or_refused(tiny_bundle, tmp_path, data, value):
+    """Whoever signed it: nobody did, and nobody has to."""
+    manifest = json.loads(read_archive(tiny_bundle.read_bytes())[MANIFEST])
+    place = data.draw(st.sampled_from([*places(manifest), ("provenance", "training_data")]))
+    at = manifest
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = value
+    content = (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
+    path = rewritten(tiny_bundle, tmp_path / "any", set_member(MANIFEST, content))
+    try:
+        description = describe_bundle(path)
+    except BundleError:
+        return
+    json.dumps(description)
+    assert all(line.isprintable() for line in description_lines(description))
+
+
 @FUZZ
 @given(content=st.binary(max_size=200), name=st.sampled_from(["forms/fp32.onnx", "golden/input.npy", QUALITY]))
 def test_a_signed_bundle_with_any_member_is_refused(tiny_bundle, tmp_path, signing_key, content, name):
@@ -419,5 +521,5 @@ def test_too_many_members_are_refused(tiny_bundle, tmp_path):
     content = bytearray(tiny_bundle.read_bytes())
     content[-14:-12] = content[-12:-10] = (MAX_MEMBERS + 1).to_bytes(2, "little")
     (tmp_path / "many").write_bytes(content)
-    with pytest.raises(BundleMalformed, match="65 members, at most 64"):
+    with pytest.raises(BundleMalformed, match=f"{MAX_MEMBERS + 1} members, at most {MAX_MEMBERS}"):
         load_bundle(tmp_path / "many")

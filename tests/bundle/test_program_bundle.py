@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +13,17 @@ import pytest
 from forge import Members, in_settings, rewritten
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_programs import denoiser, modl, packed, varnet
+from made_programs import cascades, denoiser, modl, packed, varnet
 from simulated import COLUMNS, LINES, SAMPLES, coil_maps, header_of, kspace_of, object_image, readouts_of, scan_bytes
 
 from edge_runtime.bundle import ProgramSettings, load_bundle
 from edge_runtime.bundle.archive import MANIFEST, QUALITY, read_archive
 from edge_runtime.bundle.quality import form_digest
+from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.bundle.trust_store import load_trust_store
 from edge_runtime.bundle.verify import verify_bundle
 from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from edge_runtime.errors import BundleError, BundleMalformed, BundleUnsafe, GoldenMismatch
+from edge_runtime.errors import BundleError, BundleMalformed, BundleRevoked, BundleUnsafe, GoldenMismatch
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import centre_slice, to_image
 from edge_runtime.modalities.mri.given import Acquisition
@@ -73,6 +75,25 @@ def test_signing_anew_keeps_the_program(bundle, tmp_path, signing_key):
     override = load_bundle(tmp_path / "judged").override
     assert override is not None and override.misses == ("the configuration sets no limits",)
     assert read_archive((tmp_path / "judged").read_bytes())[QUALITY] == quality
+
+
+def test_as_many_cascades_as_the_largest_varnet_has_are_packed(tmp_path, signing_key):
+    """48, each with a graph, and the network of the sensitivities."""
+    made = load_bundle(packed(tmp_path, cascades(48), signing_key))
+    assert len(made.forms["fp32"].graphs) == 49
+
+
+def test_a_program_is_revoked_by_a_graph_or_by_a_form(bundle, tmp_path, signing_key):
+    members = read_archive(bundle.read_bytes())
+    graph = json.loads(members[MANIFEST])["forms"]["fp32"]["graphs"]["net-1.onnx"]
+    form = of_bundle(bundle, None).digests()["fp32"]
+    for number, digest in enumerate((hashlib.sha256(members[graph]).hexdigest(), form)):
+        store = tmp_path / str(number)
+        store.mkdir()
+        (store / "tests.pem").write_text(format_public_key(signing_key.public))
+        (store / "trust.toml").write_text(f'[revoked_bundles]\n"{digest}" = "blurs lesions"\n')
+        with pytest.raises(BundleRevoked, match=rf"bundle {digest} is revoked"):
+            load_bundle(bundle, load_trust_store(store))
 
 
 def test_a_form_of_one_graph_is_called_by_that():
@@ -147,7 +168,7 @@ def in_form(graphs: dict[str, str]) -> Callable[[Members], None]:
         (in_program(domain="ultrasound"), "domain = 'ultrasound'"),
         (in_program(stages=[]), "stages: a list is expected, of 1 to 512"),
         (in_program(stages=[{"stage": "combine", "name": "c"}] * 513), "stages: a list is expected"),
-        (in_program(graphs=[]), "graphs: a list is expected, of 1 to 48"),
+        (in_program(graphs=[]), "graphs: a list is expected, of 1 to 128"),
         (in_program(more=1), "Program differs in ['more']"),
         (in_program(input_channels=1), "input_channels = 1: 0 is expected"),
         (in_program(maps_given=True), "there are sensitivities already"),

@@ -145,14 +145,18 @@ def pack(shape: Shape, seed: int, device: Where) -> Results:
     floats, integers = np.empty((2, *plan.plane), np.float32), np.empty((2, *plan.plane), np.int8)
     plan.pack(image, 0.7, floats)
     plan.pack(image, 0.7, integers, levels)
+    phase, turned = np.exp(1j * rng.uniform(-3, 3, shape[1:])).astype(np.complex64), np.empty_like(floats)
+    plan.pack(image, 0.7, turned, phase=phase)
     filled = np.empty(plan.plane, np.float32)
     plan.fill(0.3, filled)
     return {
         "pack": floats,
+        "pack, turned back": turned,
         "pack, quantized": integers,
         "fill": filled,
         "add": plan.add(image, floats, 1.3),
         "add, quantized": plan.add(image, integers, 1.3, levels),
+        "add, turned": plan.add(image, floats, 1.3, phase=phase),
     }
 
 

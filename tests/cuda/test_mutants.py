@@ -125,6 +125,8 @@ CHANGES = {
         ("line >= planes.phase_encodes || column >= planes.columns", "line >= planes.phase_encodes"),
         ("quantized<T>(value.y", "quantized<T>(value.x"),
         ("inside ? value : 0.0f", "value"),
+        ("value.y * turn.x - value.x * turn.y", "value.y * turn.x + value.x * turn.y"),
+        ("im = unturned * turn.y", "im = re * turn.y"),
     ],
     "sensitivity.cu": [
         ("blockIdx.x < blockIdx.y", "blockIdx.x <= blockIdx.y"),

@@ -168,7 +168,7 @@ def test_what_is_larger_than_the_field_of_view_folds_over() -> None:
 
 
 def test_a_head_that_does_not_move_is_no_motion() -> None:
-    assert set(motion.draw_poses(5, small(), np.random.default_rng(0))) == {motion.AT_REST}
+    assert set(motion.draw_poses(5, np.arange(5), small(), np.random.default_rng(0))) == {motion.AT_REST}
     np.testing.assert_array_equal(measured(scanner(motion_mm=0.0, motion_deg=0.0)), measured(scanner()))
 
 
@@ -208,13 +208,42 @@ def test_a_turn_keeps_lengths_where_pixels_are_not_square() -> None:
 
 def test_poses_reach_exactly_what_was_asked_for_and_are_seeded() -> None:
     config = small(motion_mm=3.0, motion_deg=5.0)
-    poses = motion.draw_poses(9, config, np.random.default_rng(1))
+    poses = motion.draw_poses(9, np.arange(9), config, np.random.default_rng(1))
     assert poses[0] == motion.AT_REST
     assert max(np.hypot(pose.columns_mm, pose.rows_mm) for pose in poses) == pytest.approx(3)
     assert max(abs(pose.rotation_deg) for pose in poses) == pytest.approx(5)
-    assert poses == motion.draw_poses(9, config, np.random.default_rng(1))
-    for shots in (1, 2, 3):
-        assert len(motion.draw_poses(shots, replace(config, motion_pattern="step"), np.random.default_rng(0))) == shots
+    assert poses == motion.draw_poses(9, np.arange(9), config, np.random.default_rng(1))
+    for shots in (2, 3):
+        step = replace(config, motion_pattern="step")
+        assert len(motion.draw_poses(shots, np.arange(shots), step, np.random.default_rng(0))) == shots
+
+
+@pytest.mark.parametrize("pattern", ["walk", "step"])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_asked_for_is_reached_by_the_shots_that_arrive(pattern: str, seed: int) -> None:
+    """The others could hold the largest movement, or the only one."""
+    config = small(motion_mm=3.0, motion_deg=5.0, motion_pattern=pattern)
+    for arriving in ([0, 1, 2], [0, 3, 4, 17], [5, 6], [0, 19]):
+        poses = motion.draw_poses(20, np.array(arriving), config, np.random.default_rng(seed))
+        seen = [poses[shot] for shot in arriving]
+        assert max(np.hypot(pose.columns_mm, pose.rows_mm) for pose in seen) == pytest.approx(3)
+        assert max(abs(pose.rotation_deg) for pose in seen) == pytest.approx(5)
+        assert pattern == "walk" or {motion.AT_REST} < set(seen)
+
+
+@pytest.mark.parametrize("values", [{"lines_per_shot": 1024}, {"stop_after_share": 0.1}])
+def test_motion_that_could_not_happen_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"motion_mm = 3\.0, motion_deg = 0\.0: .* more lines than lines_per_shot = "):
+        scanner(motion_mm=3.0, **values)
+    assert set(scanner(**values).poses) == {motion.AT_REST}
+
+
+def test_a_step_shows_in_a_scan_that_was_stopped_early() -> None:
+    values = {"motion_mm": 5.0, "motion_pattern": "step", "lines_per_shot": 2, "stop_after_share": 0.2}
+    still = {key: value for key, value in values.items() if not key.startswith("motion")}
+    moved, at_rest = scanner(**values), scanner(**still)
+    came = moved.schedule.lines
+    assert not np.array_equal(measured(moved)[:, came], measured(at_rest)[:, came])
 
 
 # ------------------------------------------------------------------------------------------------------ off-resonance

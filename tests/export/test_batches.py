@@ -12,7 +12,8 @@ pytest.importorskip("torch", reason="the extra 'export' is not installed")
 
 from export.batches import Batch, Batches, batches_from
 from export.config import TrainingConfig
-from export.simulate.pool import Pool
+from export.simulate.pool import Pool, record_of
+from export.simulate.pool_record import begin_pool
 
 pytestmark = pytest.mark.full
 
@@ -24,6 +25,7 @@ SHAPES = [(1, 32, 24), (3, 24, 40), (4, 32, 32), (2, 40, 24)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("pool")
+    begin_pool(folder, record_of([], len(SHAPES), 0, 1.0))
     for number, (coils, lines, samples) in enumerate(SHAPES):
         kspace = kspace_of(object_image(lines, samples), coil_maps(coils, lines, samples))
         np.save(folder / f"{number:05d}.npy", kspace.astype(np.complex64))

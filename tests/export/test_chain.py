@@ -97,6 +97,47 @@ def load(path: Path) -> Bundle:
     return load_bundle(path, load_trust_store(path.parent / "trust"))
 
 
+def test_a_bundle_gives_its_model_back(trained: Path, tmp_path: Path) -> None:
+    """Packed anew it has the same graph and settings, of weights that are the same but for the rounding of its settings."""
+    copied(trained, tmp_path)
+    packed = pack(tmp_path, "packed")
+    for name in ("model.pt", "checkpoint.pt"):
+        (tmp_path / "work" / name).unlink()
+    shutil.rmtree(tmp_path / "work" / "forms")
+    restore(tmp_path, packed)
+    weights, before = weights_of(tmp_path / "work"), weights_of(trained / "work")
+    assert weights.keys() == before.keys()
+    for name, values in weights.items():
+        np.testing.assert_allclose(values, before[name], rtol=0, atol=1e-6 if name == "log_weights" else 0)
+    quantize(tmp_path)
+    again, once = load(pack(tmp_path, "again")), load(packed)
+    assert again.settings == once.settings
+    assert again.forms["fp32"].onnx == once.forms["fp32"].onnx
+    for key in ("training_data", "code_sha256", "first_losses"):
+        assert again.manifest["provenance"][key] == once.manifest["provenance"][key]
+
+
+def test_a_bundle_of_other_training_is_not_restored(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied(trained, tmp_path)
+    packed = pack(tmp_path, "packed")
+    configuration(tmp_path, steps=4)
+    with pytest.raises(AssertionError):
+        restore(tmp_path, packed)
+    assert "trained with another [train]" in capsys.readouterr().err
+    configuration(tmp_path)
+    (tmp_path / "work" / "data.json").write_text('{"sha256": "0", "volumes": ["other"]}')
+    with pytest.raises(AssertionError):
+        restore(tmp_path, packed)
+    assert "fill the pool from those" in capsys.readouterr().err
+
+
+def restore(folder: Path, bundle: Path) -> None:
+    options = ("--bundle", bundle, "--work", folder / "work", "--trust", folder / "trust")
+    run("restore", folder / "made.toml", *options)
+
+
 def weights_of(work: Path) -> dict[str, np.ndarray]:
     from export.train import load_model
 
@@ -226,6 +267,44 @@ def test_a_model_that_was_trained_anew_is_not_packed_with_old_forms(
     options = ("--key", trained / "key.pem", "--out", tmp_path / "out.edgebundle")
     assert main([str(o) for o in ("pack", tmp_path / "made.toml", "--work", work, *options)]) == 1
     assert "run edge-export quantize" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("of", "to", "said"),
+    [
+        ("cg_steps = 2", "cg_steps = 3", r"[network] cg_steps (2 before, 3 now)"),
+        ("learning_rate = 1e-3", "learning_rate = 2e-3", r"[train] learning_rate (0.001 before, 0.002 now)"),
+    ],
+)
+def test_a_model_of_another_configuration_is_not_packed(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], of: str, to: str, said: str
+) -> None:
+    from export.cli import main
+
+    other = tmp_path / "other.toml"
+    other.write_text((trained / "made.toml").read_text().replace(of, to))
+    options = ("--key", trained / "key.pem", "--override", "a test", "--out", tmp_path / "out.edgebundle")
+    assert main([str(one) for one in ("pack", other, "--work", trained / "work", *options)]) == 1
+    assert f"model.pt: was trained with another {said}: train it anew" in capsys.readouterr().err
+
+
+def test_a_model_of_another_pool_is_not_packed(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from export.cli import main
+
+    copied(trained, tmp_path)
+    shutil.rmtree(tmp_path / "work" / "pool")
+    other = tmp_path / "other.toml"
+    other.write_text(
+        (tmp_path / "made.toml")
+        .read_text()
+        .replace("[simulate]\ncount = 2\nseed = 1", "[simulate]\ncount = 2\nseed = 8")
+    )
+    run("pool", other, "--data", tmp_path / "data", "--work", tmp_path / "work")
+    options = ("--key", tmp_path / "key.pem", "--override", "a test", "--out", tmp_path / "out.edgebundle")
+    assert main([str(one) for one in ("pack", other, "--work", tmp_path / "work", *options)]) == 1
+    assert "model.pt: was trained with another pool (" in capsys.readouterr().err
 
 
 def test_training_changes_the_weights_and_repeats_itself(trained: Path) -> None:

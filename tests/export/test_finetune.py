@@ -160,6 +160,7 @@ def quantize(
         shutil.copytree(quantized.made.folder / "pool", work / "pool")
         model = {
             "config": json.dumps(asdict(quantized.network.config)),
+            "identity": {},
             "code": [],
             "first_losses": [],
             "weights": quantized.network.state_dict(),

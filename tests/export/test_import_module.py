@@ -111,6 +111,16 @@ def test_a_module_is_compared_on_measured_data_too(
     assert "164120.dat, 128 x 128: at most" in out and "written: " in out
 
 
+@pytest.mark.parametrize("version", ["v1.0-beta", "1.0\\n2"])
+def test_what_no_bundle_can_hold_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], version: str
+) -> None:
+    written(tmp_path, halving().state_dict())
+    mapping = tmp_path / "model.toml"
+    mapping.write_text(mapping.read_text().replace('version = "2"', f'version = "{version}"'))
+    assert "no bundle can hold it: the manifest is malformed: version" in refusal(tmp_path, capsys)
+
+
 def test_weights_are_found_by_key_and_prefix(tmp_path: Path) -> None:
     named = {f"net.{name}": value for name, value in halving().state_dict().items()}
     written(tmp_path, {"epoch": 3, "state": {"weights": {**named, "loss.scale": torch.ones(1)}}})

@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from edge_runtime.bundle.signature import format_public_key
 from export.cli import main
 from export.keys import SigningKeyError, load_key, new_key, read_passphrase
 
@@ -41,6 +42,47 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(SigningKeyError, match=r"mine\.pem: exists, and a key is never overwritten"):
         new_key(tmp_path / "mine.pem", None)
     assert (tmp_path / "mine.pem").read_bytes() == before
+
+
+@pytest.mark.parametrize("passphrase", [None, b"phrase"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_public_half_does_not_take_the_place_of_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], passphrase: bytes | None, linked: bool
+) -> None:
+    key, out = tmp_path / "mine.pem", tmp_path / "link.pem"
+    new_key(key, passphrase)
+    before = key.read_bytes()
+    if linked:
+        out.symlink_to(key)
+    words = ["--passphrase-file", str(secret(tmp_path / "phrase", passphrase))] if passphrase else []
+    target = str(out if linked else key)
+    assert main(["key", "public", str(key), *words, "--out", target]) == 1
+    assert f"{target}: holds a private key, which is not overwritten" in capsys.readouterr().err
+    assert key.read_bytes() == before
+
+
+def test_the_public_half_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = new_key(tmp_path / "mine.pem", None)
+    out = tmp_path / "trust" / "mine.pem"
+    command = ["key", "public", str(tmp_path / "mine.pem"), "--out", str(out)]
+    assert main(command) == 0 and main(command) == 0  # as `make train` does
+    assert out.read_text() == format_public_key(made.public)
+    out.write_text("another key")
+    assert main(command) == 1
+    assert f"{out}: holds something else, which is not overwritten" in capsys.readouterr().err
+    assert out.read_text() == "another key"
+
+
+@pytest.mark.parametrize("command", ["sign", "pack"])
+def test_no_bundle_takes_the_place_of_a_key(
+    tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    key = tmp_path / "mine.pem"
+    new_key(key, None)
+    before = key.read_bytes()
+    assert main([command, str(tiny_bundle), "--key", str(key), "--out", str(key)]) == 1
+    assert f"{key}: holds a private key, which is not overwritten" in capsys.readouterr().err
+    assert key.read_bytes() == before
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import subprocess
 import warnings
@@ -14,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from forge import rewritten, set_member
 
-from edge_runtime.bundle import Bundle, UnrolledSettings, load_bundle
-from edge_runtime.bundle.archive import MANIFEST, SBOM, SIGNATURE, read_archive, write_archive
+from edge_runtime.bundle import UnrolledSettings, load_bundle
+from edge_runtime.bundle.archive import MANIFEST, MAX_TEXT_BYTES, SBOM, SIGNATURE, read_archive, write_archive
 from edge_runtime.bundle.signature import format_public_key
 from edge_runtime.errors import BundleError, BundleMalformed, BundleUnqualified, BundleUnsafe
+from edge_runtime.profile import available_profiles
 from export.cli import main
 from export.config import ConfigError
 from export.keys import SigningKey, new_key
@@ -145,11 +146,28 @@ def test_a_report_about_other_graphs_does_not_count(tmp_path, tiny_graph, signin
         ({"override": "x" * 501}, ConfigError, "one line of at most 500"),
         ({"forms": {"fp4": b""}}, ConfigError, "precision fp4: no tolerances are known"),
         ({"forms": {"fp32": b"no graph"}}, BundleMalformed, "fp32: no ONNX model"),
+        ({"licence": "MIT\nLicense: none"}, ConfigError, r"licence = 'MIT\\nLicense: none': an SPDX identifier"),
+        ({"licence": "\x1b[31mMIT"}, ConfigError, r"licence = '\\x1b\[31mMIT'"),
+        ({"licence": ""}, ConfigError, "licence = ''"),
+        ({"override": "x", "version": "v1.0-beta"}, BundleMalformed, r"no: not written, .*version 'v1\.0-beta'"),
+        ({"override": "x", "name": "two\nlines"}, BundleMalformed, "not written, .* a text is expected"),
+        ({"override": "x", "provenance": {"long": "x" * MAX_TEXT_BYTES}}, BundleMalformed, r"manifest\.json has"),
     ],
 )  # fmt: skip
 def test_what_is_malformed_is_not_packed(tmp_path, tiny_graph, signing_key, changes, refusal, words):
+    (tmp_path / "no").write_bytes(b"the one before")
     with pytest.raises(refusal, match=words):
         packed(tmp_path / "no", tiny_graph, signing_key, **changes)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the one before"]
+
+
+def test_what_no_device_would_take_is_not_signed(tiny_bundle, tmp_path, signing_key):
+    """Though its manifest and members agree."""
+    change = set_member("golden/input.npy", b"no array")
+    rewritten(tiny_bundle, tmp_path / "wrong", change, relist=True, key=signing_key)
+    with pytest.raises(BundleMalformed, match=r"new: not written, .*golden/input\.npy: no array"):
+        sign_bundle(tmp_path / "wrong", tmp_path / "new", signing_key)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_graph_that_reaches_outside_is_not_packed(tmp_path, tiny_graph, signing_key):
@@ -195,53 +213,14 @@ def test_a_report_that_comes_later_takes_the_place_of_the_override(tmp_path, tin
     assert (override.reason, override.misses) == ("to be qualified", ("loss_db = 0.5, at most 0.1 is the limit",))
 
 
-def format_1(bundle: Bundle, **changes: Any) -> bytes:
-    """What was packed before bundles were signed."""
-    buffer = io.BytesIO()
-    form, arrays = bundle.forms["fp32"], {}
-    for name, array in (("golden/input.npy", bundle.golden_input), ("golden/fp32.npy", form.golden_output)):
-        np.save(content := io.BytesIO(), array)
-        arrays[name] = content.getvalue()
-    manifest = {
-        "format": 1,
-        "name": bundle.name,
-        "version": bundle.version,
-        "family": "unrolled-cg",
-        "settings": bundle.manifest["settings"],
-        "golden_input": "golden/input.npy",
-        "golden_made_by": "onnxruntime 1.0",
-        "forms": {"fp32": {"onnx": "forms/fp32.onnx", "golden_output": "golden/fp32.npy", "tolerance": 2e-3}},
-        "provenance": {"trained_on": "nothing"},
-        "files": {},
-    }
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("LICENSE", b"Apache-2.0; weights trained on data listed in the manifest\n")
-        archive.writestr("forms/fp32.onnx", form.onnx)
-        for name, content in arrays.items():
-            archive.writestr(name, content)
-        archive.writestr("manifest.json", json.dumps({**manifest, **changes}))
-    return buffer.getvalue()
-
-
-def test_a_bundle_of_format_1_is_brought_up_to_date(tiny_bundle, tmp_path, signing_key):
-    before = load_bundle(tiny_bundle)
-    (tmp_path / "old").write_bytes(format_1(before))
-    with pytest.raises(BundleMalformed, match="edge-export sign brings a bundle of format 1 up to date"):
-        load_bundle(tmp_path / "old")
-    with pytest.raises(BundleUnqualified, match="no quality report"):
-        sign_bundle(tmp_path / "old", tmp_path / "new", signing_key)
-    sign_bundle(tmp_path / "old", tmp_path / "new", signing_key, override="from before")
-    after = load_bundle(tmp_path / "new")
-    assert (after.name, after.settings, after.forms["fp32"].onnx) == (
-        before.name,
-        before.settings,
-        before.forms["fp32"].onnx,
-    )
-    assert np.array_equal(after.forms["fp32"].golden_output, before.forms["fp32"].golden_output)
-    assert after.manifest["golden_made_by"] == "onnxruntime 1.0"
-    (tmp_path / "broken").write_bytes(format_1(before, settings={}))
-    with pytest.raises(BundleMalformed, match="format 1 that can't be read"):
-        sign_bundle(tmp_path / "broken", tmp_path / "no", signing_key, override="x")
+def test_what_is_no_bundle_is_not_signed(tmp_path, signing_key):
+    """Nor unpacked: what bundles were before they were signed is refused by its first compressed member."""
+    with zipfile.ZipFile(tmp_path / "old", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MANIFEST, json.dumps({"format": 1, "name": "old"}))
+        archive.writestr("forms/fp32.onnx", bytes(8 << 20))
+    with pytest.raises(BundleMalformed, match=r"old: member manifest\.json is compressed .*: pack the model anew"):
+        sign_bundle(tmp_path / "old", tmp_path / "new", signing_key, override="x")
+    assert not (tmp_path / "new").exists()
 
 
 # Bill of materials.
@@ -304,7 +283,7 @@ def test_making_a_bill_warns_of_nothing():
 # Commands.
 
 
-def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tmp_path, capsys):
+def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tiny_graph, tmp_path, capsys):
     new_key(tmp_path / "mine.pem", None)
     out, trust = tmp_path / "mine.edgebundle", tmp_path / "trust"
     assert main(["sign", str(tiny_bundle), "--key", str(tmp_path / "mine.pem"), "--out", str(out)]) == 0
@@ -324,6 +303,28 @@ def test_a_bundle_is_signed_inspected_and_verified_by_commands(tiny_bundle, tmp_
     assert main(["inspect", str(out)]) == 0
     said = capsys.readouterr().out
     assert "OVERRIDE   a test" in said and "forms/fp32.onnx" in said
+    assert f"SHA-256 {hashlib.sha256(tiny_graph).hexdigest()}\n" in said  # what a revocation takes
+
+
+def test_a_bundle_is_verified_on_the_engines_of_a_profile(tiny_bundle, tmp_path, capsys):
+    usual = available_profiles()["x86-cpu"]
+    assert main(["verify", str(tiny_bundle), "--profile", "x86-cpu"]) == 0
+    assert "golden fp32  onnxruntime" in capsys.readouterr().out
+    gpu = tmp_path / "gpu.toml"
+    gpu.write_text(usual.replace('engines = ["onnxruntime"]', 'engines = ["tensorrt"]'))
+    assert main(["verify", str(tiny_bundle), "--profile", str(gpu)]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL  golden fp32" in said and "tensorrt" in said
+
+
+def test_a_bundle_is_verified_with_the_keys_of_a_profile(tiny_bundle, tmp_path, capsys, signing_key):
+    own, trust = tmp_path / "own.toml", tmp_path / "keys"
+    trust.mkdir()
+    own.write_text(f'{available_profiles()["x86-cpu"]}\n[bundle]\ntrust = "{trust}"\n')
+    key = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    (trust / "site.pem").write_text(format_public_key(key.public))
+    assert main(["verify", str(tiny_bundle), "--profile", str(own)]) == 1
+    assert f"signed with key {signing_key.public.id}, which {trust} does not hold" in capsys.readouterr().out
 
 
 def test_what_anybody_wrote_does_not_reach_the_terminal(tmp_path, tiny_graph, signing_key, capsys):

@@ -35,6 +35,30 @@ def test_a_torn_last_line_is_dropped(path: Path) -> None:
     assert Remembered(path, BEFORE).value("c") == 1
 
 
+def test_wherever_the_last_line_is_torn_the_rest_is_kept(path: Path) -> None:
+    whole = path.read_bytes()
+    first, last = whole.splitlines(keepends=True)
+    for length in range(1, len(last)):
+        path.write_bytes(first + last[:length])
+        known = Remembered(path, BEFORE)
+        assert known.has("a") and not known.has("b")
+        assert path.read_bytes() == first
+    path.write_bytes(whole)
+
+
+def test_a_whole_file_is_left_as_it_is(path: Path) -> None:
+    before = path.stat()
+    assert Remembered(path, BEFORE).has("b")
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_what_is_no_result_is_dropped(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(b'7\n{"identity": {}}\n\xff\n' + whole)
+    assert Remembered(path, BEFORE).value("b") == {"times": [1.5]}
+    assert path.read_bytes() == whole
+
+
 def test_results_of_something_else_are_passed_over_and_it_is_said_of_what(path: Path) -> None:
     now = {**BEFORE, "onnxruntime": "1.23.0", "code": "cc" * 32}
     known = Remembered(path, now)

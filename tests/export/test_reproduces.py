@@ -72,17 +72,18 @@ def begin_training(steps: int, folder: Path) -> Path:
 def write_first_acquisitions(pool: Path, config: ModelConfig, run: TrainingConfig) -> None:
     """A pool in which only those acquisitions are whole that the first draws take; the others have their size and no content."""
     from export.batches import Batches
-    from export.simulate.pool import draw_matrix, simulate_acquisition
+    from export.simulate.pool import draw_matrix, record_of, simulate_acquisition
+    from export.simulate.pool_record import begin_pool
     from export.simulate.volumes import load_volumes
 
     def generator(index: int) -> np.random.Generator:
         return np.random.default_rng([config.simulate.seed, index])
 
-    pool.mkdir()
+    volumes, share = load_volumes(DATA / "train"), config.simulate.phantom_share
+    begin_pool(pool, record_of(volumes, config.simulate.count, config.simulate.seed, share))
     for index in range(config.simulate.count):
         shape = (1, *draw_matrix(generator(index)))
         np.lib.format.open_memmap(pool / f"{index:05d}.npy", "w+", np.complex64, shape)
-    batches, volumes = Batches(pool, run), load_volumes(DATA / "train")
+    batches = Batches(pool, run)
     for path in {entry.path for step in range(run.steps) for entry in batches.acquisitions(step)}:
-        share = config.simulate.phantom_share
         np.save(path, simulate_acquisition(volumes, generator(int(path.stem)), phantom_share=share))

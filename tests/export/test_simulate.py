@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from made_volumes import made_volume
 
+from edge_runtime.errors import EdgeRuntimeError
 from edge_runtime.modalities.mri.noise import noise_model
 
 pytest.importorskip("scipy", reason="the extra 'export' is not installed")
 
+from export.remembered import OtherInputs
 from export.simulate import pool
 from export.simulate.objects import random_field_phase, tissue_phase
 from export.simulate.receive import gaussian_coils, loop_coils
@@ -44,6 +48,59 @@ def test_an_interrupted_pool_goes_on_where_it_stopped(tmp_path: Path) -> None:
     write(tmp_path / "resumed", count=1)
     (tmp_path / "resumed" / "00001.partial").write_bytes(b"half of it")
     assert write(tmp_path / "resumed") == whole
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"seed": 6}, r"another seed \(5 before, 6 now\)"),
+        ({"phantom_share": 0.25}, r"another phantom_share \(0\.5 before, 0\.25 now\)"),
+        ({"volumes": [replace(made_volume(), pixel_aspect=(2.0, 1.0, 1.0))]}, r"another volumes \("),
+        ({"volumes": [replace(made_volume(), voxels=made_volume().voxels[::-1].copy())]}, r"another volumes \("),
+        ({"volumes": [made_volume(), made_volume()]}, r"another volumes \("),
+    ],
+)
+def test_a_pool_goes_on_with_nothing_else(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    before = write(tmp_path)
+    inputs: dict[str, Any] = {"volumes": [made_volume()], "seed": 5, "phantom_share": 0.5} | changed
+    with pytest.raises(OtherInputs, match=said) as refusal:
+        pool.write_pool(tmp_path, count=3, progress=lambda done, total: None, **inputs)
+    assert isinstance(refusal.value, EdgeRuntimeError) and str(tmp_path) in str(refusal.value)
+    assert write(tmp_path) == before
+
+
+def test_a_pool_of_other_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    monkeypatch.setattr(pool, "made_by", lambda *_, **__: {"code": "cc" * 32})
+    with pytest.raises(OtherInputs, match=r"another code \(.* before, cccccccccccccccc now\)"):
+        write(tmp_path)
+
+
+def test_a_pool_that_does_not_say_what_it_is_made_of_is_neither_drawn_from_nor_gone_on_with(tmp_path: Path) -> None:
+    write(tmp_path)
+    for content in ("", "[]", '{"made_of": {}, "count": 0}', '{"made_of": {"seed": 5}, "count": 2}'):
+        (tmp_path / "pool.json").write_text(content)
+        for use in (lambda: pool.Pool(tmp_path), lambda: write(tmp_path)):
+            with pytest.raises(
+                OtherInputs, match=r"pool\.json: does not say what the pool's acquisitions were made of"
+            ):
+                use()
+
+
+def test_a_smaller_pool_is_drawn_from_its_own_acquisitions_alone(tmp_path: Path) -> None:
+    write(tmp_path, count=3)
+    write(tmp_path, count=2)
+    assert [path.name for path in pool.Pool(tmp_path).files] == ["00000.npy", "00001.npy"]
+    rng = np.random.default_rng(0)
+    drawn = {pool.Pool(tmp_path).choose(rng, 1)[0].path.name for _ in range(60)}
+    assert drawn == {"00000.npy", "00001.npy"}
+
+
+def test_an_unfinished_pool_is_not_drawn_from(tmp_path: Path) -> None:
+    write(tmp_path, count=3)
+    (tmp_path / "00001.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 3 acquisitions are not written yet; run edge-export pool again"):
+        pool.Pool(tmp_path)
 
 
 def test_more_processes_write_the_same_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

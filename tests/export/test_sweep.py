@@ -6,12 +6,13 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from made_volumes import write_volume
+from made_volumes import made_volume, write_volume
 
 pytest.importorskip("distributed", reason="the extra 'export' is not installed")
 pytest.importorskip("torch", reason="the extra 'export' is not installed")
@@ -22,8 +23,10 @@ import torch
 from edge_runtime.bundle.manifest import REGULARISER
 from export.config import NetworkConfig
 from export.families.unrolled import UnrolledNetwork
+from export.qualification import sweep as sweeping
 from export.qualification.cases import CaseName
 from export.qualification.extent import Extent
+from export.qualification.judge import Row
 from export.qualification.subject import Subject
 from export.qualification.sweep import Data, SweepFailed, _on_cluster, sweep, table
 from export.quantization.run import settings_of
@@ -36,9 +39,9 @@ TASKS = 2 * 2 * 3
 """Models, draws, accelerations."""
 
 
-def subject(seed: int) -> Subject:
+def subject(seed: int, iterations: int = 2) -> Subject:
     torch.manual_seed(seed)
-    network = UnrolledNetwork(NetworkConfig(2, 2, (4, 6)))
+    network = UnrolledNetwork(NetworkConfig(iterations, 2, (4, 6)))
     return Subject("made", "1", settings_of(network), {"fp32": {REGULARISER: regulariser_onnx(network)}}, {}, "a test")
 
 
@@ -62,6 +65,20 @@ def here(models: list[Subject], data: Data, tmp_path_factory: pytest.TempPathFac
     assert {row.method for _, row in found} == {"learned fp32", "classical", "zero-filled"}
     assert len({model for model, _ in found}) == 2
     return out, (out / "sweep.md").read_text()
+
+
+def rows_of(found: list[tuple[str, Row]], model: str) -> list[Row]:
+    return [row for title, row in found if title.startswith(f"{model} ")]
+
+
+def test_models_of_one_graph_that_are_run_otherwise_are_not_taken_for_each_other(data: Data, tmp_path: Path) -> None:
+    short, long = subject(0), subject(0, iterations=4)
+    assert short.digests() == long.digests()
+    both = sweep([replace(short, name="short"), replace(long, name="long")], data, EXTENT, tmp_path / "both", print)
+    alone = sweep([replace(long, name="long")], data, EXTENT, tmp_path / "alone", print)
+    assert rows_of(both, "long") == rows_of(alone, "long") != rows_of(both, "short")
+    short_title, long_title = dict.fromkeys(title for title, _ in both)
+    assert short_title.removeprefix("short ") != long_title.removeprefix("long ")
 
 
 @pytest.fixture
@@ -88,6 +105,46 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_table(
     found = sweep(models, data, EXTENT, tmp_path, kill_after_the_second, cluster.scheduler_address)
     assert len(said) == TASKS
     assert table(found) == (tmp_path / "sweep.md").read_text() == here[1]
+
+
+def other_volume(folder: Path) -> None:
+    np.savez_compressed(folder / "mr_made.npz", vol=made_volume().voxels[:, ::-1] ** 2)
+
+
+def test_a_cluster_that_saw_other_data_before_judges_what_is_there_now(
+    models: list[Subject], cluster: Any, tmp_path: Path
+) -> None:
+    data = Data(write_volume(tmp_path / "volumes"), ())
+    before = sweep(models[:1], data, EXTENT, tmp_path / "before", print, cluster.scheduler_address)
+    other_volume(data.volumes)
+    now = sweep(models[:1], data, EXTENT, tmp_path / "now", print, cluster.scheduler_address)
+    assert now == sweep(models[:1], data, EXTENT, tmp_path / "here", print) != before
+
+
+def test_workers_that_find_other_data_are_refused(
+    models: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("there", "here"):
+        write_volume(tmp_path / folder / "volumes")
+    other_volume(tmp_path / "there" / "volumes")
+    monkeypatch.chdir(tmp_path / "there")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as running:
+        monkeypatch.chdir(tmp_path / "here")
+        with pytest.raises(SweepFailed, match=r"worker tcp://127.0.0.1:\d+: judges with another data \(\w{16} there, "):
+            sweep(models, Data(Path("volumes"), ()), EXTENT, Path("out"), print, running.scheduler_address)
+        assert not Path("out/judged.jsonl").exists()
+
+
+def test_workers_of_another_installation_are_refused(
+    models: list[Subject], data: Data, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = sweeping._MADE_BY
+    monkeypatch.setattr(sweeping, "_MADE_BY", {**ours, "code": "cc" * 32, "onnxruntime": "1.0.0"})
+    said = rf"another code \({ours['code'][:16]} there, c{{16}} here\), onnxruntime \({ours['onnxruntime']} there, 1\.0\.0 here\)"
+    with pytest.raises(SweepFailed, match=said):
+        sweep(models, data, EXTENT, tmp_path, print, cluster.scheduler_address)
 
 
 @dataclass(frozen=True)

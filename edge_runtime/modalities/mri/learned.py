@@ -1,7 +1,7 @@
 """The learned reconstruction: an unrolled network whose physics is here and whose regulariser is one real-valued graph.
 
-Mirrors `export.families.unrolled`, which trained it; a test holds the two together. After
-Aggarwal et al. (MoDL), IEEE TMI 38:394, 2019.
+Mirrors `export.families.unrolled`, which trained it; a test holds the two together. One thing is the device's alone: the network is
+shown images without their slow phase (`phase.slow_phase`). After Aggarwal et al. (MoDL), IEEE TMI 38:394, 2019.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines import Session
 from edge_runtime.kernels import Plans, SensePlan
 from edge_runtime.modalities.mri.fourier import Complex
+from edge_runtime.modalities.mri.phase import slow_phase
 from edge_runtime.modalities.mri.proposal import Begun, Proposal, Reals, Seen, go_on
 
 CHANNELS = 6
@@ -62,7 +63,8 @@ class LearnedReconstruction:
         is put in its place."""
         begun = seen.begun
         prior, runs = (None, 0) if begun is None else (begun.prior, begun.runs)
-        blind = self.run(seen.plan, seen.first, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs)
+        phase = slow_phase(seen.first, seen.acs_lines) if runs < self.runs else None
+        blind = self.run(seen.plan, seen.first, phase, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs)
 
         def finished(share: float) -> tuple[Reals, Reals]:
             return seen.plan.substituted(seen.plan.between(seen.first, blind, share), seen.hybrid, seen.measured)
@@ -72,13 +74,17 @@ class LearnedReconstruction:
     def step(self, seen: Seen, begun: Begun | None) -> Begun:
         """See `Stepwise`."""
         prior, runs, before = (None, 0, ()) if begun is None else (begun.prior, begun.runs, begun.visible)
-        made = self._corrected(seen.plan, seen.first, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs)
+        phase = slow_phase(seen.first, seen.acs_lines)
+        made = self._corrected(
+            seen.plan, seen.first, phase, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs
+        )
         return Begun(seen.first, made, seen.level, seen.noise.standard_deviation, seen.scale, (*before, seen.visible))
 
     def run(
         self,
         plan: SensePlan,
         first: Complex,
+        phase: Complex | None,
         scale: float,
         noise: float,
         plans: Plans,
@@ -91,6 +97,7 @@ class LearnedReconstruction:
         Args:
             plan: holds what the network may see.
             first: the classical image of the same samples, ``(phase_encodes, columns)``, where the network starts.
+            phase: what the network is not shown of it, `phase.slow_phase`; ``None`` where it is shown all, or no run is left.
             scale: divides the image down to the range the network was trained on (`normalise.image_scale`).
             noise: standard deviation of a complex sample.
             plans: where the plan of the network's tensors comes from.
@@ -103,7 +110,7 @@ class LearnedReconstruction:
             EngineError: the network could not be run.
         """
         for run in range(runs, self.runs):
-            prior = self._corrected(plan, first, scale, noise, plans, wanted, prior, run)
+            prior = self._corrected(plan, first, phase, scale, noise, plans, wanted, prior, run)
         assert prior is not None, "a network is run at least once"
         go_on(wanted)
         return self._consistent(plan, prior, scale, noise, self.runs)
@@ -112,6 +119,7 @@ class LearnedReconstruction:
         self,
         plan: SensePlan,
         first: Complex,
+        phase: Complex | None,
         scale: float,
         noise: float,
         plans: Plans,
@@ -127,12 +135,12 @@ class LearnedReconstruction:
             image = self._consistent(plan, prior, scale, noise, run)
         with plans.pack(plan.phase_encodes, plan.columns, self.settings.multiple) as packing:
             batch = packing.empty(CHANNELS)
-            packing.pack(image, scale, batch[0, 0:2])
-            packing.pack(first, scale, batch[0, 2:4])
+            packing.pack(image, scale, batch[0, 0:2], phase=phase)
+            packing.pack(first, scale, batch[0, 2:4], phase=phase)
             packing.fill(condition_of_noise(noise / scale), batch[0, 4])
             packing.fill(run / self.settings.iterations, batch[0, 5])
             go_on(wanted)
-            return packing.add(image, self.regulariser.run(batch)[0], scale)
+            return packing.add(image, self.regulariser.run(batch)[0], scale, phase=phase)
 
     def _consistent(self, plan: SensePlan, prior: Complex, scale: float, noise: float, runs: int) -> Complex:
         return plan.data_consistent(prior, self.weights(scale, noise)[runs - 1], self.settings.cg_steps)

@@ -60,6 +60,7 @@ class Seen:
         measured: which samples were, ``(phase_encodes, columns)``.
         visible: which of them the network may see.
         sample_power: squared magnitude of each sample, mean over the virtual coils, ``(phase_encodes, columns)``.
+        acs_lines: that the sensitivities were estimated from.
         scale: brightness of the ACS image.
         noise: of one sample.
         level: noise that an image must reckon with, see `edge_runtime.modalities.mri.reconstruct.level_to_reckon_with`.
@@ -76,6 +77,7 @@ class Seen:
     measured: Mask
     visible: Mask
     sample_power: Reals
+    acs_lines: int
     scale: float
     noise: NoiseLevel
     level: float

@@ -260,6 +260,7 @@ def _looked_at(
             measured=everything,
             visible=visible,
             sample_power=power / np.float32(len(hybrid)),
+            acs_lines=calibration.acs.stop - calibration.acs.start,
             scale=calibration.scale,
             noise=noise,
             level=level,

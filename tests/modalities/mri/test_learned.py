@@ -10,6 +10,7 @@ from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.errors import Abandoned
 from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction, condition_of_noise
+from edge_runtime.modalities.mri.phase import slow_phase
 
 LINES, COLUMNS, SCALE = 10, 7, 4.0
 PLANS = Plans(Workers(threads=1))
@@ -44,7 +45,7 @@ def first(plan):
 
 
 def run(plan, first, regulariser, noise=0.1):
-    return LearnedReconstruction(SETTINGS, regulariser).run(plan, first, SCALE, noise, PLANS)
+    return LearnedReconstruction(SETTINGS, regulariser).run(plan, first, slow_phase(first, 8), SCALE, noise, PLANS)
 
 
 def test_it_runs_once_an_iteration_on_sizes_that_the_graph_takes(plan, first):
@@ -64,8 +65,9 @@ def test_it_is_fed_the_estimate_the_first_estimate_the_noise_and_the_progress(pl
     regulariser = Regulariser()
     run(plan, first, regulariser)
     inside = regulariser.fed[1][0, :, :LINES, :COLUMNS]
-    np.testing.assert_allclose(inside[2], first.real / SCALE, rtol=1e-6)
-    np.testing.assert_allclose(inside[3], first.imag / SCALE, rtol=1e-6)
+    turned_back = first * slow_phase(first, 8).conj()
+    np.testing.assert_allclose(inside[2], turned_back.real / SCALE, atol=1e-6)
+    np.testing.assert_allclose(inside[3], turned_back.imag / SCALE, atol=1e-6)
     np.testing.assert_allclose(inside[4], condition_of_noise(0.1 / SCALE), rtol=1e-6)
     np.testing.assert_allclose(inside[5], 1 / 3, rtol=1e-6)
 
@@ -82,9 +84,23 @@ def test_a_correction_is_in_units_of_the_scale(plan, first):
     (weight, *_) = LearnedReconstruction(SETTINGS, Regulariser()).weights(SCALE, 0.1)
     regulariser = Regulariser(correction=0.5)
     run(plan, first, regulariser)
-    prior = first + np.complex64(0.5 + 0.5j) * SCALE
-    expected = plan.data_consistent(prior, weight, SETTINGS.cg_steps)
+    phase = slow_phase(first, 8)
+    prior = first + np.complex64(0.5 + 0.5j) * SCALE * phase
+    expected = plan.data_consistent(prior, weight, SETTINGS.cg_steps) * phase.conj()
     np.testing.assert_allclose(regulariser.fed[1][0, 0, :LINES, :COLUMNS], expected.real / SCALE, atol=1e-5)
+
+
+def test_a_phase_of_the_whole_object_is_nothing_to_the_network(plan, first):
+    """Coils that turn the image by as much the other way foretell the same samples, and the network is fed the same pictures."""
+    turn, fed = np.complex64(np.exp(0.7j)), []
+    hybrid = complex_noise((3, LINES, COLUMNS), np.random.default_rng(0))
+    for factor in (np.complex64(1), turn):
+        plan.set_maps(coil_maps(3, LINES, COLUMNS) / factor)
+        plan.set_samples(hybrid, np.ones(plan.shape, np.bool_))
+        regulariser = Regulariser(correction=0.5)
+        run(plan, first * factor, regulariser)
+        fed.append(np.concatenate(regulariser.fed))
+    np.testing.assert_allclose(fed[1], fed[0], atol=1e-5)
 
 
 def test_the_first_estimate_is_not_written_to(plan, first):
@@ -98,7 +114,9 @@ def test_it_stops_where_nobody_wants_the_image_any_more(plan, first, answers):
     """Before the next step that takes long: a regulariser's run, then data consistency."""
     regulariser, left = Regulariser(), iter([True] * answers)
     with pytest.raises(Abandoned):
-        LearnedReconstruction(SETTINGS, regulariser).run(plan, first, SCALE, 0.1, PLANS, lambda: next(left, False))
+        LearnedReconstruction(SETTINGS, regulariser).run(
+            plan, first, None, SCALE, 0.1, PLANS, lambda: next(left, False)
+        )
     assert len(regulariser.fed) == (answers + 1) // 2
 
 

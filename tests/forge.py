@@ -70,6 +70,17 @@ def in_settings(**changes: Any) -> Change:
     return change
 
 
+def in_form(table: str, **changes: Any) -> Change:
+    """Sets values of the first entry of a list of the single-precision form."""
+
+    def change(members: Members) -> None:
+        manifest = json.loads(members[MANIFEST])
+        manifest["forms"]["fp32"][table][0].update(changes)
+        members[MANIFEST] = json.dumps(manifest).encode()
+
+    return change
+
+
 def set_member(name: str, content: bytes) -> Change:
     return lambda members: members.__setitem__(name, content)
 
