@@ -11,9 +11,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.engines import Session
 from edge_runtime.kernels import Plans, SensePlan
+from edge_runtime.modalities.mri.classical import regularised_sense
 from edge_runtime.modalities.mri.fourier import Complex
 from edge_runtime.modalities.mri.phase import slow_phase
 from edge_runtime.modalities.mri.proposal import Begun, Proposal, Reals, Seen, go_on
@@ -21,6 +24,10 @@ from edge_runtime.modalities.mri.proposal import Begun, Proposal, Reals, Seen, g
 CHANNELS = 6
 """Current and first estimate (real, imaginary), logarithm of the noise level, progress."""
 
+
+DOUBTED = 0.5
+"""Share below which most of the image is the classical one: it is then worth a solve of its own with all that was measured. What
+the network starts from lacks the held-out samples, and would be worse than the classical image where it is not believed."""
 
 NETWORK_BYTES_PER_PIXEL = 256
 """What an engine takes for the activations of the shipped network, and may keep: 120 to 185 were seen, on ONNX Runtime and
@@ -67,7 +74,11 @@ class LearnedReconstruction:
         blind = self.run(seen.plan, seen.first, phase, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs)
 
         def finished(share: float) -> tuple[Reals, Reals]:
-            return seen.plan.substituted(seen.plan.between(seen.first, blind, share), seen.hybrid, seen.measured)
+            plan = seen.plan
+            image, residual = plan.substituted(plan.between(seen.first, blind, share), seen.hybrid, seen.measured)
+            if share < DOUBTED:  # the residual stays that of an image that has not seen the held-out samples
+                image, _ = plan.substituted(plan.between(_classical(seen), blind, share), seen.hybrid, seen.measured)
+            return image, residual
 
         yield Proposal(seen.plan, seen.hybrid, seen.sample_power, seen.first, blind, finished)
 
@@ -149,6 +160,14 @@ class LearnedReconstruction:
         """λ of every iteration for a scan of this noise."""
         condition = condition_of_noise(noise / scale)
         return [math.exp(intercept + slope * condition) for intercept, slope in self.settings.log_weights]
+
+
+def _classical(seen: Seen) -> Complex:
+    """The classical image of all that was measured; the plan holds all of it from then on."""
+    seen.plan.set_samples(seen.hybrid, seen.measured)
+    power = seen.sample_power * np.float32(len(seen.hybrid))
+    measured = np.asarray(seen.measured.any(axis=1))
+    return regularised_sense(seen.plan, power, measured, seen.level)
 
 
 def condition_of_noise(noise_level: float) -> float:
