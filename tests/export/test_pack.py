@@ -26,7 +26,7 @@ from export.cli import main
 from export.config import ConfigError
 from export.keys import SigningKey, new_key
 from export.pack import write_bundle
-from export.required import missed_requirements
+from export.required import fewest_bits, missed_requirements
 from export.sbom import make_sbom
 from export.seal import seal
 from export.sign import sign_bundle
@@ -205,6 +205,7 @@ def test_the_form_of_fewest_bits_must_have_been_judged() -> None:
     judged = Judged("fp32", 12, 4, 1, {}, {})
     assert missed_requirements(["fp32"], None, judged) == ()
     assert missed_requirements(["fp32", "int8", "fp16"], None, judged) == ("fp32 was judged, int8 may run",)
+    assert [fewest_bits(forms) for forms in (["fp32"], ["fp32", "fp16"], ["int8", "fp16"])] == ["fp32", "fp16", "int8"]
 
 
 def test_the_shipped_bundle_is_signed_anew_with_the_report_it_has(tmp_path, other_key):
