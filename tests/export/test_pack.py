@@ -209,12 +209,16 @@ def test_the_form_of_fewest_bits_must_have_been_judged() -> None:
 
 
 def test_the_shipped_bundle_is_signed_anew_with_the_report_it_has(tmp_path, other_key):
-    """It is from before reports said what they judged."""
     sign_bundle(DEFAULT_BUNDLE, tmp_path / "anew", other_key)
     before, after = (read_archive(path.read_bytes()) for path in (DEFAULT_BUNDLE, tmp_path / "anew"))
     assert [name for name in before if before[name] != after[name]] == [SIGNATURE]
+
+
+def test_a_report_from_before_reports_said_what_they_judged_is_too_little(tmp_path, other_key):
+    quality = json.loads(read_archive(DEFAULT_BUNDLE.read_bytes())[QUALITY])
+    del quality["judged"]
     with pytest.raises(BundleUnqualified, match="does not say on what it judged"):
-        sign_bundle(DEFAULT_BUNDLE, tmp_path / "no", other_key, quality=before[QUALITY])
+        sign_bundle(DEFAULT_BUNDLE, tmp_path / "no", other_key, quality=json.dumps(quality).encode())
 
 
 def test_what_was_judged_is_shown(tmp_path, tiny_graph, signing_key, capsys):
@@ -225,7 +229,7 @@ def test_what_was_judged_is_shown(tmp_path, tiny_graph, signing_key, capsys):
         assert main([command, str(path)]) == 0
         assert judged in capsys.readouterr().out
     assert main(["verify", str(DEFAULT_BUNDLE)]) == 0
-    assert "8 limits kept; the report does not say on what it judged" in capsys.readouterr().out
+    assert "14 limits kept; judged: int8 on 12 simulated slices" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from conftest import PATIENCE_S, Client, Replies, RunningServer, attribute, prof
 from failing_disk import FailingDisk
 from simulated import header_of, opening, readouts_of, scan_bytes, usual_kspace
 
+from edge_runtime import session
 from edge_runtime.cli import main
 from edge_runtime.hil import PlaybackError, play
 from edge_runtime.journal.disk import Disk, JournalFile, RealDisk
@@ -217,7 +218,15 @@ def test_who_knows_only_the_name_of_a_scan_does_not_end_it(claim, serve_with_jou
         assert same(pixels(owner.replies()), expected)
 
 
-def test_images_that_wait_for_their_scanner_are_shown_to_nobody_else(serve_with_journal) -> None:
+def test_images_that_wait_for_their_scanner_are_shown_to_nobody_else(serve_with_journal, monkeypatch) -> None:
+    gone = threading.Event()
+    made = session.reconstruct
+
+    def once_it_is_gone(*arguments, **options):  # a client that still listened would be sent the image
+        gone.wait(PATIENCE_S)
+        return made(*arguments, **options)
+
+    monkeypatch.setattr(session, "reconstruct", once_it_is_gone)
     slices = [readouts_of(KSPACE * (1 + index), last=True, slice=index) for index in range(2)]
     server = serve_with_journal()
     with server.connect() as client:
@@ -227,6 +236,7 @@ def test_images_that_wait_for_their_scanner_are_shown_to_nobody_else(serve_with_
         time.sleep(0.2)
         client.send(pack_readouts(slices[0])[-100:])
         client.vanish()
+    gone.set()
     server.wait_for_files("*/classical_final*/*.dcm")
     with server.connect() as visitor:
         visitor.send(pack_text("durable scan-1") + opening(header_of(acceleration=2)))
