@@ -48,7 +48,7 @@ ZERO_FILLED = "zero_filled"
 FP32, INT8 = "learned FP32", "learned INT8"
 PEER = "BART pics"
 
-PEER_IS_TARGET = tuple((scan, acceleration) for scan in ("head-2ch", "fernando") for acceleration in (2, 4))
+PEER_IS_TARGET = tuple((scan, acceleration) for scan in ("head-2ch", "fernando", "7B") for acceleration in (2, 4))
 """Scans, by the beginning of their names, and accelerations where the learned image is to be better than the peer's."""
 
 INT8_LOSS_TARGET_DB, INT8_LOSS_TARGET_SSIM = 0.1, 0.002

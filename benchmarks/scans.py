@@ -21,6 +21,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.io import loadmat
 
 from benchmarks.metrics import root_sum_of_squares
 from edge_runtime.modalities.mri import sampling
@@ -28,11 +29,16 @@ from edge_runtime.modalities.mri.fourier import Complex, to_image
 from export.recordings import fully_sampled_slices
 from export.simulate.receive import complex_noise, gaussian_coils, measure
 
+Magnitude = npt.NDArray[np.float32]
+
 TWIX_LICENCE = "MIT, pulseq/MR-Physics-with-Pulseq"
 TUTORIAL_04 = "tutorials_04_hardware_and_imprefections_data_2024-02-06"
 
 FERNANDO_SLICES = (11, 15)
 """Middle slices of 26."""
+
+PATIENT_SLICE = 2
+"""Of four."""
 
 SIMULATED_COILS = 8
 SIMULATED_MATRIX = (256, 256)
@@ -115,21 +121,39 @@ def _only_slice(path: Path) -> Complex:
 
 
 def _fernando(number: int) -> Callable[[Path], Scan]:
-    """One slice as a simulated scan: `gaussian_coils`, quadratic phase, white noise, seeded by its number."""
+    """One slice of a whole head, T2."""
 
-    def simulate(root: Path) -> Scan:
+    def read(root: Path) -> Scan:
         volume = nibabel.load(root / "validate" / "torchio_fernando_t2.nii.gz")
         plane = np.asarray(volume.dataobj[:, :, number], np.float32).T  # type: ignore[attr-defined]
-        plane = plane / np.percentile(plane, 99)
-        factors = [wanted / size for wanted, size in zip(SIMULATED_OBJECT, plane.shape, strict=True)]
-        magnitude = np.maximum(ndimage.zoom(plane, factors, order=3, grid_mode=True, mode="grid-constant"), 0)
-        rng = np.random.default_rng(number)
-        complex_object = np.asarray(magnitude * np.exp(1j * _quadratic_phase(SIMULATED_OBJECT, rng)), np.complex64)
-        kspace = measure(complex_object, gaussian_coils(SIMULATED_OBJECT, SIMULATED_COILS, rng), SIMULATED_MATRIX)
-        kspace = kspace + np.float32(SIMULATED_NOISE) * complex_noise(kspace.shape, rng)
-        return Scan(f"fernando-{number}", kspace, "simulated", "MIT, fepegar/torchio-data")
+        return _simulated(f"fernando-{number}", plane, number, "MIT, fepegar/torchio-data")
 
-    return simulate
+    return read
+
+
+def _patient(contrast: str) -> Callable[[Path], Scan]:
+    """One slice of a patient at 3 T, padded to a square."""
+
+    def read(root: Path) -> Scan:
+        image = loadmat(root / "validate" / "hku_3T" / "7B" / f"3T_{contrast}.mat")["image"]
+        plane = np.asarray(image[:, :, PATIENT_SLICE], np.float32)
+        missing = [max(plane.shape) - size for size in plane.shape]
+        plane = np.pad(plane, [(size // 2, size - size // 2) for size in missing])
+        return _simulated(f"7B-{contrast}", plane, PATIENT_SLICE, "CC0, bispmri/Ultra-low-field-MRI-Scanner")
+
+    return read
+
+
+def _simulated(name: str, plane: Magnitude, seed: int, licence: str) -> Scan:
+    """A picture as a scan: `gaussian_coils`, quadratic phase, white noise."""
+    scaled = plane / np.percentile(plane, 99)
+    factors = [wanted / size for wanted, size in zip(SIMULATED_OBJECT, plane.shape, strict=True)]
+    magnitude = np.maximum(ndimage.zoom(scaled, factors, order=3, grid_mode=True, mode="grid-constant"), 0)
+    rng = np.random.default_rng(seed)
+    complex_object = np.asarray(magnitude * np.exp(1j * _quadratic_phase(SIMULATED_OBJECT, rng)), np.complex64)
+    kspace = measure(complex_object, gaussian_coils(SIMULATED_OBJECT, SIMULATED_COILS, rng), SIMULATED_MATRIX)
+    kspace = kspace + np.float32(SIMULATED_NOISE) * complex_noise(kspace.shape, rng)
+    return Scan(name, kspace, "simulated", licence)
 
 
 def _quadratic_phase(size: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -160,5 +184,6 @@ _LOADERS: dict[str, Callable[[Path], Scan]] = {
     "phantom-2ch": _twix("phantom-2ch", f"{TUTORIAL_04}-160115.dat"),
     "gre-2ch": _twix("gre-2ch", "twixtools_gre.dat", "MIT, pehses/twixtools"),
     **{f"fernando-{number}": _fernando(number) for number in FERNANDO_SLICES},
+    **{f"7B-{contrast}": _patient(contrast) for contrast in ("T1w", "T2w", "FLAIR")},
     "shepp-logan": _shepp_logan,
 }
