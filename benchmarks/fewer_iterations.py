@@ -22,11 +22,11 @@ from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.families import made_ready
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
-from export.qualification.cases import AS_TRAINED, OFF_ACCELERATION, RECORDED, Sources, foreign_volumes
+from export.qualification.cases import AS_TRAINED, RECORDED, Sources, foreign_volumes
 from export.qualification.extent import Extent
 from export.qualification.figures import figures_of
 from export.qualification.judge import Row, judged, learned
-from export.qualification.run import STABILITY_DRAWS
+from export.qualification.run import looked_into
 from export.qualification.stability import Stability, stabilities
 from export.simulate.volumes import load_volumes
 
@@ -66,16 +66,10 @@ def measure(
     rows: list[Row] = []
     stable: list[Stability] = []
     names = list(sources.names(extent.draws, extent.off_draws, extent.seed))
-    looked_into = [
-        name
-        for group in (AS_TRAINED, RECORDED)
-        for name in [one for one in names if one.group == group and one.acceleration == OFF_ACCELERATION][
-            :STABILITY_DRAWS
-        ]
-    ]
+    stability_of = looked_into(names)
     for number, name in enumerate(names, start=1):
         rows += judged(name, sources, models)
-        if name in looked_into and (case := sources.make(name, plans)) is not None:
+        if name in stability_of and (case := sources.make(name, plans)) is not None:
             stable += stabilities(case, models, plans)
         print(f"{number} of {len(names)}: {name}", file=sys.stderr, flush=True)
     limits = parse_limits(loaded.manifest["limits"])

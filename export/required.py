@@ -63,6 +63,6 @@ def _seen_in_calibration(table: Mapping[str, object], recordings: Mapping[str, s
 def _seen_in_training(table: Mapping[str, object], volumes: Mapping[str, str]) -> list[str]:
     voxels, names = table.get("voxels"), table.get("volumes")
     if isinstance(voxels, Mapping):
-        known = set(voxels.values())
+        known = list(voxels.values())
         return sorted(name for name, digest in volumes.items() if digest in known)
-    return sorted(set(volumes) & set(names)) if isinstance(names, list) else []
+    return sorted(name for name in volumes if name in names) if isinstance(names, list) else []

@@ -32,18 +32,26 @@ def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStor
     """Writes ``work/model.pt`` of a bundle of the shipped family; returns its path.
 
     The pool in ``work`` has been filled before (`edge-export pool`), of the volumes that the bundle names; the configuration may
-    differ from the bundle's in what weights do not hang on.
+    differ from the bundle's in what weights do not hang on. A model that is there is not written over.
 
     Raises:
         BundleError: the bundle is not one that may be used.
-        ConfigError: it is of another family, or was trained with another configuration or on other volumes; or its graph is not
-            what this version of torch exports of its weights.
+        ConfigError: it is of another family or has no FP32 form, or was trained with another configuration or on other volumes; or
+            its graph is not what this version of torch exports of its weights; or there is a model or no pool in the folder.
         OtherInputs: the pool does not say what it was made of.
     """
+    if (there := work / "model.pt").exists():
+        raise ConfigError(f"{there}: there is a model, which is not written over: remove it, or choose another --work")
+    if not (work / "data.json").exists():
+        raise ConfigError(f"{work}: its pool is not filled; run edge-export pool first, of the volumes of the training")
     bundle = load_bundle(bundle_path, trust=trust)
     if not isinstance(bundle.settings, UnrolledSettings):
         raise ConfigError(f"{bundle_path}: an imported program; quantize and pack take its .edgeprogram as it is")
     provenance, forms = bundle.manifest["provenance"], bundle.forms
+    if FULL not in forms:
+        raise ConfigError(
+            f"{bundle_path}: has no form {FULL}, only {', '.join(sorted(forms))}: weights are taken from that"
+        )
     _check(bundle_path, config, provenance, work)
     network = UnrolledNetwork(config.network)
     graph = onnx.load_from_string(forms[FULL].onnx)

@@ -36,7 +36,11 @@ def sign_bundle(source: Path, out: Path, key: SigningKey, *, quality: bytes | No
         check_members(members, manifest)  # or else a new signature would cover up what was altered
     except BundleError as error:
         raise type(error)(f"{source}: {error}") from error
-    kept = manifest.override.reason if manifest.override is not None else ""
     document = {name: value for name, value in manifest.document.items() if name != "files"}
     rest = {name: member for name, member in members.items() if name not in (MANIFEST, SIGNATURE)}
-    return write_sealed(out, *with_quality(document, rest, quality, override or kept), key)
+    kept = manifest.override.reason if manifest.override is not None else ""
+    if (
+        quality is not None or override or not kept
+    ):  # else somebody answers for this very report: a new key changes nothing
+        document, rest = with_quality(document, rest, quality, override or kept)
+    return write_sealed(out, document, rest, key)

@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 from edge_runtime.errors import BundleMalformed, BundleUnsafe
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+REPEATING = frozenset({"Loop", "Scan", "SequenceMap"})
+"""Operators that run for as long as their input says: no device has that time."""
+
 MAX_DEPTH = 16
 """Of graphs in attributes of nodes; ours have none."""
 
@@ -107,6 +110,10 @@ class _Reader:
                 continue
             if message == "Node" and number == _NODE_TYPE:
                 operator = _text(value)
+                if operator in REPEATING:
+                    raise BundleUnsafe(
+                        f"{self._name}: operator {operator} repeats as often as a tensor says: unroll it"
+                    )
             elif message == "Node" and number == _NODE_DOMAIN and domain in STANDARD_DOMAINS:
                 domain = _text(value)
             inner = INNER[message].get(number)

@@ -9,15 +9,13 @@ import onnx
 import torch
 from torch import nn
 
+from edge_runtime.bundle.graph import REPEATING
 from edge_runtime.program.stages import Graph
 from export.adapters.errors import ImportRefused, TraceFixed
 from export.adapters.program import digest
 
 OPERATORS = ("", "ai.onnx")
 """Domains of ONNX's own operators."""
-
-REPEATING = {"Loop", "Scan", "SequenceMap"}
-"""Operators that run for as long as their input says: no device has that time."""
 
 GRAPH_BYTES = 1 << 31
 """Protobuf's own limit."""

@@ -72,7 +72,7 @@ def qualify(
         if of_case["left_out"]:
             left_out[str(name)] = of_case["left_out"]
         report(f"{number} of {len(names)}: {name}{': left out, ' if of_case['left_out'] else ''}{of_case['left_out']}")
-    for name in _looked_into([one for one in names if str(one) not in left_out]):
+    for name in looked_into([one for one in names if str(one) not in left_out]):
         found = known.remembered(f"stable {name!r}", partial(_stable, name, sources, models, plans))
         stable += [Stability(**one) for one in found]
         report(f"stability: {name}")
@@ -137,7 +137,7 @@ def _judged_of(sources: Sources, extent: Extent, precision: str, rows: Sequence[
     )
 
 
-def _looked_into(names: Sequence[CaseName]) -> list[CaseName]:
+def looked_into(names: Sequence[CaseName]) -> list[CaseName]:
     """Those whose stability is measured: at R = 4 some as trained for and some recorded, spread over the slices of all scans, and
     one of every kind that the model was not trained for."""
     found = []

@@ -23,6 +23,7 @@ from edge_runtime.scan import (
 )
 from edge_runtime.scan import Scanner as ScannerDescription
 from export.config import ConfigError
+from export.keys import check_no_key
 from export.simulate.acquisition import Progress, Scanner
 from export.simulate.receive import KSpace
 from export.simulate.settings import PARAMETER_PREFIX, to_parameters
@@ -65,11 +66,13 @@ def check_place(path: Path) -> None:
 
     Raises:
         ConfigError: its folder is missing, or it is a folder itself.
+        SigningKeyError: it holds a private key.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file to write")
+    check_no_key(path)
 
 
 def write_reference(scanner: Scanner, path: Path) -> None:

@@ -302,6 +302,13 @@ def test_the_last_of_two_domains_does_not_hide_the_first() -> None:
             check_graph("x", Spelling().write([(1, 0, 8), (7, 2, [(1, 2, node)])]))
 
 
+@pytest.mark.parametrize("operators", [(b"Loop",), (b"Scan", b"Relu"), (b"Relu", b"SequenceMap")])
+def test_what_repeats_for_as_long_as_it_likes_is_refused(operators: tuple[bytes, ...]) -> None:
+    node: Message = [(4, 2, operator) for operator in operators]
+    with pytest.raises(BundleUnsafe, match="repeats as often as a tensor says"):
+        check_graph("x", Spelling().write([(1, 0, 8), (7, 2, [(1, 2, node)])]))
+
+
 def test_a_model_of_two_formats_is_refused() -> None:
     """ONNX Runtime chooses by the name at byte 4, which may as well lie in the producer's."""
     tree = [field for field in read_message("Model", model()) if field[0] != 2]

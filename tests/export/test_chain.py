@@ -123,6 +123,10 @@ def test_a_bundle_of_other_training_is_not_restored(
 ) -> None:
     copied(trained, tmp_path)
     packed = pack(tmp_path, "packed")
+    with pytest.raises(AssertionError):
+        restore(tmp_path, packed)
+    assert "there is a model, which is not written over" in capsys.readouterr().err
+    (tmp_path / "work" / "model.pt").unlink()
     configuration(tmp_path, steps=4)
     with pytest.raises(AssertionError):
         restore(tmp_path, packed)
@@ -132,6 +136,10 @@ def test_a_bundle_of_other_training_is_not_restored(
     with pytest.raises(AssertionError):
         restore(tmp_path, packed)
     assert "fill the pool from those" in capsys.readouterr().err
+    (tmp_path / "work" / "data.json").unlink()
+    with pytest.raises(AssertionError):
+        restore(tmp_path, packed)
+    assert "run edge-export pool first" in capsys.readouterr().err
 
 
 def restore(folder: Path, bundle: Path) -> None:
@@ -209,10 +217,11 @@ def test_a_form_beyond_the_budget_is_not_packed(
     assert set(load(pack(tmp_path, "without")).forms) == {"fp32", "int8"}
 
 
-def test_the_bundle_that_ships_has_no_half_precision_and_loads_as_ever() -> None:
+def test_the_bundle_that_ships_has_half_precision_for_profiles_that_name_it() -> None:
     bundle, profile = load_bundle(DEFAULT_BUNDLE), load_profile(DEFAULT_PROFILE)
-    assert set(bundle.forms) == {"fp32", "int8"}
-    assert prepare_model(bundle, replace(profile, precisions=("fp16", "int8"))).precision == "int8"
+    assert set(bundle.forms) == {"fp16", "fp32", "int8"}
+    assert prepare_model(bundle, profile).precision == "int8"
+    assert prepare_model(bundle, replace(profile, precisions=("fp16", "int8"))).precision == "fp16"
 
 
 def test_a_bundle_tells_what_it_was_made_of(trained: Path) -> None:

@@ -332,6 +332,25 @@ def test_a_report_that_comes_later_takes_the_place_of_the_override(tmp_path, tin
     assert (override.reason, override.misses) == ("to be qualified", ("loss_db = 0.5, at most 0.1 is the limit",))
 
 
+def test_a_new_key_changes_nothing_about_an_override(tmp_path, tiny_graph, signing_key, other_key):
+    """Not even where its report is from before reports said what they judged: a manifest that was revoked stays so."""
+    quality = json.loads(report(tiny_graph, loss_db=0.5, ssim=0.9))
+    del quality["judged"]
+    options = {"limits": LIMITS, "quality": json.dumps(quality).encode(), "override": "a try"}
+    before = read_archive(packed(tmp_path / "overridden", tiny_graph, signing_key, **options).read_bytes())
+    sign_bundle(tmp_path / "overridden", tmp_path / "anew", other_key)
+    after = read_archive((tmp_path / "anew").read_bytes())
+    assert [name for name in before if before[name] != after[name]] == [SIGNATURE]
+
+
+@pytest.mark.parametrize(
+    "training", [{"voxels": {"a": []}}, {"voxels": {"a": {}}}, {"volumes": [["a"]]}, {"volumes": 3}, {"voxels": 3}, 3]
+)
+def test_what_anybody_may_have_written_of_the_training_is_no_traceback(training):
+    judged = Judged("fp32", 12, 4, 1, {"one": "0" * 64}, {})
+    assert missed_requirements({"fp32": "0" * 64}, {"training_data": training, "calibration": [training]}, judged) == ()
+
+
 def test_what_is_no_bundle_is_not_signed(tmp_path, signing_key):
     """Nor unpacked: what bundles were before they were signed is refused by its first compressed member."""
     with zipfile.ZipFile(tmp_path / "old", "w", zipfile.ZIP_DEFLATED) as archive:

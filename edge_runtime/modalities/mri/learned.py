@@ -76,7 +76,9 @@ class LearnedReconstruction:
         def finished(share: float) -> tuple[Reals, Reals]:
             plan = seen.plan
             image, residual = plan.substituted(plan.between(seen.first, blind, share), seen.hybrid, seen.measured)
-            if share < DOUBTED:  # the residual stays that of an image that has not seen the held-out samples
+            if share < DOUBTED:
+                go_on(seen.wanted)
+                # The residual stays that of an image that has not seen the held-out samples.
                 image, _ = plan.substituted(plan.between(_classical(seen), blind, share), seen.hybrid, seen.measured)
             return image, residual
 

@@ -37,7 +37,7 @@ def slow_phase(image: Complex, acs_lines: int) -> Complex:
     spectrum = analysis @ (image @ analysis_columns.T)
     low = synthesis @ (spectrum @ synthesis_columns.T)
     magnitude = np.abs(low)
-    phase: Complex = np.divide(low, magnitude, out=np.ones_like(low), where=magnitude != 0)
+    phase: Complex = np.divide(low, magnitude, out=np.ones_like(low), where=magnitude > np.finfo(np.float32).tiny)
     return phase
 
 

@@ -98,8 +98,9 @@ class Proposal:
         sample_power: squared magnitude of each of them, mean over the coils, ``(phase_encodes, columns)``.
         first: the classical image that it is held against, complex ``(phase_encodes, columns)``.
         image: what the network made, likewise; ``F S image`` foretells the samples that it was not given.
-        finished: of the share of ``image - first`` that is believed, the magnitude image, and its squared disagreement with every
-            measured sample, mean over the coils; both ``(phase_encodes, columns)``.
+        finished: of the share of ``image - first`` that is believed, the magnitude image, and the squared disagreement with every
+            measured sample of ``first + share (image - first)``, which has not seen the held-out ones, mean over the coils; both
+            ``(phase_encodes, columns)``.
     """
 
     plan: SensePlan

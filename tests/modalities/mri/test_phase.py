@@ -68,6 +68,11 @@ def test_it_has_modulus_one_whatever_the_image(lines, columns, scale, seed):
     np.testing.assert_allclose(np.abs(phase), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-38, 1e-40, 1e-44])
+def test_next_to_nothing_has_a_finite_one(scale):
+    assert np.isfinite(slow_phase(complex_noise((16, 12), np.random.default_rng(0)) * np.float32(scale), 8)).all()
+
+
 def test_an_image_of_nothing_has_none():
     np.testing.assert_array_equal(
         slow_phase(np.zeros((16, 12), np.complex64), acs_lines=8), np.ones((16, 12), np.complex64)
