@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from export.batches import Batches, batches_from
+from edge_runtime.modalities.mri.phase import slow_phase
+from edge_runtime.modalities.mri.sampling import contiguous_centre
+from export.batches import Batch, Batches, batches_from
 from export.config import TrainingConfig
 from export.digest import file_digest, files_digest, made_by
 from export.families.unrolled import UnrolledNetwork
@@ -125,7 +127,8 @@ def _train(
     config = tuning.config
     progress = Progress("steps of fine-tuning", report)
     optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.99))
-    for step, batch in batches_from(Batches(tuning.pool, config), 0, 1, pinned=False):
+    for step, drawn in batches_from(Batches(tuning.pool, config), 0, 1, pinned=False):
+        batch = _as_shown(drawn)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, config)
         problem = problem_of(batch)
@@ -137,6 +140,16 @@ def _train(
         if torch.isfinite(norm):
             optimiser.step()
         progress(step + 1, config.steps)
+
+
+def _as_shown(batch: Batch) -> Batch:
+    """The same scans with their slow phase in the sensitivities: what a device shows the network, and INT8's ranges are of."""
+    phases = []
+    for first, measured in zip(batch.first.numpy(), batch.measured.numpy(), strict=True):
+        acs = contiguous_centre(measured[:, 0] > 0)
+        phases.append(torch.from_numpy(slow_phase(first, acs.stop - acs.start)))
+    phase = torch.stack(phases)
+    return batch._replace(sensitivities=batch.sensitivities * phase[:, None], first=batch.first * phase.conj())
 
 
 def _disagreement(estimates: list[Tensor], wanted: list[Tensor]) -> Tensor:
