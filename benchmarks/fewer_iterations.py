@@ -22,10 +22,10 @@ from edge_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.families import made_ready
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
-from export.qualification.cases import AS_TRAINED, RECORDED, Sources, foreign_volumes
+from export.qualification.cases import AS_TRAINED, RECORDED, CaseName, Sources, foreign_volumes
 from export.qualification.extent import Extent
 from export.qualification.figures import figures_of
-from export.qualification.judge import Row, judged, learned
+from export.qualification.judge import Row, learned, outcome
 from export.qualification.run import looked_into
 from export.qualification.stability import Stability, stabilities
 from export.simulate.volumes import load_volumes
@@ -66,12 +66,15 @@ def measure(
     rows: list[Row] = []
     stable: list[Stability] = []
     names = list(sources.names(extent.draws, extent.off_draws, extent.seed))
-    stability_of = looked_into(names)
+    made: list[CaseName] = []
     for number, name in enumerate(names, start=1):
-        rows += judged(name, sources, models)
-        if name in stability_of and (case := sources.make(name, plans)) is not None:
-            stable += stabilities(case, models, plans)
+        of_case = outcome(name, sources, models)
+        rows += of_case.rows
+        made += [] if of_case.left_out else [name]
         print(f"{number} of {len(names)}: {name}", file=sys.stderr, flush=True)
+    for name in looked_into(made):
+        stable += stabilities(sources.case(name, plans), models, plans)
+        print(f"stability: {name}", file=sys.stderr, flush=True)
     limits = parse_limits(loaded.manifest["limits"])
     found = [
         _fewer(precision, count, settings.iterations, rows, stable, limits)

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge_runtime.errors import EdgeRuntimeError
 from export.bundle_commands import add_bundle_commands, add_pack_options, add_trust_option, pack, trust_of
@@ -20,9 +19,6 @@ from export.compile_command import add_compile
 from export.progress import Progress
 from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
-
-if TYPE_CHECKING:
-    pass
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 RESUMING = ("pool", "train", "quantize", "qualify", "sweep")

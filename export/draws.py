@@ -16,8 +16,9 @@ from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri import sampling
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.noise import NoiseLevel
+from edge_runtime.modalities.mri.phase import slow_phase
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress, first_image
-from edge_runtime.modalities.mri.sampling import Mask
+from edge_runtime.modalities.mri.sampling import Mask, contiguous_centre
 from edge_runtime.trust.heldout import hold_out
 from export.simulate.receive import KSpace, complex_noise
 
@@ -95,6 +96,17 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
         np.sqrt(np.sum(coil_images.real**2 + coil_images.imag**2, axis=0)),
         level / scale,
     )
+
+
+def phase_shown(first: Complex, measured: Mask) -> Complex:
+    """What a device takes out of a draw's images, ``(phase_encodes, columns)``: the slow phase of the first one.
+
+    Args:
+        first: see `Draw`.
+        measured: likewise.
+    """
+    acs = contiguous_centre(measured[:, 0])
+    return slow_phase(first, acs.stop - acs.start)
 
 
 def _any_line(measured: Mask, calibration: slice, columns: int, rng: np.random.Generator) -> Mask:

@@ -14,10 +14,9 @@ from edge_runtime.errors import NoImage
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
-from edge_runtime.modalities.mri.phase import slow_phase
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, reconstruct
-from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, contiguous_centre, variable_density
-from export.draws import draw_problem
+from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
+from export.draws import draw_problem, phase_shown
 from export.recordings import FullySampled
 from export.simulate.pool import Pool
 
@@ -49,8 +48,7 @@ def reconstruction_states(
         with plans.sense(*draw.hybrid.shape) as plan:
             plan.set_maps(draw.sensitivities)
             plan.set_samples(draw.hybrid, draw.visible)
-            acs = contiguous_centre(draw.measured[:, 0])
-            phase = slow_phase(draw.first, acs.stop - acs.start)
+            phase = phase_shown(draw.first, draw.measured)
             LearnedReconstruction(settings, listener).run(plan, draw.first, phase, 1.0, draw.noise_level, plans)
         yield from listener.inputs
 

@@ -9,13 +9,10 @@ import onnx
 import torch
 from torch import nn
 
-from edge_runtime.bundle.graph import REPEATING
+from edge_runtime.bundle.graph import REPEATING, STANDARD_DOMAINS
 from edge_runtime.program.stages import Graph
 from export.adapters.errors import ImportRefused, TraceFixed
 from export.adapters.program import digest
-
-OPERATORS = ("", "ai.onnx")
-"""Domains of ONNX's own operators."""
 
 GRAPH_BYTES = 1 << 31
 """Protobuf's own limit."""
@@ -101,7 +98,7 @@ def inspect_graph(content: bytes, file: str, *, multiple: int = 1, least: int = 
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # onnx raises several classes without a common base
         raise ImportRefused(f"{file}: not a valid ONNX model: {error}") from None
-    opset = next(one.version for one in model.opset_import if one.domain in OPERATORS)
+    opset = next(one.version for one in model.opset_import if one.domain in STANDARD_DOMAINS)
     return Graph(
         file=file,
         sha256=digest(content),
@@ -145,7 +142,7 @@ def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
 
 
 def _domains(graph: onnx.GraphProto) -> set[str]:
-    return {node.domain for one in _graphs(graph) for node in one.node if node.domain not in OPERATORS}
+    return {node.domain for one in _graphs(graph) for node in one.node if node.domain not in STANDARD_DOMAINS}
 
 
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:

@@ -11,11 +11,12 @@ import onnx
 from onnx import version_converter
 from onnx.reference import ReferenceEvaluator
 
+from edge_runtime.bundle.graph import STANDARD_DOMAINS
 from edge_runtime.modalities.mri.given import Acquisition, Given, Value
 from edge_runtime.modalities.mri.shaping import shape
 from edge_runtime.program.stages import Shaping
 from export.adapters.errors import ImportRefused
-from export.adapters.graphs import OPERATORS, inspect_graph
+from export.adapters.graphs import inspect_graph
 from export.adapters.mapping import Table
 from export.adapters.origin import origin_of
 from export.adapters.original import Imported
@@ -81,7 +82,7 @@ class _Reference:
 
 
 def _evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
-    opset = next(one.version for one in model.opset_import if one.domain in OPERATORS)
+    opset = next(one.version for one in model.opset_import if one.domain in STANDARD_DOMAINS)
     if opset < NEWER_OPSET and any(node.op_type in QUANTIZING for node in model.graph.node):
         return ReferenceEvaluator(version_converter.convert_version(model, NEWER_OPSET))  # which means the same
     return ReferenceEvaluator(model)

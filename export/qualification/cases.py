@@ -165,13 +165,6 @@ class Sources:
             add("recorded", name, file_digest(path))
         return digest.hexdigest()
 
-    def make(self, name: CaseName, plans: Plans) -> Case | None:
-        """See `case`; ``None`` where there is no use in judging it."""
-        try:
-            return self.case(name, plans)
-        except NotJudged:
-            return None
-
     def case(self, name: CaseName, plans: Plans) -> Case:
         """The case.
 

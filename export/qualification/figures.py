@@ -11,7 +11,7 @@ from export.qualification.cost import Cost
 from export.qualification.judge import CLASSICAL, Row, learned
 from export.qualification.stability import Stability
 
-Judged = TypeVar("Judged", Row, Stability)
+Compared = TypeVar("Compared", Row, Stability)
 
 SMALLER = ("fp16", "int8")
 """Forms that are held against FP32."""
@@ -92,7 +92,7 @@ def figures_of(
     return figures
 
 
-def _pairs(rows: Sequence[Judged], one: str, other: str) -> list[tuple[Judged, Judged]]:
+def _pairs(rows: Sequence[Compared], one: str, other: str) -> list[tuple[Compared, Compared]]:
     """Two methods on the same case."""
     others = {row.case: row for row in rows if row.method == other}
     return [(row, others[row.case]) for row in rows if row.method == one and row.case in others]

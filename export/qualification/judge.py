@@ -131,11 +131,6 @@ def outcome(name: CaseName, sources: Sources, models: Models) -> Outcome:
             return Outcome([], str(why))
 
 
-def judged(name: CaseName, sources: Sources, models: Models) -> list[Row]:
-    """The rows of a case; none where there is no use in judging it."""
-    return list(outcome(name, sources, models).rows)
-
-
 def summary(rows: Sequence[Row]) -> tuple[str, str, str, str]:
     """NRMSE, PSNR, SSIM and flagged share of rows: the median and, in brackets, the worst."""
 

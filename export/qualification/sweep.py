@@ -19,7 +19,7 @@ from edge_runtime.errors import EdgeRuntimeError
 from export.digest import made_by
 from export.qualification.cases import CaseName, Sources, foreign_volumes
 from export.qualification.extent import Extent
-from export.qualification.judge import Models, Row, judged, summary
+from export.qualification.judge import Models, Row, outcome, summary
 from export.qualification.subject import Subject
 from export.remembered import Remembered, differences
 from export.simulate.volumes import load_volumes
@@ -52,7 +52,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Answer:
     """What a process answers to a task.
 
     Attributes:
@@ -87,13 +87,13 @@ class _Worker:
         self.subjects, self.data = state
         self._begin()
 
-    def judge(self, task: Task) -> Judged:
+    def judge(self, task: Task) -> Answer:
         subject, name = task
         with self._opening:
             if subject not in self._ready:
                 self._ready[subject] = self.subjects[subject].models(threads=1)
             models = self._ready[subject]
-        return Judged([asdict(row) for row in judged(name, self.sources(), models)], self.identity())
+        return Answer([asdict(row) for row in outcome(name, self.sources(), models).rows], self.identity())
 
     def sources(self) -> Sources:
         with self._opening:
@@ -171,7 +171,7 @@ def table(found: Sequence[tuple[str, Row]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check_identity(one: Judged, identity: Mapping[str, str]) -> None:
+def _check_identity(one: Answer, identity: Mapping[str, str]) -> None:
     if one.identity != identity:
         differing = differences(one.identity, identity, ("there", "here"))
         raise SweepFailed(
@@ -180,12 +180,12 @@ def _check_identity(one: Judged, identity: Mapping[str, str]) -> None:
         )
 
 
-def _here(worker: _Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, Judged]]:
+def _here(worker: _Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, Answer]]:
     for task in tasks:
         yield task, worker.judge(task)
 
 
-def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, Judged]]:
+def _on_cluster(worker: _Worker, tasks: Sequence[Task], scheduler: str) -> Iterator[tuple[Task, Answer]]:
     """Results as they become ready. Tasks of a worker that dies are done by another, until the scheduler holds a task to be what
     kills them; one that raises would raise again, and is not repeated."""
     import distributed
@@ -215,7 +215,7 @@ def _itself(worker: _Worker) -> _Worker:
     return worker
 
 
-def _judge(worker: _Worker, task: Task) -> Judged:
+def _judge(worker: _Worker, task: Task) -> Answer:
     import distributed
 
     return replace(worker.judge(task), where=distributed.get_worker().address)

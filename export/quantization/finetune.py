@@ -16,11 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from edge_runtime.modalities.mri.phase import slow_phase
-from edge_runtime.modalities.mri.sampling import contiguous_centre
 from export.batches import Batch, Batches, batches_from
 from export.config import TrainingConfig
 from export.digest import file_digest, files_digest, made_by
+from export.draws import phase_shown
 from export.families.unrolled import UnrolledNetwork
 from export.progress import Progress
 from export.quantization.fake_quantized import fake_quantized, plain
@@ -144,11 +143,8 @@ def _train(
 
 def _as_shown(batch: Batch) -> Batch:
     """The same scans with their slow phase in the sensitivities: what a device shows the network, and INT8's ranges are of."""
-    phases = []
-    for first, measured in zip(batch.first.numpy(), batch.measured.numpy(), strict=True):
-        acs = contiguous_centre(measured[:, 0] > 0)
-        phases.append(torch.from_numpy(slow_phase(first, acs.stop - acs.start)))
-    phase = torch.stack(phases)
+    scans = zip(batch.first.numpy(), batch.measured.numpy() > 0, strict=True)
+    phase = torch.stack([torch.from_numpy(phase_shown(first, measured)) for first, measured in scans])
     return batch._replace(sensitivities=batch.sensitivities * phase[:, None], first=batch.first * phase.conj())
 
 

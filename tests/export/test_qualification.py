@@ -128,7 +128,7 @@ def cases_of(sources: Sources, monkeypatch: pytest.MonkeyPatch, off_draws: int =
     monkeypatch.setattr("export.qualification.cases.PHASE_ENCODES", [64])
     monkeypatch.setattr("export.qualification.cases.SAMPLES", [64])
     names = list(sources.names(1, off_draws, 5))
-    return [sources.make(name, Plans(Workers(threads=1))) for name in names]
+    return [sources.case(name, Plans(Workers(threads=1))) for name in names]
 
 
 def test_every_kind_of_case_is_made_and_made_again_the_same(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:

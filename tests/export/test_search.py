@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="the extra 'export' is not installed")
 from exact_int8 import exact_int8
 from made_search import SPOILT_LAYERS, MadeSearch, made_search, small_matrices, small_network, spoilt
 
+from edge_runtime.errors import EngineError
 from export.quantization.choice import Budget, Candidate, choice, no_faster, ranked
 from export.quantization.report import table, write_report
 
@@ -90,6 +91,28 @@ def test_a_form_is_judged_on_every_engine_that_its_bundle_runs_on(made: MadeSear
     again = made.search().run(between)
     assert not again.candidates[len(apart.kept)].admitted  # though ONNX Runtime alone would take it
     assert again.chosen is None or again.chosen.kept != apart.kept
+
+
+def test_an_engine_that_refuses_the_model_judges_none_of_its_forms(
+    made: MadeSearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No device runs it there. Whoever resumes the search hears so again, without trying."""
+    openvino = pytest.importorskip("edge_runtime.engines.openvino", reason="the extra 'openvino' is not installed")
+
+    tried: list[object] = []
+
+    def refuse(*arguments: object, **_: object) -> None:
+        tried.append(arguments)
+        raise EngineError("no such operator")
+
+    monkeypatch.setattr(openvino.OpenVinoEngine, "plan", refuse)
+    said: list[str] = []
+    for _ in range(2):
+        search = made.search(said.append, kept_results=tmp_path / "measured.jsonl")
+        result = search.run(ANYTHING)
+        assert {one.engine for one in result.candidates[0].engines} == {"onnxruntime"}
+    assert said.count("no form is judged on openvino: no such operator") == 2
+    assert len(tried) == 1
 
 
 def test_forms_that_are_no_faster_than_single_precision_are_warned_of(made: MadeSearch, tmp_path: Path) -> None:
