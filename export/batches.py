@@ -14,8 +14,9 @@ from torch import Tensor
 
 from edge_runtime.errors import NoImage
 from export.config import TrainingConfig
-from export.draws import Draw, draw_problem
+from export.draws import Draw, draw_problem, phase_shown, with_hot_spot
 from export.simulate.pool import Entry, Pool
+from export.simulate.receive import KSpace
 
 
 class Batch(NamedTuple):
@@ -55,13 +56,26 @@ class Batches(torch.utils.data.Dataset[Batch]):
         entries = self.acquisitions(step)
         return stacked([self._draw(entries, step, number) for number in range(len(entries))])
 
+    def _acquisition(self, entry: Entry, step: int, number: int) -> KSpace:
+        return entry.load()
+
     def _draw(self, entries: list[Entry], step: int, number: int) -> Draw:
         rng = np.random.default_rng([self._config.seed, step, number])
         while True:
             try:
-                return draw_problem(entries[number].load(), rng, self._config.columns)
+                return draw_problem(self._acquisition(entries[number], step, number), rng, self._config.columns)
             except NoImage:  # an empty centre: a phantom without signal there
                 number = int(rng.integers(len(entries)))
+
+
+class ShownBatches(Batches):
+    """The same, as a device would show them to the network, and some with a hot spot."""
+
+    def __getitem__(self, step: int) -> Batch:
+        return as_shown(super().__getitem__(step))
+
+    def _acquisition(self, entry: Entry, step: int, number: int) -> KSpace:
+        return with_hot_spot(entry.load(), np.random.default_rng([self._config.seed, step, number, 1]))
 
 
 def batches_from(dataset: Batches, first_step: int, workers: int, *, pinned: bool) -> Iterator[tuple[int, Batch]]:
@@ -79,6 +93,16 @@ def batches_from(dataset: Batches, first_step: int, workers: int, *, pinned: boo
 
 def _one_thread(_: int) -> None:
     threadpoolctl.threadpool_limits(1)
+
+
+def as_shown(batch: Batch) -> Batch:
+    """The same scans with their slow phase in the sensitivities: a network is then shown what a device shows it."""
+    scans = zip(batch.first.numpy(), batch.measured.numpy() > 0, strict=True)
+    phase = torch.stack([torch.from_numpy(phase_shown(first, measured)) for first, measured in scans])
+    back = phase.conj()
+    return batch._replace(
+        sensitivities=batch.sensitivities * phase[:, None], first=batch.first * back, target=batch.target * back
+    )
 
 
 def stacked(draws: Sequence[Draw]) -> Batch:

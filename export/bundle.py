@@ -12,10 +12,8 @@ from export.keys import SigningKey
 from export.pack import write_bundle
 from export.quantization.folder import CALIBRATION, FOLDER, FULL, read_forms
 from export.quantization.run import settings_of
-from export.remembered import OtherInputs, differences
-from export.simulate.pool import Pool
 from export.states import reconstruction_states
-from export.train import load_model, run_identity
+from export.train import model_of
 
 GOLDEN_COLUMNS = 64
 
@@ -40,13 +38,7 @@ def make_bundle(
         ConfigError: the model is not quantized, or was trained anew since.
         OtherInputs: the model is of another configuration or pool than those that the bundle would name.
     """
-    trained = load_model(work / "model.pt")
-    now = run_identity(config.network, config.train, Pool(work / "pool").record)
-    if trained.identity != now:
-        raise OtherInputs(
-            f"{work / 'model.pt'}: was trained with another {differences(trained.identity, now)}: train it anew, or give the "
-            "configuration and pool that it was trained with"
-        )
+    trained = model_of(config, work)
     network = trained.network
     settings, folder = settings_of(network), work / FOLDER
     forms = read_forms(work, network, config_path)
@@ -68,8 +60,8 @@ def make_bundle(
             "configuration_sha256": hashlib.sha256(config_path.read_bytes()).hexdigest(),
             "training_data": data,
             "calibration": json.loads((folder / CALIBRATION).read_text(encoding="utf-8")),
-            "code_sha256": ", ".join(trained.code),
-            "first_losses": trained.first_losses,
+            "code_sha256": ", ".join(trained.about.code),
+            "first_losses": list(trained.about.first_losses),
             "data_kind": "simulated acquisitions of magnitude volumes",
         },
         key=key,

@@ -1,4 +1,4 @@
-"""The desk toolchain's command line: ``edge-export import | simulate | train | restore | quantize | qualify | pack | verify | …``.
+"""The desk toolchain's command line: ``edge-export import | simulate | train | refine | quantize | qualify | pack | verify | …``.
 
 Exit codes: 0 done; 1 the work failed; 2 wrong usage, or the extra is not installed; 3 this machine is not the device that `compile`
 needs; 130 interrupted.
@@ -21,7 +21,7 @@ from export.qualification.command import add_qualify, add_sweep
 from export.simulate.command import add_fidelity, add_simulate
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-RESUMING = ("pool", "train", "quantize", "qualify", "sweep")
+RESUMING = ("pool", "train", "refine", "quantize", "qualify", "sweep")
 """Commands that keep what they have done, and go on with it when they are run again."""
 
 NEEDED = ("torch", "onnx", "scipy", "nibabel", "cyclonedx")
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n"
         "  edge-export train export/configs/brain2d.toml --data ../shared/data/train --work build/brain2d\n"
+        "  edge-export refine export/configs/brain2d.toml --work build/brain2d\n"
         "  edge-export quantize export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d\n"
         "  edge-export qualify export/configs/brain2d.toml --data ../shared/data/validate --work build/brain2d "
         "--recording head.dat\n"
@@ -93,11 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     made = command("pool", "fill the pool of simulated acquisitions", _pool, folders, data=True)
     text = "simulate what is missing, then train; resumes where it stopped"
     train = command("train", text, _train, folders, data=True)
-    train.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
-    train.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where the network trains (%(default)s)"
+    text = (
+        "train the model further by the configuration's [refine], on what a device shows it; resumes where it stopped"
     )
-    for sub in (made, train):
+    further = command("refine", text, _refine, "--work build/brain2d", data=False)
+    for sub in (train, further):
+        sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+        sub.add_argument(
+            "--device", choices=("cpu", "cuda"), default="cpu", help="where the network trains (%(default)s)"
+        )
+    for sub in (made, train, further):
         sub.set_defaults(needed=NEEDED_TO_TRAIN)
         text = "processes that simulate (%(default)s; a GPU keeps a dozen busy)"
         sub.add_argument("--workers", type=int, default=1, metavar="N", help=text)
@@ -180,35 +186,51 @@ def _pool(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train(options: argparse.Namespace) -> int:
+def _prepare_torch(options: argparse.Namespace) -> None:
     import torch
 
-    from export.config import ConfigError, load_config
-    from export.train import initial, train
+    from export.config import ConfigError
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch finds no such device here; --device cpu trains without")
-    _pool(options)
     if options.threads:
         torch.set_num_threads(options.threads)
+
+
+def _report_step(record: dict[str, float]) -> None:
+    left = (record["of"] - record["step"]) * record["s_per_step"] / 60
+    print(
+        f"step {record['step']:.0f} of {record['of']:.0f}  loss {record['loss']:.4f}  {left:.0f} min left", flush=True
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    from export.config import load_config
+    from export.train import initial, train
+
+    _prepare_torch(options)
+    _pool(options)
     config = load_config(options.config)
-
-    def report(record: dict[str, float]) -> None:
-        left = (record["of"] - record["step"]) * record["s_per_step"] / 60
-        print(
-            f"step {record['step']:.0f} of {record['of']:.0f}  loss {record['loss']:.4f}  {left:.0f} min left",
-            flush=True,
-        )
-
     path = train(
         initial(config.network, config.train.seed),
         config.train,
         options.work / "pool",
         options.work,
-        report,
+        _report_step,
         device=options.device,
         workers=options.workers,
     )
+    print(f"written: {path}")
+    return 0
+
+
+def _refine(options: argparse.Namespace) -> int:
+    from export.config import load_config
+    from export.train import refine
+
+    _prepare_torch(options)
+    config = load_config(options.config)
+    path = refine(config, options.work, _report_step, device=options.device, workers=options.workers)
     print(f"written: {path}")
     return 0
 

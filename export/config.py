@@ -88,6 +88,7 @@ class ModelConfig:
         version: whole numbers with dots between; rises with every bundle that is given away, so that devices can refuse older ones.
         licence: SPDX identifier of the model's; may be left out.
         limits: bounds of figures of the quality report (`edge_runtime.bundle.quality`); may be left out.
+        refine: of a second training that goes on from the first one's weights, on what a device shows the network; may be left out.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ModelConfig:
     quantize: QuantizeConfig
     licence: str = "NOASSERTION"
     limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    refine: TrainingConfig | None = None
 
 
 Table = TypeVar("Table")
@@ -135,11 +137,13 @@ def load_config(path: Path) -> ModelConfig:
         quantize=_table(path, document, "quantize", QuantizeConfig),
         licence=licence,
         limits=limits,
+        refine=_table(path, document, "refine", TrainingConfig) if "refine" in document else None,
     )
-    if config.train.warmup_steps > config.train.steps:
-        raise ConfigError(
-            f"{path}: [train] warmup_steps = {config.train.warmup_steps}: at most {config.train.steps}, all steps, is expected"
-        )
+    for name, of in (("train", config.train), ("refine", config.refine)):
+        if of is not None and of.warmup_steps > of.steps:
+            raise ConfigError(
+                f"{path}: [{name}] warmup_steps = {of.warmup_steps}: at most {of.steps}, all steps, is expected"
+            )
     return config
 
 

@@ -2,7 +2,8 @@
 
 Everything between the readouts and the network happens here as it does on the device: the same compression, the same
 sensitivities estimated from the same noisy ACS, the same held-out samples, the same first image and normalisation. But for the slow
-phase: training shows the network all that was drawn, the device only what is left of it (`edge_runtime.modalities.mri.phase`).
+phase: the first training shows the network all that was drawn; the second, and the device, what is left of it
+(`edge_runtime.modalities.mri.phase`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri import sampling
-from edge_runtime.modalities.mri.fourier import to_image
+from edge_runtime.modalities.mri.fourier import to_image, to_kspace
 from edge_runtime.modalities.mri.noise import NoiseLevel
 from edge_runtime.modalities.mri.phase import slow_phase
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, compress, first_image
@@ -23,6 +24,12 @@ from edge_runtime.trust.heldout import hold_out
 from export.simulate.receive import KSpace, complex_noise
 
 Complex = npt.NDArray[np.complex64]
+
+HOT_SPOT_SHARE = 1 / 3
+"""Of the second training's scans."""
+
+HOT_SPOT_RADII, HOT_SPOT_GAIN, HOT_SPOT_EDGE = (0.04, 0.15), (0.5, 3), 12
+"""Of the field of view; added to 1; steepness over a radius, an edge of a sixth of it."""
 
 LEAST_NOISE, MOST_NOISE = 0.002, 0.13
 """Standard deviation of a complex sample, as a share of the object's brightness; scanners of 0.05 T are near the upper end."""
@@ -96,6 +103,22 @@ def draw_problem(kspace: KSpace, rng: np.random.Generator, columns: int) -> Draw
         np.sqrt(np.sum(coil_images.real**2 + coil_images.imag**2, axis=0)),
         level / scale,
     )
+
+
+def with_hot_spot(kspace: KSpace, rng: np.random.Generator) -> KSpace:
+    """A noise-free acquisition ``(coils, phase_encodes, samples)``, or by chance one in which whatever lies in an ellipse shines: a
+    tumour with its oedema, fat, or what is next to a coil. Scans are brought to the brightness of their brightest hundredth
+    (`normalise.image_scale`), so that all else is then darker than in the volumes of healthy people, and noisier for it.
+    """
+    if rng.random() >= HOT_SPOT_SHARE:
+        return kspace
+    lines, samples = kspace.shape[1:]
+    row, column = np.ogrid[-0.5 : 0.5 : lines * 1j, -0.5 : 0.5 : samples * 1j]
+    middle, radii = rng.uniform(-0.25, 0.25, 2), rng.uniform(*HOT_SPOT_RADII, 2)
+    distance = np.hypot((row - middle[0]) / radii[0], (column - middle[1]) / radii[1])
+    factor = 1 + rng.uniform(*HOT_SPOT_GAIN) / (1 + np.exp(np.minimum(HOT_SPOT_EDGE * (distance - 1), 50)))
+    image = to_image(to_image(kspace, axis=1), axis=2) * factor.astype(np.float32)
+    return to_kspace(to_kspace(image, axis=1), axis=2)
 
 
 def phase_shown(first: Complex, measured: Mask) -> Complex:

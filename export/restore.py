@@ -22,14 +22,14 @@ from export.families.unrolled import UnrolledNetwork
 from export.quantization.folder import FULL
 from export.simulate.pool import Pool
 from export.split import regulariser_onnx
-from export.train import run_identity, save_model
+from export.train import About, model_path, run_identity, save_model
 
-DECIDES = ("simulate", "network", "train")
+DECIDES = ("simulate", "network", "train", "refine")
 """Tables of a configuration that weights hang on."""
 
 
 def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStore) -> Path:
-    """Writes ``work/model.pt`` of a bundle of the shipped family; returns its path.
+    """Writes the model of a bundle of the shipped family into a work folder; returns its path.
 
     The pool in ``work`` has been filled before (`edge-export pool`), of the volumes that the bundle names; the configuration may
     differ from the bundle's in what weights do not hang on. A model that is there is not written over.
@@ -40,7 +40,7 @@ def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStor
             its graph is not what this version of torch exports of its weights; or there is a model or no pool in the folder.
         OtherInputs: the pool does not say what it was made of.
     """
-    if (there := work / "model.pt").exists():
+    if (there := model_path(config, work)).exists():
         raise ConfigError(f"{there}: there is a model, which is not written over: remove it, or choose another --work")
     if not (work / "data.json").exists():
         raise ConfigError(f"{work}: its pool is not filled; run edge-export pool first, of the volumes of the training")
@@ -56,7 +56,8 @@ def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStor
     network = UnrolledNetwork(config.network)
     graph = onnx.load_from_string(forms[FULL].onnx)
     weights = {f"regulariser.{one.name}": _tensor(numpy_helper.to_array(one)) for one in graph.graph.initializer}
-    weights["log_weights"] = torch.tensor(bundle.settings.log_weights)
+    laws = torch.tensor(bundle.settings.log_weights)
+    weights |= {"log_weights": laws[:, :2], "share_slopes": laws[:, 2]}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -66,13 +67,12 @@ def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStor
             f"{bundle_path}: torch {torch.__version__} exports another graph of its weights: install the version that the bundle's "
             "SBOM names"
         )
-    about = {
-        "step": config.train.steps,
-        "identity": run_identity(config.network, config.train, Pool(work / "pool").record),
-        "code": provenance["code_sha256"].split(", "),
-        "first_losses": list(provenance["first_losses"]),
-    }
-    return save_model(work, network, config.network, about)
+    about = About(
+        run_identity(config.network, config.train, Pool(work / "pool").record, config.refine),
+        tuple(provenance["code_sha256"].split(", ")),
+        tuple(provenance["first_losses"]),
+    )
+    return save_model(there, network, config.network, about)
 
 
 def _tensor(values: Any) -> torch.Tensor:

@@ -14,6 +14,7 @@ from edge_runtime.errors import NoImage
 from edge_runtime.kernels import Plans, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
+from edge_runtime.modalities.mri.proposal import share_of
 from edge_runtime.modalities.mri.reconstruct import SliceSamples, calibrate, reconstruct
 from edge_runtime.modalities.mri.sampling import ACS_FRACTION_BY_ACCELERATION, variable_density
 from export.draws import draw_problem, phase_shown
@@ -49,7 +50,8 @@ def reconstruction_states(
             plan.set_maps(draw.sensitivities)
             plan.set_samples(draw.hybrid, draw.visible)
             phase = phase_shown(draw.first, draw.measured)
-            LearnedReconstruction(settings, listener).run(plan, draw.first, phase, 1.0, draw.noise_level, plans)
+            share = share_of(draw.visible)
+            LearnedReconstruction(settings, listener).run(plan, draw.first, phase, 1.0, draw.noise_level, share, plans)
         yield from listener.inputs
 
 

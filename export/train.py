@@ -1,4 +1,4 @@
-"""Trains the shipped family from one configuration file; interrupted runs resume from the last checkpoint."""
+"""Trains the shipped family from one configuration file, in two courses; interrupted runs resume from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -7,30 +7,57 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from export.batches import Batch, Batches, batches_from
-from export.config import NetworkConfig, TrainingConfig
-from export.digest import code_digest
+from export.batches import Batch, Batches, ShownBatches, batches_from
+from export.config import ConfigError, ModelConfig, NetworkConfig, TrainingConfig
+from export.digest import code_digest, files_digest
 from export.families.unrolled import SenseProblem, UnrolledNetwork
 from export.remembered import OtherInputs, differences
+from export.simulate.pool import Pool
 from export.simulate.pool_record import PoolRecord
 
 SHOWN_WEIGHT = 1.0
 SSIM_WEIGHT = 0.5
 INTERMEDIATE_WEIGHT = 0.3
-EMA_DECAY = 0.998
+
+LEAST_ERROR = 1e-5
+"""Below which nothing is gained by a smaller one."""
+
 LARGEST_GRADIENT = 2.0
-WEIGHT_LR_FACTOR = 5.0
-"""The few data-consistency weights move on a logarithmic scale and need longer steps."""
 
 TRACED_STEPS = 10
-"""The losses of so many first steps go into the bundle: a later version of the code that gives others trains another model."""
+"""The losses of so many first steps go into the bundle: a later version of the code that gives others trains another model. The
+second training's would hang on the first one's weights, which no bundle holds."""
+
+CHECKPOINT_STEPS = 200
+
+Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one of a network's two trainings goes.
+
+    Attributes:
+        model, checkpoint: names of the files of its end, and of how far it is.
+        batches: what it is trained on.
+        loss: of its estimates of a batch.
+        law_rate: learning rate of the few numbers of λ's law, which move on a logarithmic scale, over that of the regulariser.
+        averaging: by step, of the weights that are kept.
+    """
+
+    model: str
+    checkpoint: str
+    batches: type[Batches]
+    loss: Callable[[list[Tensor], Batch], Tensor]
+    law_rate: float
+    averaging: float
 
 
 def train(
@@ -38,7 +65,7 @@ def train(
     config: TrainingConfig,
     pool: Path,
     out: Path,
-    report: Callable[[dict[str, float]], None],
+    report: Report,
     *,
     device: str = "cpu",
     workers: int = 1,
@@ -48,7 +75,7 @@ def train(
     ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists. Both files name what decides the run
     (`run_identity`), and the digest of the code, of all versions that took part where a run was resumed with another. Sums are made
     in one order on one kind of device with one number of threads: a second run gives the same weights there, and on others what
-    rounding makes of them.
+    rounding makes of them. λ hangs on the noise alone; what it owes to the share of samples is left to `refine`.
 
     Args:
         network: with first weights; `initial` draws them from the seed.
@@ -59,73 +86,117 @@ def train(
         OtherInputs: the checkpoint is of another network, configuration or pool.
     """
     out.mkdir(parents=True, exist_ok=True)
-    batches = Batches(pool, config)
-    identity = run_identity(network.config, config, batches.pool.record)
+    record = Pool(pool).record
+    network.share_slopes.requires_grad_(False)
+    about = About(run_identity(network.config, config, record))
+    return _run(FIRST, network, config, pool, out, about, report, device, workers)
+
+
+def refine(config: ModelConfig, work: Path, report: Report, *, device: str = "cpu", workers: int = 1) -> Path:
+    """Trains the network of ``work/model.pt`` further, by the configuration's ``[refine]``, and writes ``work/refined.pt``; returns
+    its path.
+
+    The network is shown what a device shows it, and some scans with a hot spot (`export.batches.ShownBatches`); what counts is by
+    how many decibels errors fall (`relative_loss`), so that a scan of which half is measured weighs as much as one of a sixth; and
+    λ learns what it owes to the share of samples. Resumes as `train` does, from ``work/refined-checkpoint.pt``.
+
+    Raises:
+        ConfigError: the configuration has no ``[refine]``, or there is no trained model.
+        OtherInputs: the model or the checkpoint is of another network, configuration or pool, or the checkpoint of another model.
+    """
+    if config.refine is None:
+        raise ConfigError(
+            f"{config.name}: its configuration has no [refine]: add it, or go on with edge-export quantize"
+        )
+    record = Pool(work / "pool").record
+    path = work / FIRST.model
+    trained = _checked(path, run_identity(config.network, config.train, record), "train")
+    about = replace(
+        trained.about,
+        identity=run_identity(config.network, config.train, record, config.refine),
+        begun_with=files_digest([path], work),
+    )
+    return _run(SECOND, trained.network, config.refine, work / "pool", work, about, report, device, workers)
+
+
+def _run(
+    course: Course,
+    network: UnrolledNetwork,
+    config: TrainingConfig,
+    pool: Path,
+    out: Path,
+    about: About,
+    report: Report,
+    device: str,
+    workers: int,
+) -> Path:
+    """Goes on with a training where it stopped, to its end."""
     target = deterministic(device)
     network = network.to(target)
     averaged = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(course.averaging)
     )
+    law = [value for value in (network.log_weights, network.share_slopes) if value.requires_grad]
     optimiser = torch.optim.Adam(
         [
             {"params": list(network.regulariser.parameters()), "factor": 1.0},
-            {"params": [network.log_weights], "factor": WEIGHT_LR_FACTOR},
+            {"params": law, "factor": course.law_rate},
         ],
         lr=config.learning_rate,
         betas=(0.9, 0.99),
     )
-    checkpoint = out / "checkpoint.pt"
+    parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
+    checkpoint = out / course.checkpoint
     first_step = 0
-    code = {code_digest()}
-    first_losses: list[float] = []
+    code, first_losses = {*about.code, code_digest()}, list(about.first_losses)
+    traced = TRACED_STEPS if not about.begun_with else len(first_losses)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=target)
-        _check_identity(checkpoint, state, identity)
-        network.load_state_dict(state["network"])
-        averaged.load_state_dict(state["averaged"])
-        optimiser.load_state_dict(state["optimiser"])
+        _check_run(checkpoint, state, about)
+        for name, part in parts.items():
+            _load_state(checkpoint, part, state[name])
         first_step = int(state["step"])
         code |= set(state["code"])
-        first_losses += state["first_losses"]
+        first_losses = list(state["first_losses"])
     network.train()
     started, losses = time.monotonic(), []
+    batches = course.batches(pool, config)
     for step, drawn in batches_from(batches, first_step, workers, pinned=target.type == "cuda"):
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, config)
         optimiser.zero_grad(set_to_none=True)
         batch = drawn.to(target)
-        loss = batch_loss(network(problem_of(batch), batch.first, batch.noise_level), batch)
+        loss = course.loss(network(problem_of(batch), batch.first, batch.noise_level), batch)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), LARGEST_GRADIENT)
         if torch.isfinite(norm):
             optimiser.step()
             averaged.update_parameters(network)
         losses.append(loss.detach())
-        if (step + 1) % 50 == 0 or step + 1 == config.steps:
+        last = step + 1 == config.steps
+        if (step + 1) % 50 == 0 or last:
             passed = torch.stack(losses).tolist()  # waits for the device
-            first_losses += passed[: max(0, TRACED_STEPS - len(first_losses))]
+            first_losses += passed[: max(0, traced - len(first_losses))]
             losses.clear()
             pace = (time.monotonic() - started) / (step + 1 - first_step)
             report({"step": step + 1, "of": config.steps, "loss": sum(passed) / len(passed), "s_per_step": pace})
-        if (step + 1) % 200 == 0 or step + 1 == config.steps:
-            about = {"step": step + 1, "identity": identity, "code": sorted(code), "first_losses": first_losses}
-            # The model first: were the checkpoint of the last step there alone, no later run would write the model.
-            save_model(out, averaged.module, network.config, about)
-            parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
-            _save(checkpoint, {**{name: part.state_dict() for name, part in parts.items()}, **about})
-    return out / "model.pt"
+        if (step + 1) % CHECKPOINT_STEPS == 0 or last:
+            about = replace(about, code=tuple(sorted(code)), first_losses=tuple(first_losses))
+            states = {name: part.state_dict() for name, part in parts.items()}
+            _save(checkpoint, {**states, "step": step + 1, **about.plain()})
+    about = replace(about, code=tuple(sorted(code)), first_losses=tuple(first_losses))
+    return save_model(out / course.model, averaged.module, network.config, about)
 
 
-def save_model(out: Path, network: nn.Module, config: NetworkConfig, about: Mapping[str, Any]) -> Path:
-    """Writes ``out/model.pt``, as `load_model` reads it; returns its path.
+def save_model(path: Path, network: nn.Module, config: NetworkConfig, about: About) -> Path:
+    """Writes a model as `load_model` reads it; returns its path.
 
     Args:
         network: an `UnrolledNetwork` of this configuration.
-        about: ``step``, ``identity``, ``code`` and ``first_losses``; see `TrainedModel`.
     """
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
-    _save(out / "model.pt", {"config": json.dumps(asdict(config)), "weights": weights, **about})
-    return out / "model.pt"
+    _save(path, {"config": json.dumps(asdict(config)), "weights": weights, **about.plain()})
+    return path
 
 
 def deterministic(device: str) -> torch.device:
@@ -143,53 +214,119 @@ def initial(network_config: NetworkConfig, seed: int) -> UnrolledNetwork:
     return UnrolledNetwork(network_config)
 
 
-def run_identity(network: NetworkConfig, config: TrainingConfig, pool: PoolRecord) -> dict[str, str]:
-    """What decides a training run beside the code, by what it is."""
+def run_identity(
+    network: NetworkConfig, config: TrainingConfig, pool: PoolRecord, refined: TrainingConfig | None = None
+) -> dict[str, str]:
+    """What decides a training run beside the code, by what it is.
+
+    Args:
+        refined: of the second training, where there was one.
+    """
     tables = {"network": asdict(network), "train": asdict(config)}
+    if refined is not None:
+        tables["refine"] = asdict(refined)
     values = {f"[{table}] {key}": str(value) for table, of in tables.items() for key, value in of.items()}
     return {"pool": pool.digest(), **values}
 
 
-def _check_identity(path: Path, state: Mapping[str, Any], identity: Mapping[str, str]) -> None:
-    before = state.get("identity")
-    if before != identity:
-        raise OtherInputs(
-            f"{path}: is of a run with another {differences(before, identity)}: remove it to train anew, or choose another --work"
-        )
+@dataclass(frozen=True)
+class About:
+    """What a file of a training says of it.
+
+    Attributes:
+        identity: see `run_identity`.
+        code: digests of the code it was trained with; several where a run was resumed with other code.
+        first_losses: of the first training's first `TRACED_STEPS` steps.
+        begun_with: of a second training, SHA-256 of the first one's model.
+    """
+
+    identity: Mapping[str, str]
+    code: tuple[str, ...] = ()
+    first_losses: tuple[float, ...] = ()
+    begun_with: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As values that torch loads without running code."""
+        return {
+            "identity": dict(self.identity),
+            "code": list(self.code),
+            "first_losses": list(self.first_losses),
+            "begun_with": self.begun_with,
+        }
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What `train` wrote.
-
-    Attributes:
-        network: with averaged weights.
-        identity: see `run_identity`.
-        code: digests of the code it was trained with; several where a run was resumed with other code.
-        first_losses: of the first `TRACED_STEPS` steps.
-    """
+    """What `train` and `refine` wrote, with averaged weights."""
 
     network: UnrolledNetwork
-    identity: Mapping[str, str]
-    code: tuple[str, ...]
-    first_losses: tuple[float, ...]
+    about: About
+
+
+def model_path(config: ModelConfig, work: Path) -> Path:
+    """The file of a configuration's model: of its last training."""
+    return work / (FIRST if config.refine is None else SECOND).model
+
+
+def model_of(config: ModelConfig, work: Path) -> TrainedModel:
+    """A configuration's model in a work folder.
+
+    Raises:
+        ConfigError: it is not trained to the end.
+        OtherInputs: it is of another configuration or pool.
+    """
+    identity = run_identity(config.network, config.train, Pool(work / "pool").record, config.refine)
+    return _checked(model_path(config, work), identity, "train" if config.refine is None else "refine")
+
+
+def _checked(path: Path, identity: Mapping[str, str], command: str) -> TrainedModel:
+    """A model of this identity, which this command makes."""
+    if not path.exists():
+        raise ConfigError(f"{path}: there is none; run edge-export {command} to its end")
+    trained = load_model(path)
+    if trained.about.identity != identity:
+        raise OtherInputs(
+            f"{path}: was trained with another {differences(trained.about.identity, identity)}: {command} it anew, or give the "
+            "configuration and pool that it was trained with"
+        )
+    return trained
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Reads ``model.pt``.
+    """Reads a model.
 
     Pickles that hold more than tensors and plain values are refused by torch.
 
     Raises:
-        OtherInputs: the file does not say what the model was trained on.
+        OtherInputs: the file does not say what the model was trained on, or is of another version of the family.
     """
     state = torch.load(path, weights_only=True)
     if "identity" not in state:
         raise OtherInputs(f"{path}: does not say how and on what it was trained: remove it and train anew")
     values = json.loads(state["config"])
     network = UnrolledNetwork(NetworkConfig(**{**values, "widths": tuple(values["widths"])}))
-    network.load_state_dict(state["weights"])
-    return TrainedModel(network.eval(), state["identity"], tuple(state["code"]), tuple(state["first_losses"]))
+    _load_state(path, network, state["weights"])
+    about = About(state["identity"], tuple(state["code"]), tuple(state["first_losses"]), state.get("begun_with", ""))
+    return TrainedModel(network.eval(), about)
+
+
+def _check_run(path: Path, state: Mapping[str, Any], about: About) -> None:
+    """A checkpoint is of this run."""
+    before = {**state.get("identity", {}), "first training's model": state.get("begun_with", "")}
+    now = {**about.identity, "first training's model": about.begun_with}
+    if before != now:
+        raise OtherInputs(
+            f"{path}: is of a run with another {differences(before, now)}: remove it to train anew, or choose another --work"
+        )
+
+
+def _load_state(path: Path, part: Any, state: Mapping[str, Any]) -> None:
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        raise OtherInputs(
+            f"{path}: is of a version that trained another network: remove it and train anew ({error})"
+        ) from error
 
 
 def problem_of(batch: Batch) -> SenseProblem:
@@ -204,6 +341,22 @@ def batch_loss(estimates: list[Tensor], batch: Batch) -> Tensor:
     Shown is the image with every measured sample in its place, also those that the network did not see; its error and its
     structural dissimilarity count where the sensitivities say that there is an object.
     """
+    errors, shown_error, dissimilarity = _errors(estimates, batch)
+    loss = errors[-1] + SHOWN_WEIGHT * shown_error + SSIM_WEIGHT * dissimilarity
+    if len(errors) > 1:
+        loss = loss + INTERMEDIATE_WEIGHT * errors[:-1].mean(0)
+    return loss.mean()
+
+
+def relative_loss(estimates: list[Tensor], batch: Batch) -> Tensor:
+    """Logarithms of the shown image's error and structural dissimilarity, and a share of those of every iteration's complex error;
+    the mean over the scans. A decibel counts the same of each."""
+    errors, shown_error, dissimilarity = (error.clamp_min(LEAST_ERROR).log() for error in _errors(estimates, batch))
+    return (shown_error + dissimilarity + INTERMEDIATE_WEIGHT * errors.mean(0)).mean()
+
+
+def _errors(estimates: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the estimates ``(iterations, scans)``, of the shown image and its structural dissimilarity ``(scans,)``."""
     scale = norm_of(batch.target).clamp_min(1e-6)
     errors = torch.stack([norm_of(estimate - batch.target) / scale for estimate in estimates[1:]])
     inside = batch.sensitivities.abs().square().sum(1)
@@ -211,10 +364,12 @@ def batch_loss(estimates: list[Tensor], batch: Batch) -> Tensor:
     shown = everything.substituted_power(estimates[-1]).add(1e-10).sqrt()
     shown_error = norm_of(inside.sqrt() * (shown - batch.reference)) / scale
     dissimilarity = (inside * (1 - ssim(shown, batch.reference))).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
-    loss = errors[-1] + SHOWN_WEIGHT * shown_error + SSIM_WEIGHT * dissimilarity
-    if len(errors) > 1:
-        loss = loss + INTERMEDIATE_WEIGHT * errors[:-1].mean(0)
-    return loss.mean()
+    return errors, shown_error, dissimilarity
+
+
+FIRST = Course("model.pt", "checkpoint.pt", Batches, batch_loss, law_rate=5.0, averaging=0.998)
+SECOND = Course("refined.pt", "refined-checkpoint.pt", ShownBatches, relative_loss, law_rate=50.0, averaging=0.98)
+"""The regulariser is near where it should be, λ's law is not. Few steps: a longer average would be of the first ones."""
 
 
 def norm_of(images: Tensor) -> Tensor:

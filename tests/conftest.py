@@ -172,7 +172,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_graph: bytes, sig
         path,
         name="tiny",
         version="1",
-        settings=UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
+        settings=UnrolledSettings(2, 3, ((-3.0, 0.5, 0.2), (-3.0, 0.5, 0.2)), multiple=4),
         forms={"fp32": tiny_graph},
         golden_input=np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
         provenance={"training_data": {"sha256": "0" * 64, "volumes": ["none"]}},

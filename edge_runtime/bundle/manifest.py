@@ -15,7 +15,7 @@ from edge_runtime.errors import BundleMalformed, BundleTooOld
 from edge_runtime.program.document import program_document, read_program
 from edge_runtime.program.stages import Network, Program
 
-FORMAT = 2
+FORMAT = 3
 _PRECISION = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
 UNROLLED, PROGRAM = "unrolled-cg", "split-program"
 """Families: the project's own networks, and models that were trained elsewhere."""
@@ -27,8 +27,9 @@ REGULARISER = "regulariser"
 StartsFrom = Literal["classical", "zero_filled"]
 STARTS = get_args(StartsFrom)
 MOST_BYTES_PER_PIXEL = 1 << 20
-LARGEST_LOG_WEIGHT = 30
-"""Of intercept and slope: 1e13, far beyond any λ that does anything, and within single precision for every noise condition."""
+LARGEST_LOG_WEIGHT = 20
+"""Of every number of λ's law: far beyond any λ that does anything, and all three together within single precision, whatever share
+is measured, where the noise is not brighter than the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,14 @@ class UnrolledSettings:
     Attributes:
         iterations: regulariser runs.
         cg_steps: conjugate-gradient steps of each data-consistency solve.
-        log_weights: logarithm of λ of every iteration, as intercept and slope over the noise condition
-            (`edge_runtime.modalities.mri.learned.condition_of_noise`); one pair an iteration.
+        log_weights: logarithm of λ of every iteration: what it is where the two conditions are zero, and its slopes over that of
+            the noise and that of the share of samples (`edge_runtime.modalities.mri.learned`).
         multiple: the graph takes rows and columns that are multiples of this.
     """
 
     iterations: int
     cg_steps: int
-    log_weights: tuple[tuple[float, float], ...]
+    log_weights: tuple[tuple[float, float, float], ...]
     multiple: int
 
 
@@ -240,7 +241,7 @@ def settings_document(settings: Settings) -> dict[str, Any]:
         table: dict[str, Any] = {
             "iterations": settings.iterations,
             "cg_steps": settings.cg_steps,
-            "log_weights": [[round(value, 7) for value in pair] for pair in settings.log_weights],
+            "log_weights": [[round(value, 7) for value in law] for law in settings.log_weights],
             "multiple": settings.multiple,
         }
         return {"family": UNROLLED, "settings": table}
@@ -281,17 +282,20 @@ def _program(table: Mapping[str, Any]) -> ProgramSettings:
 
 
 def _unrolled(table: Mapping[str, Any]) -> UnrolledSettings:
-    pairs = table["log_weights"]
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise ValueError(f"log_weights = {pairs!r}: pairs of numbers are expected")
-    weights = tuple((_number("log_weights", intercept), _number("log_weights", slope)) for intercept, slope in pairs)
+    laws = table["log_weights"]
+    if not isinstance(laws, list) or not all(isinstance(law, list) and len(law) == 3 for law in laws):
+        raise ValueError(f"log_weights = {laws!r}: triples of numbers are expected")
+    weights = tuple(
+        (_number("log_weights", at), _number("log_weights", noise), _number("log_weights", share))
+        for at, noise, share in laws
+    )
     iterations, cg_steps, multiple = (_whole(table, key) for key in ("iterations", "cg_steps", "multiple"))
     settings = UnrolledSettings(iterations, cg_steps, weights, multiple)
     if len(weights) != settings.iterations or not 1 <= settings.iterations <= 64 or not 1 <= settings.cg_steps <= 64:
         raise ValueError(f"{len(weights)} weights for {settings.iterations} iterations of {settings.cg_steps} steps")
     if not 1 <= settings.multiple <= 256:
         raise ValueError(f"sizes in multiples of {settings.multiple}")
-    if not all(abs(value) <= LARGEST_LOG_WEIGHT for pair in weights for value in pair):  # NaN is not
+    if not all(abs(value) <= LARGEST_LOG_WEIGHT for law in weights for value in law):  # NaN is not
         raise ValueError(f"log_weights {weights}: -{LARGEST_LOG_WEIGHT} to {LARGEST_LOG_WEIGHT} are expected")
     return settings
 

@@ -1,10 +1,10 @@
 """The shipped family: an unrolled network with conjugate-gradient data consistency.
 
 After MoDL (Aggarwal et al., IEEE TMI 38:394, 2019), with two differences: it starts from the classical image, and how far data
-consistency trusts the network depends on the scan's noise. One real-valued regulariser is shared by all iterations and is the only
-part that becomes an ONNX graph. Each iteration denoises, then solves ``(Aᴴ A + λ) x = Aᴴ y + λ z`` where A is the hybrid-space
-SENSE operator: along the readout the data are measured whole, so the Fourier transform is along the phase encodes only. The
-device runs the same steps in `edge_runtime.modalities.mri.learned`.
+consistency trusts the network depends on the scan's noise and on the share of samples. One real-valued regulariser is shared by all
+iterations and is the only part that becomes an ONNX graph. Each iteration denoises, then solves ``(Aᴴ A + λ) x = Aᴴ y + λ z`` where
+A is the hybrid-space SENSE operator: along the readout the data are measured whole, so the Fourier transform is along the phase
+encodes only. The device runs the same steps in `edge_runtime.modalities.mri.learned`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ IMAGE_CHANNELS = 4
 
 CONDITION_CHANNELS = 2
 """Constant planes: logarithm of the noise level, and progress through the iterations."""
+
+LEAST_SHARE = 1 / 16
+"""Of samples; less is hardly ever drawn, and is as this to λ's law."""
 
 TINY = 1e-20
 """Keeps the step lengths of an empty column finite."""
@@ -85,11 +88,15 @@ class SenseProblem:
         hybrid: ``(scans, coils, phase_encodes, columns)``, of which those samples are looked at that are under the mask.
         sensitivities: likewise; a scan of fewer coils has zeros for the others.
         mask: ones and zeros, ``(scans, phase_encodes, columns)``.
+
+    Attributes:
+        share: of all samples, that are under the mask, ``(scans,)``.
     """
 
     def __init__(self, hybrid: Tensor, sensitivities: Tensor, mask: Tensor) -> None:
         self.sensitivities = sensitivities
         self._conjugate = sensitivities.conj().resolve_conj()
+        self.share = mask.mean((1, 2))
         self._mask = torch.fft.ifftshift(mask, dim=-2)[:, None]
         seen = torch.fft.ifftshift(hybrid * mask[:, None], dim=-2)
         self._zero_filled = torch.fft.fftshift(torch.fft.ifft(seen, dim=-2, norm="ortho"), dim=-2)
@@ -169,13 +176,16 @@ class UnrolledNetwork(nn.Module):
         # λ starts proportional to the noise level, 0.4 at a noise of 0.05
         start = torch.tensor([math.log(0.4), 4 * math.log(10.0)])
         self.log_weights = nn.Parameter(start.repeat(config.iterations, 1))
+        self.share_slopes = nn.Parameter(torch.zeros(config.iterations))
 
-    def weights(self, noise_level: Tensor) -> Tensor:
+    def weights(self, noise_level: Tensor, share: Tensor) -> Tensor:
         """λ of each iteration for each scan, ``(iterations, scans)``.
 
-        A noisy scan must trust its prior more: its last data-consistency step would otherwise bring the noise back, amplified.
+        A noisy scan must trust its prior more: its last data-consistency step would otherwise bring the noise back, amplified. So
+        must one of many samples, of which the prior is made with less error.
         """
-        return torch.exp(self.log_weights[:, :1] + self.log_weights[:, 1:] * condition_of_noise(noise_level))
+        over_noise = self.log_weights[:, :1] + self.log_weights[:, 1:] * condition_of_noise(noise_level)
+        return torch.exp(over_noise + self.share_slopes[:, None] * condition_of_share(share))
 
     def forward(self, problem: SenseProblem, first: Tensor, noise_level: Tensor) -> list[Tensor]:
         """The estimates ``(scans, phase_encodes, columns)``: the first ones, and those after every iteration.
@@ -184,7 +194,7 @@ class UnrolledNetwork(nn.Module):
             first: the classical images, complex ``(scans, phase_encodes, columns)``: the network starts from them.
             noise_level: standard deviation of a complex sample, ``(scans,)``.
         """
-        weights = self.weights(noise_level)[..., None, None]
+        weights = self.weights(noise_level, problem.share)[..., None, None]
         estimates = [first]
         for iteration in range(self.config.iterations):
             channels = _channels(estimates[-1], first, noise_level, iteration / self.config.iterations)
@@ -218,3 +228,8 @@ def _channels(estimate: Tensor, first: Tensor, noise_level: Tensor, progress: fl
 def condition_of_noise(noise_level: Tensor) -> Tensor:
     """The noise level (standard deviation per complex sample, image's 99th percentile at 1) as the network is told it."""
     return 0.25 * torch.log10(noise_level.clamp_min(1e-4) / 0.05)
+
+
+def condition_of_share(share: Tensor) -> Tensor:
+    """The share of samples that the network may see, as λ's law is told it: doublings of a quarter."""
+    return torch.log2(4 * share.clamp_min(LEAST_SHARE))

@@ -78,9 +78,10 @@ def of_work(config_path: Path, work: Path) -> Subject:
         return _of_program(config_path, work)
     from export.quantization.folder import CALIBRATION, FOLDER, read_forms  # with torch
     from export.quantization.run import settings_of
-    from export.train import load_model
+    from export.train import model_of
 
-    config, network = load_config(config_path), load_model(work / "model.pt").network
+    config = load_config(config_path)
+    network = model_of(config, work).network
     forms = {precision: {REGULARISER: graph} for precision, graph in read_forms(work, network, config_path).items()}
     limits = parse_limits(config.limits)
     provenance = {

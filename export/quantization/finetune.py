@@ -1,7 +1,7 @@
 """Short quantization-aware fine-tuning: weights that give the network's images in single precision in spite of INT8's rounding.
 
-The teacher is that network itself, on the training pool: what is learned is to lose nothing to it, not to be another network.
-How far data consistency trusts the network is not touched, as all forms of a bundle share that.
+The teacher is that network itself, on the second training's draws of the pool: what is learned is to lose nothing to it, not to be
+another network. How far data consistency trusts the network is not touched, as all forms of a bundle share that.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from export.batches import Batch, Batches, batches_from
+from export.batches import ShownBatches, batches_from
 from export.config import TrainingConfig
 from export.digest import file_digest, files_digest, made_by
-from export.draws import phase_shown
 from export.families.unrolled import UnrolledNetwork
 from export.progress import Progress
 from export.quantization.fake_quantized import fake_quantized, plain
@@ -72,7 +71,7 @@ def write_finetuned(
     Raises:
         NotTraced: the regulariser is not exported operator by operator.
     """
-    around = repr((network.config, network.log_weights.tolist()))
+    around = repr((network.config, network.log_weights.tolist(), network.share_slopes.tolist()))
     identity = {
         "graph": file_digest(prepared),
         "form": hashlib.sha256(int8).hexdigest(),
@@ -126,8 +125,7 @@ def _train(
     config = tuning.config
     progress = Progress("steps of fine-tuning", report)
     optimiser = torch.optim.Adam(parameters, betas=(0.9, 0.99))
-    for step, drawn in batches_from(Batches(tuning.pool, config), 0, 1, pinned=False):
-        batch = _as_shown(drawn)
+    for step, batch in batches_from(ShownBatches(tuning.pool, config), 0, 1, pinned=False):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, config)
         problem = problem_of(batch)
@@ -139,13 +137,6 @@ def _train(
         if torch.isfinite(norm):
             optimiser.step()
         progress(step + 1, config.steps)
-
-
-def _as_shown(batch: Batch) -> Batch:
-    """The same scans with their slow phase in the sensitivities: what a device shows the network, and INT8's ranges are of."""
-    scans = zip(batch.first.numpy(), batch.measured.numpy() > 0, strict=True)
-    phase = torch.stack([torch.from_numpy(phase_shown(first, measured)) for first, measured in scans])
-    return batch._replace(sensitivities=batch.sensitivities * phase[:, None], first=batch.first * phase.conj())
 
 
 def _disagreement(estimates: list[Tensor], wanted: list[Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ from export.quantization.search import Search
 from export.recordings import open_fully_sampled
 from export.simulate.volumes import Volume
 from export.split import regulariser_onnx
-from export.train import load_model
+from export.train import model_of
 
 TUNED = "finetuned"
 """Folder in that folder: the fine-tuned graph, and what was measured of its forms."""
@@ -41,8 +41,9 @@ PHANTOM_SHARE = 0.25
 
 def settings_of(network: UnrolledNetwork) -> UnrolledSettings:
     """How the device runs the network around its regulariser."""
-    weights = tuple((float(a), float(b)) for a, b in network.log_weights.tolist())
-    return UnrolledSettings(network.config.iterations, network.config.cg_steps, weights, network.regulariser.multiple)
+    pairs, slopes = network.log_weights.tolist(), network.share_slopes.tolist()
+    laws = tuple((float(at), float(noise), float(share)) for (at, noise), share in zip(pairs, slopes, strict=True))
+    return UnrolledSettings(network.config.iterations, network.config.cg_steps, laws, network.regulariser.multiple)
 
 
 def quantize_model(
@@ -54,7 +55,7 @@ def quantize_model(
     recordings: Sequence[Path] = (),
     finetune_steps: int = 0,
 ) -> Path:
-    """Writes FP32, INT8 and, where it keeps the limits too, FP16 graphs of ``work/model.pt`` and ``quality.json`` into
+    """Writes FP32, INT8 and, where it keeps the limits too, FP16 graphs of the folder's model and ``quality.json`` into
     ``work/forms``; returns that folder.
 
     Ranges come of the pool in ``work``; the search's budget is the configuration's limits of what INT8 may lose. An interrupted
@@ -73,7 +74,7 @@ def quantize_model(
     """
     logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's quantizer warns through the root logger
     budget, quantize = budget_of(config.limits), config.quantize
-    network = load_model(work / "model.pt").network
+    network = model_of(config, work).network
     settings, fp32 = settings_of(network), regulariser_onnx(network)
     folder = work / FOLDER
     folder.mkdir(exist_ok=True)

@@ -36,6 +36,8 @@ def test_the_shipped_configuration_is_read() -> None:
             "[train] warmup_steps = 999999: at most ",
         ),
         ("steps = ", "step = ", "[train] differs in ['step', 'steps']"),
+        ("warmup_steps = 20", "warmup_steps = 701", "[refine] warmup_steps = 701: at most 700, all steps, is expected"),
+        ("learning_rate = 1.5e-4", "learning_rate = 2", "[refine] learning_rate = 2: a number from 1e-08 to 1 is"),
         ("[quantize]", "[quantise]", "differs in ['quantise', 'quantize']"),
         (
             "[quantize]",
@@ -43,7 +45,7 @@ def test_the_shipped_configuration_is_read() -> None:
             "[quantize] symmetric_activations = 1: true or false is expected",
         ),
         ('name = "brain2d"', "name = 7", "name = 7: a text is expected"),
-        ('version = "0.4.0"', 'version = "new"', "version = 'new': whole numbers with dots are expected"),
+        ('version = "0.5.0"', 'version = "new"', "version = 'new': whole numbers with dots are expected"),
         ('licence = "Apache-2.0"', "licence = 2", "licence = 2: a text is expected"),
         ('licence = "Apache-2.0"', 'license = "Apache-2.0"', "differs in ['license']"),
         (

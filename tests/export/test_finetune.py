@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,10 @@ from export.quantization.finetune import FineTuning, finetuned, write_finetuned
 from export.quantization.forms import int8_form, write_prepared
 from export.quantization.run import quantize_model
 from export.quantization.scans import Loss, loss, qualities
+from export.simulate.pool import Pool
 from export.split import regulariser_onnx
 from export.states import reconstruction_states
+from export.train import About, run_identity, save_model
 
 pytestmark = pytest.mark.full
 
@@ -155,22 +157,17 @@ def quantize(
     quantized: Quantized, work: Path, monkeypatch: pytest.MonkeyPatch, budget_db: float, steps: int
 ) -> list[str]:
     """`edge-export quantize` of the network, on the scans it is as good on as can be; what it said."""
+    network = quantized.network.config
     if not work.exists():
         work.mkdir()
         shutil.copytree(quantized.made.folder / "pool", work / "pool")
-        model = {
-            "config": json.dumps(asdict(quantized.network.config)),
-            "identity": {},
-            "code": [],
-            "first_losses": [],
-            "weights": quantized.network.state_dict(),
-        }
-        torch.save(model, work / "model.pt")
+        about = About(run_identity(network, TRAINING, Pool(work / "pool").record))
+        save_model(work / "model.pt", quantized.network, network, about)
     config = ModelConfig(
         "made",
         "1",
         PoolConfig(2, 2, 0.0),
-        quantized.network.config,
+        network,
         TRAINING,
         QuantizeConfig(calibration_scans=2, validation_scans=3, seed=3),
         limits={"int8_loss_db": {"at_most": budget_db}, "int8_loss_ssim": {"at_most": 1.0}},

@@ -38,7 +38,7 @@ def packed(path: Path, graph: bytes, key: SigningKey, **changes: Any) -> Path:
     settings: dict[str, Any] = {
         "name": "made",
         "version": "1.2",
-        "settings": UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
+        "settings": UnrolledSettings(2, 3, ((-3.0, 0.5, 0.2), (-3.0, 0.5, 0.2)), multiple=4),
         "forms": {"fp32": graph},
         "golden_input": np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
         "provenance": {
@@ -81,7 +81,7 @@ def test_packing_twice_gives_the_same_bytes(tmp_path, tiny_graph, signing_key):
 
 def test_the_bytes_of_a_sealed_bundle_never_change(signing_key):
     """The whole chain of manifest, list, signature and archive; a change here locks out bundles that exist."""
-    sealed = seal({"format": 2, "name": "made"}, {"LICENSE": b"none", "forms/fp32.onnx": b"graph"}, signing_key)
+    sealed = seal({"format": 3, "name": "made"}, {"LICENSE": b"none", "forms/fp32.onnx": b"graph"}, signing_key)
     assert hashlib.sha256(sealed).hexdigest() == GOLDEN_SHA256
     members = read_archive(sealed)
     assert json.loads(members[MANIFEST])["files"]["LICENSE"] == {

@@ -35,10 +35,10 @@ def test_the_shipped_weights_come_of_the_committed_configuration(provenance: Map
 @needs_training_volumes
 def test_training_begins_as_that_of_the_shipped_weights_did(provenance: Mapping[str, Any], tmp_path: Path) -> None:
     """Every step hangs on all before it, so that another pool, draw, network or solver shows in the first losses."""
-    first_losses_of = pytest.importorskip("export.train").load_model
+    load_model = pytest.importorskip("export.train").load_model
     losses = provenance["first_losses"]
     np.testing.assert_allclose(
-        first_losses_of(begin_training(len(losses), tmp_path)).first_losses, losses, rtol=ROUNDING
+        load_model(begin_training(len(losses), tmp_path)).about.first_losses, losses, rtol=ROUNDING
     )
 
 
@@ -46,7 +46,7 @@ def test_training_begins_as_that_of_the_shipped_weights_did(provenance: Mapping[
 def test_training_begins_the_same_way_every_time(tmp_path: Path) -> None:
     load_model = pytest.importorskip("export.train").load_model
     first, second = (load_model(begin_training(2, tmp_path / name)) for name in ("first", "second"))
-    assert first.first_losses == second.first_losses
+    assert first.about.first_losses == second.about.first_losses
 
 
 def begin_training(steps: int, folder: Path) -> Path:

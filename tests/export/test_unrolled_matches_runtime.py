@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from simulated import coil_maps, kspace_of, object_image
 
-from edge_runtime.bundle import UnrolledSettings
 from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.fourier import to_image
 from edge_runtime.modalities.mri.learned import LearnedReconstruction
 from edge_runtime.modalities.mri.phase import slow_phase
+from edge_runtime.modalities.mri.proposal import share_of
 from edge_runtime.modalities.mri.sampling import variable_density
 
 pytestmark = pytest.mark.full
@@ -21,12 +21,14 @@ pytestmark = pytest.mark.full
 def test_the_runtime_reproduces_the_torch_network(lines, columns, scale):
     torch = pytest.importorskip("torch")
     from export.families import unrolled
+    from export.quantization.run import settings_of
 
     torch.manual_seed(3)
     config = unrolled.NetworkConfig(iterations=3, cg_steps=4, widths=(8, 12))
     network = unrolled.UnrolledNetwork(config).eval()
     with torch.no_grad():
         network.regulariser.tail.weight.mul_(5)  # corrections that matter
+        network.share_slopes.copy_(torch.tensor([1.0, 0.5, -0.5]))
 
     coils, noise = 5, 0.03
     maps = coil_maps(coils, lines, columns)
@@ -45,10 +47,8 @@ def test_the_runtime_reproduces_the_torch_network(lines, columns, scale):
             with torch.no_grad():
                 return network.regulariser(torch.from_numpy(batch)).numpy()
 
-    pairs = tuple((float(a), float(b)) for a, b in network.log_weights.detach().numpy())
-    settings = UnrolledSettings(config.iterations, config.cg_steps, pairs, network.regulariser.multiple)
-    found = LearnedReconstruction(settings, TorchRegulariser()).run(
-        plan, first, phase, scale, noise * scale, Plans(Workers(threads=1))
+    found = LearnedReconstruction(settings_of(network), TorchRegulariser()).run(
+        plan, first, phase, scale, noise * scale, share_of(mask), Plans(Workers(threads=1))
     )
 
     in_torch = unrolled.SenseProblem(

@@ -154,7 +154,7 @@ def make(tmp_path, signing_key) -> MakeBundle:
             path,
             name="tiny",
             version="2",
-            settings=UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
+            settings=UnrolledSettings(2, 3, ((-3.0, 0.5, 0.2), (-3.0, 0.5, 0.2)), multiple=4),
             forms={"fp32": bytes(model.SerializeToString())},
             golden_input=np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
             provenance={"training_data": {"sha256": "0" * 64, "volumes": ["none"]}},

@@ -27,7 +27,7 @@ def bundle(tmp_path: Path, tiny_graph: bytes, signing_key: Any) -> Path:
         path,
         name="three",
         version="1",
-        settings=UnrolledSettings(2, 3, ((-3.0, 0.5), (-3.0, 0.5)), multiple=4),
+        settings=UnrolledSettings(2, 3, ((-3.0, 0.5, 0.2), (-3.0, 0.5, 0.2)), multiple=4),
         forms={"fp32": tiny_graph, "fp16": fp16_form(tiny_graph), "int8": tiny_graph},
         golden_input=np.random.default_rng(2).standard_normal((1, 6, 8, 12)).astype(np.float32),
         provenance={"training_data": {"sha256": "0" * 64, "volumes": ["none"]}},

@@ -1,7 +1,7 @@
 """The learned reconstruction: an unrolled network whose physics is here and whose regulariser is one real-valued graph.
 
-Mirrors `export.families.unrolled`, which trained it; a test holds the two together. One thing is the device's alone: the network is
-shown images without their slow phase (`phase.slow_phase`). After Aggarwal et al. (MoDL), IEEE TMI 38:394, 2019.
+Mirrors `export.families.unrolled`, which trained it; a test holds the two together. The network is shown images without their slow
+phase (`phase.slow_phase`). After Aggarwal et al. (MoDL), IEEE TMI 38:394, 2019.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from edge_runtime.modalities.mri.proposal import Begun, Proposal, Reals, Seen, g
 CHANNELS = 6
 """Current and first estimate (real, imaginary), logarithm of the noise level, progress."""
 
+
+LEAST_SHARE = 1 / 16
+"""Of samples; less was hardly ever trained with, and is as this to λ's law."""
 
 DOUBTED = 0.5
 """Share below which most of the image is the classical one: it is then worth a solve of its own with all that was measured. What
@@ -71,7 +74,9 @@ class LearnedReconstruction:
         begun = seen.begun
         prior, runs = (None, 0) if begun is None else (begun.prior, begun.runs)
         phase = slow_phase(seen.first, seen.acs_lines) if runs < self.runs else None
-        blind = self.run(seen.plan, seen.first, phase, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs)
+        blind = self.run(
+            seen.plan, seen.first, phase, seen.scale, seen.level, seen.share, seen.plans, seen.wanted, prior, runs
+        )
 
         def finished(share: float) -> tuple[Reals, Reals]:
             plan = seen.plan
@@ -89,7 +94,7 @@ class LearnedReconstruction:
         prior, runs, before = (None, 0, ()) if begun is None else (begun.prior, begun.runs, begun.visible)
         phase = slow_phase(seen.first, seen.acs_lines)
         made = self._corrected(
-            seen.plan, seen.first, phase, seen.scale, seen.level, seen.plans, seen.wanted, prior, runs
+            seen.plan, seen.first, phase, seen.scale, seen.level, seen.share, seen.plans, seen.wanted, prior, runs
         )
         return Begun(seen.first, made, seen.level, seen.noise.standard_deviation, seen.scale, (*before, seen.visible))
 
@@ -100,6 +105,7 @@ class LearnedReconstruction:
         phase: Complex | None,
         scale: float,
         noise: float,
+        share: float,
         plans: Plans,
         wanted: Callable[[], bool] = lambda: True,
         prior: Complex | None = None,
@@ -113,6 +119,7 @@ class LearnedReconstruction:
             phase: what the network is not shown of it, `phase.slow_phase`; ``None`` where it is shown all, or no run is left.
             scale: divides the image down to the range the network was trained on (`normalise.image_scale`).
             noise: standard deviation of a complex sample.
+            share: of all samples, that the plan holds.
             plans: where the plan of the network's tensors comes from.
             wanted: asked before every step that takes long.
             prior: what the latest of the network's runs made, ``(phase_encodes, columns)``.
@@ -123,10 +130,10 @@ class LearnedReconstruction:
             EngineError: the network could not be run.
         """
         for run in range(runs, self.runs):
-            prior = self._corrected(plan, first, phase, scale, noise, plans, wanted, prior, run)
+            prior = self._corrected(plan, first, phase, scale, noise, share, plans, wanted, prior, run)
         assert prior is not None, "a network is run at least once"
         go_on(wanted)
-        return self._consistent(plan, prior, scale, noise, self.runs)
+        return self._consistent(plan, prior, self.weights(scale, noise, share)[self.runs - 1])
 
     def _corrected(
         self,
@@ -135,6 +142,7 @@ class LearnedReconstruction:
         phase: Complex | None,
         scale: float,
         noise: float,
+        share: float,
         plans: Plans,
         wanted: Callable[[], bool],
         prior: Complex | None,
@@ -145,7 +153,7 @@ class LearnedReconstruction:
             image = first
         else:
             go_on(wanted)
-            image = self._consistent(plan, prior, scale, noise, run)
+            image = self._consistent(plan, prior, self.weights(scale, noise, share)[run - 1])
         with plans.pack(plan.phase_encodes, plan.columns, self.settings.multiple) as packing:
             batch = packing.empty(CHANNELS)
             packing.pack(image, scale, batch[0, 0:2], phase=phase)
@@ -155,13 +163,16 @@ class LearnedReconstruction:
             go_on(wanted)
             return packing.add(image, self.regulariser.run(batch)[0], scale, phase=phase)
 
-    def _consistent(self, plan: SensePlan, prior: Complex, scale: float, noise: float, runs: int) -> Complex:
-        return plan.data_consistent(prior, self.weights(scale, noise)[runs - 1], self.settings.cg_steps)
+    def _consistent(self, plan: SensePlan, prior: Complex, weight: float) -> Complex:
+        return plan.data_consistent(prior, weight, self.settings.cg_steps)
 
-    def weights(self, scale: float, noise: float) -> list[float]:
-        """λ of every iteration for a scan of this noise."""
-        condition = condition_of_noise(noise / scale)
-        return [math.exp(intercept + slope * condition) for intercept, slope in self.settings.log_weights]
+    def weights(self, scale: float, noise: float, share: float) -> list[float]:
+        """λ of every iteration for a scan of this noise, of whose samples this share is seen."""
+        noisy, dense = condition_of_noise(noise / scale), condition_of_share(share)
+        return [
+            math.exp(at + over_noise * noisy + over_share * dense)
+            for at, over_noise, over_share in self.settings.log_weights
+        ]
 
 
 def _classical(seen: Seen) -> Complex:
@@ -175,3 +186,9 @@ def _classical(seen: Seen) -> Complex:
 def condition_of_noise(noise_level: float) -> float:
     """The noise level, in units of the normalised image, as the network is told it."""
     return 0.25 * math.log10(max(noise_level, 1e-4) / 0.05)
+
+
+def condition_of_share(share: float) -> float:
+    """The share of samples that the network may see, as λ's law is told it: doublings of a quarter. The more there are, the nearer
+    to the truth is what the network makes of them, and the less it must give way to their noise."""
+    return math.log2(4 * max(share, LEAST_SHARE))

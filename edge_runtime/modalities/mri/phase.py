@@ -2,9 +2,9 @@
 
 A network does least where it knows least, and of phase no training shows all: air in the sinuses turns the brain above by several
 turns at 3 T and next to nothing at 0.05 T. Taken out of what the network is shown, and put back into what it answers, the slow part
-costs it nothing; data consistency sees the image as it is. So a network is trained with every phase and shown nearly none. The
-phase is that of the lowest spatial frequencies of the image that the network starts from, as homodyne detection takes it (Noll,
-Nishimura and Macovski, IEEE Trans Med Imaging 10:154, 1991).
+costs it nothing; data consistency sees the image as it is. So a network that has been trained with every phase is shown nearly
+none, and refined on that. The phase is that of the lowest spatial frequencies of the image that the network starts from, as
+homodyne detection takes it (Noll, Nishimura and Macovski, IEEE Trans Med Imaging 10:154, 1991).
 """
 
 from __future__ import annotations

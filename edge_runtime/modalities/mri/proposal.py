@@ -23,6 +23,11 @@ Reals = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
+def share_of(mask: Mask) -> float:
+    """Of all samples, that are under a mask."""
+    return float(np.count_nonzero(mask) / mask.size)
+
+
 @dataclass(frozen=True)
 class Begun:
     """A network's image of a slice after some of its runs, made of what was measured by then.
@@ -86,6 +91,11 @@ class Seen:
     plans: Plans
     wanted: Callable[[], bool]
     begun: Begun | None = None
+
+    @property
+    def share(self) -> float:
+        """Of all samples, that the network may see."""
+        return share_of(self.visible)
 
 
 @dataclass(frozen=True)

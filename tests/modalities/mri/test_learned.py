@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from simulated import coil_maps, complex_noise
 
 from edge_runtime.bundle import UnrolledSettings
+from edge_runtime.bundle.manifest import LARGEST_LOG_WEIGHT
 from edge_runtime.errors import Abandoned
 from edge_runtime.kernels import Plans, SensePlan, Workers
 from edge_runtime.modalities.mri.learned import LearnedReconstruction, condition_of_noise
 from edge_runtime.modalities.mri.phase import slow_phase
 
-LINES, COLUMNS, SCALE = 10, 7, 4.0
+LINES, COLUMNS, SCALE, SHARE = 10, 7, 4.0, 0.7
 PLANS = Plans(Workers(threads=1))
-SETTINGS = UnrolledSettings(iterations=3, cg_steps=4, log_weights=((-2.0, 0.5),) * 3, multiple=4)
+SETTINGS = UnrolledSettings(iterations=3, cg_steps=4, log_weights=((-2.0, 0.5, 0.3),) * 3, multiple=4)
 
 
 class Regulariser:
@@ -45,7 +48,9 @@ def first(plan):
 
 
 def run(plan, first, regulariser, noise=0.1):
-    return LearnedReconstruction(SETTINGS, regulariser).run(plan, first, slow_phase(first, 8), SCALE, noise, PLANS)
+    return LearnedReconstruction(SETTINGS, regulariser).run(
+        plan, first, slow_phase(first, 8), SCALE, noise, SHARE, PLANS
+    )
 
 
 def test_it_runs_once_an_iteration_on_sizes_that_the_graph_takes(plan, first):
@@ -75,13 +80,13 @@ def test_it_is_fed_the_estimate_the_first_estimate_the_noise_and_the_progress(pl
 def test_without_corrections_it_is_repeated_data_consistency(plan, first):
     reconstruction = LearnedReconstruction(SETTINGS, Regulariser())
     expected = first
-    for weight in reconstruction.weights(SCALE, 0.1):
+    for weight in reconstruction.weights(SCALE, 0.1, SHARE):
         expected = plan.data_consistent(expected, weight, SETTINGS.cg_steps)
     np.testing.assert_allclose(run(plan, first, Regulariser()), expected, atol=1e-6)
 
 
 def test_a_correction_is_in_units_of_the_scale(plan, first):
-    (weight, *_) = LearnedReconstruction(SETTINGS, Regulariser()).weights(SCALE, 0.1)
+    (weight, *_) = LearnedReconstruction(SETTINGS, Regulariser()).weights(SCALE, 0.1, SHARE)
     regulariser = Regulariser(correction=0.5)
     run(plan, first, regulariser)
     phase = slow_phase(first, 8)
@@ -115,9 +120,25 @@ def test_it_stops_where_nobody_wants_the_image_any_more(plan, first, answers):
     regulariser, left = Regulariser(), iter([True] * answers)
     with pytest.raises(Abandoned):
         LearnedReconstruction(SETTINGS, regulariser).run(
-            plan, first, None, SCALE, 0.1, PLANS, lambda: next(left, False)
+            plan, first, None, SCALE, 0.1, SHARE, PLANS, lambda: next(left, False)
         )
     assert len(regulariser.fed) == (answers + 1) // 2
+
+
+def test_the_more_is_measured_the_more_its_network_is_believed():
+    """The law's third number is the logarithm of λ's change by a doubling of the share; at a quarter it changes nothing."""
+    reconstruction = LearnedReconstruction(SETTINGS, Regulariser())
+    quarter, half = (reconstruction.weights(SCALE, 0.1, share) for share in (0.25, 0.5))
+    np.testing.assert_allclose(quarter, [np.exp(-2.0 + 0.5 * condition_of_noise(0.1 / SCALE))] * 3)
+    np.testing.assert_allclose(half, np.array(quarter) * np.exp(0.3))
+
+
+def test_the_largest_law_is_a_finite_weight_in_single_precision_whatever_is_measured():
+    for sign in (-1, 1):
+        law = (float(LARGEST_LOG_WEIGHT), float(LARGEST_LOG_WEIGHT), sign * float(LARGEST_LOG_WEIGHT))
+        reconstruction = LearnedReconstruction(replace(SETTINGS, log_weights=(law,) * 3), Regulariser())
+        for share in (0.0, 1e-3, 1.0):
+            assert np.isfinite(np.float32(reconstruction.weights(SCALE, SCALE, share))).all()
 
 
 def test_no_noise_at_all_is_a_finite_condition():
