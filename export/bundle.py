@@ -62,6 +62,7 @@ def make_bundle(
             "calibration": json.loads((folder / CALIBRATION).read_text(encoding="utf-8")),
             "code_sha256": ", ".join(trained.about.code),
             "first_losses": list(trained.about.first_losses),
+            "begun_with": trained.about.begun_with,
             "data_kind": "simulated acquisitions of magnitude volumes",
         },
         key=key,

@@ -99,14 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     further = command("refine", text, _refine, "--work build/brain2d", data=False)
     for sub in (train, further):
-        sub.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+        sub.add_argument("--threads", type=_some, metavar="N", help="CPU threads (default: torch's)")
         sub.add_argument(
             "--device", choices=("cpu", "cuda"), default="cpu", help="where the network trains (%(default)s)"
         )
     for sub in (made, train, further):
         sub.set_defaults(needed=NEEDED_TO_TRAIN)
-        text = "processes that simulate (%(default)s; a GPU keeps a dozen busy)"
-        sub.add_argument("--workers", type=int, default=1, metavar="N", help=text)
+        text = "processes that simulate and draw scans (%(default)s; a GPU keeps a dozen busy)"
+        sub.add_argument("--workers", type=_some, default=1, metavar="N", help=text)
     text = (
         "take the trained model of a bundle back into a work folder, whose pool is filled, to quantize and pack it anew"
     )
@@ -141,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     add_fidelity(commands)
     return parser
+
+
+def _some(text: str) -> int:
+    """At least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on is expected")
+    return int(text)
 
 
 def _needed_to_quantize(options: argparse.Namespace) -> tuple[str, ...]:

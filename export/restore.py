@@ -27,6 +27,9 @@ from export.train import About, model_path, run_identity, save_model
 DECIDES = ("simulate", "network", "train", "refine")
 """Tables of a configuration that weights hang on."""
 
+TOLD = ("configuration", "training_data", "code_sha256", "first_losses")
+"""By the provenance of every bundle of a model that was trained here."""
+
 
 def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStore) -> Path:
     """Writes the model of a bundle of the shipped family into a work folder; returns its path.
@@ -48,6 +51,8 @@ def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStor
     if not isinstance(bundle.settings, UnrolledSettings):
         raise ConfigError(f"{bundle_path}: an imported program; quantize and pack take its .edgeprogram as it is")
     provenance, forms = bundle.manifest["provenance"], bundle.forms
+    if wanting := [name for name in TOLD if name not in provenance]:
+        raise ConfigError(f"{bundle_path}: its provenance does not tell {', '.join(wanting)}: it was not trained here")
     if FULL not in forms:
         raise ConfigError(
             f"{bundle_path}: has no form {FULL}, only {', '.join(sorted(forms))}: weights are taken from that"
@@ -71,6 +76,9 @@ def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStor
         run_identity(config.network, config.train, Pool(work / "pool").record, config.refine),
         tuple(provenance["code_sha256"].split(", ")),
         tuple(provenance["first_losses"]),
+        provenance.get(
+            "begun_with", ""
+        ),  # nothing of a first training alone, nor of one that was refined before this was noted
     )
     return save_model(there, network, config.network, about)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from export.batches import Batch, Batches, ShownBatches, batches_from
 from export.config import ConfigError, ModelConfig, NetworkConfig, TrainingConfig
-from export.digest import code_digest, files_digest
+from export.digest import code_digest
 from export.families.unrolled import SenseProblem, UnrolledNetwork
 from export.remembered import OtherInputs, differences
 from export.simulate.pool import Pool
@@ -35,7 +36,8 @@ TRACED_STEPS = 10
 """The losses of so many first steps go into the bundle: a later version of the code that gives others trains another model. The
 second training's would hang on the first one's weights, which no bundle holds."""
 
-CHECKPOINT_STEPS = 200
+CHECKPOINT_S, REPORT_S = 60.0, 15.0
+"""Between two checkpoints, all that an interruption can cost, and two lines of progress, at most and about."""
 
 Report = Callable[[dict[str, float]], None]
 
@@ -72,7 +74,7 @@ def train(
 ) -> Path:
     """Trains a new network and writes ``out/model.pt`` (averaged weights); returns its path.
 
-    ``out/checkpoint.pt`` is written every 200 steps and read at the start where it exists. Both files name what decides the run
+    ``out/checkpoint.pt`` is written every minute and read at the start where it exists. Both files name what decides the run
     (`run_identity`), and the digest of the code, of all versions that took part where a run was resumed with another. Sums are made
     in one order on one kind of device with one number of threads: a second run gives the same weights there, and on others what
     rounding makes of them. λ hangs on the noise alone; what it owes to the share of samples is left to `refine`.
@@ -114,7 +116,7 @@ def refine(config: ModelConfig, work: Path, report: Report, *, device: str = "cp
     about = replace(
         trained.about,
         identity=run_identity(config.network, config.train, record, config.refine),
-        begun_with=files_digest([path], work),
+        begun_with=_digest(trained),
     )
     return _run(SECOND, trained.network, config.refine, work / "pool", work, about, report, device, workers)
 
@@ -148,7 +150,7 @@ def _run(
     parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
     checkpoint = out / course.checkpoint
     first_step = 0
-    code, first_losses = {*about.code, code_digest()}, list(about.first_losses)
+    code, first_losses = set(about.code), list(about.first_losses)
     traced = TRACED_STEPS if not about.begun_with else len(first_losses)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=target)
@@ -158,10 +160,14 @@ def _run(
         first_step = int(state["step"])
         code |= set(state["code"])
         first_losses = list(state["first_losses"])
+    if first_step == config.steps and (out / course.model).exists():
+        return out / course.model
     network.train()
-    started, losses = time.monotonic(), []
-    batches = course.batches(pool, config)
+    started = saved = reported = time.monotonic()
+    losses = []
+    batches, today = course.batches(pool, config), code_digest()
     for step, drawn in batches_from(batches, first_step, workers, pinned=target.type == "cuda"):
+        code.add(today)
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, config)
         optimiser.zero_grad(set_to_none=True)
@@ -173,14 +179,16 @@ def _run(
             optimiser.step()
             averaged.update_parameters(network)
         losses.append(loss.detach())
-        last = step + 1 == config.steps
-        if (step + 1) % 50 == 0 or last:
+        now, last = time.monotonic(), step + 1 == config.steps
+        save = last or now - saved >= CHECKPOINT_S
+        if save or now - reported >= REPORT_S:
             passed = torch.stack(losses).tolist()  # waits for the device
             first_losses += passed[: max(0, traced - len(first_losses))]
             losses.clear()
-            pace = (time.monotonic() - started) / (step + 1 - first_step)
+            pace, reported = (now - started) / (step + 1 - first_step), now
             report({"step": step + 1, "of": config.steps, "loss": sum(passed) / len(passed), "s_per_step": pace})
-        if (step + 1) % CHECKPOINT_STEPS == 0 or last:
+        if save:
+            saved = now
             about = replace(about, code=tuple(sorted(code)), first_losses=tuple(first_losses))
             states = {name: part.state_dict() for name, part in parts.items()}
             _save(checkpoint, {**states, "step": step + 1, **about.plain()})
@@ -237,7 +245,7 @@ class About:
         identity: see `run_identity`.
         code: digests of the code it was trained with; several where a run was resumed with other code.
         first_losses: of the first training's first `TRACED_STEPS` steps.
-        begun_with: of a second training, SHA-256 of the first one's model.
+        begun_with: of a second training, SHA-256 of the first one's weights.
     """
 
     identity: Mapping[str, str]
@@ -273,10 +281,24 @@ def model_of(config: ModelConfig, work: Path) -> TrainedModel:
 
     Raises:
         ConfigError: it is not trained to the end.
-        OtherInputs: it is of another configuration or pool.
+        OtherInputs: it is of another configuration or pool, or was refined from another model than the folder's.
     """
-    identity = run_identity(config.network, config.train, Pool(work / "pool").record, config.refine)
-    return _checked(model_path(config, work), identity, "train" if config.refine is None else "refine")
+    record = Pool(work / "pool").record
+    identity = run_identity(config.network, config.train, record, config.refine)
+    path, first = model_path(config, work), work / FIRST.model
+    trained = _checked(path, identity, "train" if config.refine is None else "refine")
+    begun_with = trained.about.begun_with
+    if begun_with and first.exists() and _digest(load_model(first)) != begun_with:
+        raise OtherInputs(
+            f"{path}: was refined from other weights than those of {first}: remove it, and run edge-export refine"
+        )
+    return trained
+
+
+def _digest(model: TrainedModel) -> str:
+    """SHA-256 of a model's weights."""
+    weights = model.network.state_dict()
+    return hashlib.sha256(b"".join(weights[name].cpu().numpy().tobytes() for name in sorted(weights))).hexdigest()
 
 
 def _checked(path: Path, identity: Mapping[str, str], command: str) -> TrainedModel:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from export.cli import main
+from export.cli import _parser, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,16 +54,19 @@ def test_edge_export_without_its_extra_says_what_to_install() -> None:
     assert not (ROOT / "nowhere").exists()
 
 
+def commands_of_edge_export() -> list[str]:
+    (commands,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    assert {"train", "refine", "restore"} < set(commands.choices)
+    return sorted(commands.choices)
+
+
 def test_edge_export_helps_without_its_extra() -> None:
     done = python("import sys; sys.modules['torch'] = None; from export.cli import main; main(['--help'])")
     assert done.returncode == 0
     assert "example:" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command",
-    "import simulate pool train quantize qualify sweep pack sign inspect verify compile key fidelity demo-scan".split(),
-)
+@pytest.mark.parametrize("command", commands_of_edge_export())
 def test_every_command_of_edge_export_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

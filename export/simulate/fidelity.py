@@ -74,12 +74,12 @@ REAL_SCANS = (
         "head, 2 coils, 3 T", f"{_TUTORIALS}4_hardware_and_imprefections_data_2024-02-06-164120.dat", "head", "volume"
     ),
     RealScan(
-        "ACR phantom, 2 coils, 3 T",
+        "sphere, 2 coils, 3 T",
         f"{_TUTORIALS}4_hardware_and_imprefections_data_2024-02-06-160115.dat",
         "sphere",
         "volume",
     ),
-    RealScan("sphere, 2 coils, 3 T", "raw/siemens_twix/twixtools_gre.dat", "sphere", "volume"),
+    RealScan("ACR phantom, 2 coils, 3 T", "raw/siemens_twix/twixtools_gre.dat", "sphere", "volume"),
     RealScan(
         "sphere, 16 coils, 3 T",
         f"{_TUTORIALS}4_hardware_and_imprefections_data_2024-02-06-160052.dat",

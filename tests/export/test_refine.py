@@ -75,6 +75,26 @@ def test_only_the_second_training_moves_what_lambda_owes_to_the_share(work: Path
     }
 
 
+def test_it_minimises_the_relative_loss_of_what_a_device_shows(work: Path) -> None:
+    reported: list[float] = []
+    config = replace(CONFIG, refine=replace(SECOND, steps=1))
+    refine(config, work, lambda record: reported.append(record["loss"]))
+    batch, network = ShownBatches(work / "pool", replace(SECOND, steps=1))[0], load_model(work / "model.pt").network
+    with torch.no_grad():
+        expected = relative_loss(network(problem_of(batch), batch.first, batch.noise_level), batch)
+    assert reported == [pytest.approx(float(expected), rel=1e-5)]
+
+
+def test_a_finished_training_is_left_as_it_is_by_other_code(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what was refined from it stays so."""
+    refined(work)
+    before = {path: path.read_bytes() for path in work.glob("*.pt")}
+    monkeypatch.setattr(training, "code_digest", lambda: "other code")
+    train(initial(CONFIG.network, FIRST.seed), FIRST, work / "pool", work, lambda record: None)
+    refined(work)
+    assert {path: path.read_bytes() for path in work.glob("*.pt")} == before
+
+
 def test_it_gives_the_same_weights_every_time(work: Path) -> None:
     first = refined(work)
     assert same(refined(work), first)  # nothing is left to do
@@ -98,7 +118,7 @@ def test_it_goes_on_where_it_stopped(work: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_STEPS", 1)
+        patch.setattr(training, "CHECKPOINT_S", 0)
         patch.setattr(training, "_save", save_some)
         patch.setattr(training, "code_digest", lambda: "other code")
         with pytest.raises(Interrupted):
@@ -198,7 +218,7 @@ def test_a_decibel_counts_the_same_for_every_scan(monkeypatch: pytest.MonkeyPatc
 def test_some_acquisitions_have_a_hot_spot_beside_which_all_else_is_as_it_was() -> None:
     image = to_image(to_image(usual_kspace().astype(np.complex64), axis=1), axis=2)
     kspace = to_kspace(to_kspace(image, axis=1), axis=2)
-    hot = 0
+    hot = bright = 0
     for seed in range(60):
         made = with_hot_spot(kspace, np.random.default_rng(seed))
         if made is kspace:
@@ -209,6 +229,7 @@ def test_some_acquisitions_have_a_hot_spot_beside_which_all_else_is_as_it_was() 
         strong = np.abs(image) > 0.01 * np.abs(image).max()
         factor = (shown[strong] / image[strong]).real
         assert factor.max() < 4.1 and np.mean(factor < 1.05) > 0.5
+        bright += factor.max() > 1.4
         again = with_hot_spot(kspace, np.random.default_rng(seed))
         np.testing.assert_array_equal(again, made)
-    assert 10 < hot < 30
+    assert 10 < hot < 30 and bright > 0.8 * hot  # an ellipse may lie beside the object

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.full
 
 @pytest.mark.parametrize(("lines", "columns"), [(40, 32), (37, 29)])
 @pytest.mark.parametrize("scale", [1.0, 250.0])
-def test_the_runtime_reproduces_the_torch_network(lines, columns, scale):
+@pytest.mark.parametrize("least", [False, True], ids=["usual", "hardly anything measured"])
+def test_the_runtime_reproduces_the_torch_network(lines, columns, scale, least):
     torch = pytest.importorskip("torch")
     from export.families import unrolled
     from export.quantization.run import settings_of
@@ -34,6 +35,9 @@ def test_the_runtime_reproduces_the_torch_network(lines, columns, scale):
     maps = coil_maps(coils, lines, columns)
     mask = np.repeat(variable_density(lines, 3, 0.15, np.random.default_rng(1))[:, None], columns, axis=1)
     mask[3, : columns // 2] = True  # masks differ from column to column
+    if least:
+        mask[:] = np.arange(lines)[:, None] == lines // 2
+        assert share_of(mask) < 1 / 16
     hybrid = to_image(kspace_of(object_image(lines, columns), maps, noise=noise), axis=2) * mask
     plan = SensePlan(Workers(threads=1), *hybrid.shape)
     plan.set_maps(maps)
