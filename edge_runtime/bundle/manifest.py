@@ -16,6 +16,8 @@ from edge_runtime.program.document import program_document, read_program
 from edge_runtime.program.stages import Network, Program
 
 FORMAT = 3
+OLDEST_FORMAT = 2
+"""That is still read: a law of λ has no number for the share of samples there."""
 _PRECISION = re.compile(r"[a-z][a-z0-9]{0,15}", re.ASCII)
 UNROLLED, PROGRAM = "unrolled-cg", "split-program"
 """Families: the project's own networks, and models that were trained elsewhere."""
@@ -198,11 +200,14 @@ def read_document(content: bytes) -> dict[str, Any]:
         raise BundleMalformed(f"the manifest is no JSON object that tells its format: {error!r}") from error
     if not known:
         raise BundleMalformed(f"bundle format {number!r}: a whole number is expected")
-    if number < FORMAT:
-        raise BundleTooOld(f"bundle format {number}: this runtime reads format {FORMAT}; pack the model anew")
+    if number < OLDEST_FORMAT:
+        raise BundleTooOld(
+            f"bundle format {number}: this runtime reads formats {OLDEST_FORMAT} to {FORMAT}; pack the model anew"
+        )
     if number > FORMAT:
         raise BundleMalformed(
-            f"bundle format {number}: this runtime reads format {FORMAT}; it is older than the bundle: update it"
+            f"bundle format {number}: this runtime reads formats {OLDEST_FORMAT} to {FORMAT}; it is older than the bundle: "
+            "update it"
         )
     return dict(document)
 
@@ -268,7 +273,7 @@ def form_graphs(form: Mapping[str, Any]) -> dict[str, str]:
 def _settings(document: Mapping[str, Any]) -> Settings:
     family, table = document["family"], document["settings"]
     if family == UNROLLED:
-        return _unrolled(table)
+        return _unrolled(table, 2 if document["format"] == 2 else 3)
     if family == PROGRAM:
         return _program(table)
     raise ValueError(f"family {family!r}: this runtime runs {UNROLLED} and {PROGRAM}")
@@ -281,14 +286,13 @@ def _program(table: Mapping[str, Any]) -> ProgramSettings:
     return ProgramSettings(read_program(table["program"]), starts_from, brightness, size)
 
 
-def _unrolled(table: Mapping[str, Any]) -> UnrolledSettings:
+def _unrolled(table: Mapping[str, Any], numbers: int) -> UnrolledSettings:
+    """Settings whose laws of λ have so many numbers."""
     laws = table["log_weights"]
-    if not isinstance(laws, list) or not all(isinstance(law, list) and len(law) == 3 for law in laws):
-        raise ValueError(f"log_weights = {laws!r}: triples of numbers are expected")
-    weights = tuple(
-        (_number("log_weights", at), _number("log_weights", noise), _number("log_weights", share))
-        for at, noise, share in laws
-    )
+    if not isinstance(laws, list) or not all(isinstance(law, list) and len(law) == numbers for law in laws):
+        raise ValueError(f"log_weights = {laws!r}: {numbers} numbers an iteration are expected")
+    read = [[_number("log_weights", value) for value in law] for law in laws]
+    weights = tuple((at, noise, share[0] if share else 0.0) for at, noise, *share in read)
     iterations, cg_steps, multiple = (_whole(table, key) for key in ("iterations", "cg_steps", "multiple"))
     settings = UnrolledSettings(iterations, cg_steps, weights, multiple)
     if len(weights) != settings.iterations or not 1 <= settings.iterations <= 64 or not 1 <= settings.cg_steps <= 64:

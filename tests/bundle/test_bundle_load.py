@@ -57,6 +57,17 @@ def test_the_golden_outputs_are_reproduced(tiny_bundle):
     assert bundle.check_golden(engine.plan(form.onnx, threads=1), form, engine) < 1e-5
 
 
+def test_a_bundle_of_the_format_before_has_laws_without_the_share(tiny_bundle, tmp_path, signing_key):
+    """And is run as it was: the number that it lacks changes nothing at 0."""
+
+    def change(members):
+        in_manifest(format=2)(members)
+        in_settings(log_weights=[[-3.0, 0.5], [-2, 0.25]])(members)
+
+    settings = load_bundle(rewritten(tiny_bundle, tmp_path / "before", change, key=signing_key)).unrolled
+    assert settings.log_weights == ((-3.0, 0.5, 0.0), (-2.0, 0.25, 0.0))
+
+
 # What somebody without the key can do: everything ends before a value of the manifest is looked at.
 
 
@@ -109,8 +120,9 @@ def test_one_byte_of_a_graph_that_is_exchanged_is_named(tiny_bundle, tmp_path):
         (set_member(MANIFEST, b"[]"), BundleMalformed, "no JSON object"),
         (set_member(MANIFEST, b"[" * 100_000), BundleMalformed, "no JSON object"),
         (set_member(MANIFEST, b'{"format": NaN}'), BundleMalformed, "NaN is no number"),
-        (in_manifest(format=2), BundleTooOld, "format 2: this runtime reads format 3; pack the model anew"),
-        (in_manifest(format=4), BundleMalformed, "format 4: this runtime reads format 3; it is older"),
+        (in_manifest(format=1), BundleTooOld, "format 1: this runtime reads formats 2 to 3; pack the model anew"),
+        (in_manifest(format=2), BundleMalformed, "log_weights = .*: 2 numbers an iteration are expected"),
+        (in_manifest(format=4), BundleMalformed, "format 4: this runtime reads formats 2 to 3; it is older"),
         (in_manifest(format=True), BundleMalformed, "a whole number is expected"),
         (in_manifest(name=None), BundleMalformed, "'name' is missing"),
         (in_manifest(name="two\nlines"), BundleMalformed, "a text is expected"),
@@ -129,11 +141,11 @@ def test_one_byte_of_a_graph_that_is_exchanged_is_named(tiny_bundle, tmp_path):
         (in_form("tolerances", relative_error="0.5"), BundleMalformed, "relative_error = '0.5': a number is expected"),
         (in_settings(iterations="2"), BundleMalformed, "iterations = '2': a whole number is expected"),
         (in_settings(log_weights=[["0", 0, 0], [0, 0, 0]]), BundleMalformed, "log_weights = '0': a number is expected"),
-        (in_settings(log_weights={"000": 1}), BundleMalformed, "log_weights = .*: triples of numbers are expected"),
+        (in_settings(log_weights={"000": 1}), BundleMalformed, "log_weights = .*: 3 numbers an iteration are expected"),
         (
             in_settings(log_weights=[[0, 0], [0, 0]]),
             BundleMalformed,
-            "log_weights = .*: triples of numbers are expected",
+            "log_weights = .*: 3 numbers an iteration are expected",
         ),
         (in_manifest(files={"LICENSE": "0"}), BundleMalformed, "malformed"),
         (in_manifest(limits={"loss": 3}), BundleMalformed, "loss = 3: at_least, at_most or both"),
