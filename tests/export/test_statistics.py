@@ -106,7 +106,7 @@ def test_a_real_scan_and_the_simulated_one_beside_it() -> None:
     assert made_noise.spread == pytest.approx(noise.spread, rel=0.1)
     assert made_noise.edge_over_centre == pytest.approx(noise.edge_over_centre, abs=0.03)
     assert made_coils.coils_95 == coils.coils_95
-    assert fidelity.tables([one]).count("sphere, 2 coils, 3 T") == 7
+    assert fidelity.tables([one]).count("ACR phantom, 2 coils, 3 T") == 7
 
 
 def test_a_scan_that_is_not_full_is_refused(tmp_path: Path) -> None:
