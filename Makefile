@@ -172,7 +172,7 @@ $(KEY): | $(VENV)/.export
 DEVICE ?= cpu
 WORKERS ?= 1
 
-train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the committed configuration (DEVICE=cuda: half an hour; else a day)
+train: $(VENV)/.export $(KEY)  ## a bundle in place of the shipped one, from the committed configuration (DEVICE=cuda: 15 minutes and the refinement; else a day)
 	$(BIN)/edge-export train export/configs/brain2d.toml --data $(DATA)/train --work build/brain2d --threads 1 \
 		--device $(DEVICE) --workers $(WORKERS)  # one thread: sums depend on their number
 	$(BIN)/edge-export refine export/configs/brain2d.toml --work build/brain2d --threads 2 --device $(DEVICE) --workers $(WORKERS)

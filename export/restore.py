@@ -76,9 +76,7 @@ def restore(bundle_path: Path, config: ModelConfig, work: Path, trust: TrustStor
         run_identity(config.network, config.train, Pool(work / "pool").record, config.refine),
         tuple(provenance["code_sha256"].split(", ")),
         tuple(provenance["first_losses"]),
-        provenance.get(
-            "begun_with", ""
-        ),  # nothing of a first training alone, nor of one that was refined before this was noted
+        provenance.get("begun_with", ""),  # bundles from before it was noted do not tell
     )
     return save_model(there, network, config.network, about)
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,6 +39,9 @@ second training's would hang on the first one's weights, which no bundle holds."
 
 CHECKPOINT_S, REPORT_S = 60.0, 15.0
 """Between two checkpoints, all that an interruption can cost, and two lines of progress, at most and about."""
+
+REPORTED_STEPS = 50
+"""The latest ones, whose mean loss is reported."""
 
 Report = Callable[[dict[str, float]], None]
 
@@ -150,24 +154,23 @@ def _run(
     parts: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser}
     checkpoint = out / course.checkpoint
     first_step = 0
-    code, first_losses = set(about.code), list(about.first_losses)
-    traced = TRACED_STEPS if not about.begun_with else len(first_losses)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=target)
         _check_run(checkpoint, state, about)
         for name, part in parts.items():
             _load_state(checkpoint, part, state[name])
         first_step = int(state["step"])
-        code |= set(state["code"])
-        first_losses = list(state["first_losses"])
+        about = replace(about, code=tuple(state["code"]), first_losses=tuple(state["first_losses"]))
     if first_step == config.steps and (out / course.model).exists():
         return out / course.model
+    if first_step < config.steps:
+        about = replace(about, code=tuple(sorted({*about.code, code_digest()})))
+    traced = 0 if about.begun_with else TRACED_STEPS
     network.train()
     started = saved = reported = time.monotonic()
-    losses = []
-    batches, today = course.batches(pool, config), code_digest()
+    losses, recent = [], deque[float](maxlen=REPORTED_STEPS)
+    batches = course.batches(pool, config)
     for step, drawn in batches_from(batches, first_step, workers, pinned=target.type == "cuda"):
-        code.add(today)
         for group in optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(step, config)
         optimiser.zero_grad(set_to_none=True)
@@ -183,16 +186,16 @@ def _run(
         save = last or now - saved >= CHECKPOINT_S
         if save or now - reported >= REPORT_S:
             passed = torch.stack(losses).tolist()  # waits for the device
-            first_losses += passed[: max(0, traced - len(first_losses))]
+            untraced = max(0, traced - len(about.first_losses))
+            about = replace(about, first_losses=(*about.first_losses, *passed[:untraced]))
+            recent.extend(passed)
             losses.clear()
             pace, reported = (now - started) / (step + 1 - first_step), now
-            report({"step": step + 1, "of": config.steps, "loss": sum(passed) / len(passed), "s_per_step": pace})
+            report({"step": step + 1, "of": config.steps, "loss": sum(recent) / len(recent), "s_per_step": pace})
         if save:
             saved = now
-            about = replace(about, code=tuple(sorted(code)), first_losses=tuple(first_losses))
             states = {name: part.state_dict() for name, part in parts.items()}
             _save(checkpoint, {**states, "step": step + 1, **about.plain()})
-    about = replace(about, code=tuple(sorted(code)), first_losses=tuple(first_losses))
     return save_model(out / course.model, averaged.module, network.config, about)
 
 
